@@ -1,0 +1,79 @@
+//! What the agent sees of the control plane.
+
+use crate::model::{Endpoint, NodeInfo, NodeName, Origin, PortRange, ServiceKey, ServiceSpec};
+use ipnetwork::IpNetwork;
+use std::{net::SocketAddr, path::PathBuf};
+
+/// One change that this node's sources ask for. A change that changes no content writes nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LocalChange {
+    /// Declare a service, or change the declaration. `Origin::Node` must be this node.
+    PutService {
+        /// Whose declaration.
+        origin: Origin,
+        /// Which service.
+        key: ServiceKey,
+        /// The declaration.
+        spec: ServiceSpec,
+    },
+    /// Withdraw a declaration; the service goes with its last one.
+    DeleteService {
+        /// Whose declaration.
+        origin: Origin,
+        /// Which service.
+        key: ServiceKey,
+    },
+    /// Announce all endpoints that this node has of a service; an empty list withdraws them.
+    PutEndpoints {
+        /// Which service; it need not be declared (yet).
+        key: ServiceKey,
+        /// All of this node's endpoints of it.
+        endpoints: Vec<Endpoint>,
+    },
+    /// Change what this node says of itself.
+    SetNode(NodeInfo),
+}
+
+/// How to start the control plane of one node.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// This node's name, unique in the mesh.
+    pub node: NodeName,
+    /// What it says of itself.
+    pub info: NodeInfo,
+    /// Where gossip listens, UDP and TCP.
+    pub bind: SocketAddr,
+    /// What the others are told to dial; `bind` unless that is a wildcard.
+    pub advertise: SocketAddr,
+    /// `host:port` of nodes to join, resolved anew and retried for ever.
+    pub seeds: Vec<String>,
+    /// Cluster keys, base64 of 32 bytes each; the first seals, all open.
+    pub keys: Vec<String>,
+    /// Where VIPs are claimed, at most one network per family.
+    pub vip_cidrs: Vec<IpNetwork>,
+    /// Where published ports without a number are claimed; Swarm uses 30000–32767.
+    pub dynamic_ports: PortRange,
+    /// Where state is kept over a restart; absent keeps none.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Counts for `status` and metrics.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ControlStats {
+    /// Other nodes that are up.
+    pub members_up: usize,
+    /// Other nodes that are known and down.
+    pub members_down: usize,
+    /// Live records in the store.
+    pub records: usize,
+    /// Tombstones in the store.
+    pub tombstones: usize,
+    /// Datagrams and their bytes sent.
+    pub udp_sent: (u64, u64),
+    /// Datagrams and their bytes received.
+    pub udp_received: (u64, u64),
+    /// Packets refused, by reason: unknown key, replayed, malformed, too large.
+    pub refused: Vec<(&'static str, u64)>,
+    /// Anti-entropy exchanges run, and those that failed.
+    pub syncs: (u64, u64),
+}

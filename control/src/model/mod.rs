@@ -1,0 +1,18 @@
+//! The model: what a service, an endpoint and a node *are*. Types only, no I/O, no clock.
+
+mod endpoint;
+mod name;
+mod node;
+mod port;
+mod service;
+mod snapshot;
+
+pub use endpoint::{Addresses, Endpoint, EndpointView};
+pub use name::{DEFAULT_NAMESPACE, Name, NameError, NodeName, ServiceKey};
+pub use node::{NodeInfo, NodeState, NodeView};
+pub use port::{Family, PortRange, PortRangeError, Protocol};
+pub use service::{
+    Affinity, CheckKind, EndpointMode, HealthCheck, Locality, NoBackend, Publish, PublishMode, Scheduler,
+    ServicePort, ServiceSpec, SpecError,
+};
+pub use snapshot::{Changes, Conflict, Origin, PublishedView, ServiceView, Snapshot};

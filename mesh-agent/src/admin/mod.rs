@@ -1,0 +1,1 @@
+//! The admin side: HTTP API, metrics, health endpoints.

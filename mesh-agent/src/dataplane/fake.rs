@@ -1,0 +1,1 @@
+//! A reference data plane in memory.

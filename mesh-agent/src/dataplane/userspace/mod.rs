@@ -1,0 +1,1 @@
+//! The userspace data plane: a TCP and UDP proxy that needs no privileges.

@@ -1,0 +1,1 @@
+//! `mesh-agent demo`: a mesh of several nodes on one machine.

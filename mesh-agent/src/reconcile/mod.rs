@@ -1,0 +1,1 @@
+//! Keeps a data plane at what the snapshot asks.
