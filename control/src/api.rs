@@ -2,7 +2,7 @@
 
 use crate::model::{Endpoint, NodeInfo, NodeName, Origin, PortRange, ServiceKey, ServiceSpec};
 use ipnetwork::IpNetwork;
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 /// One change that this node's sources ask for. A change that changes no content writes nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,7 +14,7 @@ pub enum LocalChange {
         /// Which service.
         key: ServiceKey,
         /// The declaration.
-        spec: ServiceSpec,
+        spec: Arc<ServiceSpec>,
     },
     /// Withdraw a declaration; the service goes with its last one.
     DeleteService {

@@ -19,7 +19,7 @@ pub struct LocalService {
     /// The service.
     pub key: ServiceKey,
     /// The declaration and whom it belongs to; absent when the source only adds endpoints to a service.
-    pub declaration: Option<(Origin, ServiceSpec)>,
+    pub declaration: Option<(Origin, Arc<ServiceSpec>)>,
     /// The instances of this node, as the source knows them (before health checks).
     pub endpoints: Vec<Endpoint>,
     /// A command that checks an endpoint. Only a file of this node can bring one, so it is kept out of
