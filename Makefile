@@ -1,0 +1,51 @@
+# Two commands do everything on a fresh Debian machine with a Rust toolchain: `make demo` and `make test`.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+NODES ?= 3
+CARGO ?= cargo
+# nextest's closing line is what CI reads; cargo test is the way out where nextest cannot be installed.
+NEXTEST_PROFILE ?= $(if $(CI),ci,default)
+
+.PHONY: help setup demo test unit lint fmt clippy deny doc bench clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## Install what is missing (Debian packages, cargo-nextest, cargo-deny)
+	@scripts/setup
+
+demo: ## Bring up a mesh of NODES agents on this machine (Ctrl-C removes it)
+	@scripts/setup demo
+	$(CARGO) build --release --locked -p mesh-agent
+	@exec target/release/mesh-agent demo --nodes $(NODES) $(DEMO_ARGS)
+
+test: ## Install what is missing, then format, lint, unit, property, contract and multi-node tests
+	@scripts/setup
+	$(MAKE) lint
+	$(CARGO) nextest run --workspace --locked --profile $(NEXTEST_PROFILE)
+
+unit: ## Only the tests of the crates themselves
+	$(CARGO) nextest run --workspace --exclude mesh-integration --locked
+
+lint: fmt clippy deny doc ## Formatting, clippy, licences and bans, documentation
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+deny:
+	@scripts/deny
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked --quiet
+
+bench: ## Print the ratio tables against peers and floors
+	@scripts/setup bench
+	$(CARGO) run --release --locked -p mesh-bench -- all
+
+clean: ## Remove what was built
+	$(CARGO) clean
