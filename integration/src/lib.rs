@@ -1,1 +1,24 @@
-//! Harness and contract suite.
+//! Multi-node tests: a harness that starts agents and reads like a sentence, and the data-plane contract suite.
+//!
+//! `Mesh::of(3).start(agent_binary!())` gives a running mesh; `mesh.node(3).whoami(8080)` asks it as a user would;
+//! `until(what, BOUND, condition)` waits.
+
+mod load;
+mod loopback;
+mod mesh;
+mod node;
+mod wait;
+
+pub use load::{Load, Seen};
+pub use loopback::LoopbackNet;
+pub use mesh::{Mesh, MeshBuilder};
+pub use node::{DigAnswer, Node, Whoami, echo, http_get, whoami};
+pub use wait::{BOUND, until};
+
+/// The agent binary that cargo built beside the calling test.
+#[macro_export]
+macro_rules! agent_binary {
+    () => {
+        std::path::Path::new(env!("CARGO_BIN_EXE_mesh-agent-under-test"))
+    };
+}
