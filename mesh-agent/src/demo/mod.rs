@@ -1,8 +1,16 @@
 //! `mesh-agent demo`: a mesh of several nodes on one machine.
+//!
+//! Each node is the real agent in a process of its own, on its own loopback addresses; the instances of the demo's
+//! services run in this process.
 
 pub mod agents;
 pub mod echo;
 pub mod instances;
 pub mod layout;
+pub mod print;
 mod proxy_header;
+mod ready;
+mod supervise;
 pub mod whoami;
+
+pub use supervise::{DemoError, run};
