@@ -3,11 +3,13 @@
 //!
 //! To add one: a folder here, an arm in [`AnyDataPlane`], a line in the contract suite.
 
+mod any;
 mod counters;
 mod explain;
 pub mod fake;
 pub mod userspace;
 
+pub use any::AnyDataPlane;
 pub use counters::{BackendCounters, Counters, FrontendCounters};
 pub use explain::{Candidate, Explanation, Flow};
 

@@ -17,13 +17,28 @@ pub struct Entry {
     pub backends: Arc<[Backend]>,
 }
 
+impl Entry {
+    /// The same entry, with the parts that `other` has equal taken from it, so that they are kept once.
+    #[must_use]
+    pub fn sharing(mut self, other: &Entry) -> Entry {
+        if self.frontend == other.frontend {
+            self.frontend = Arc::clone(&other.frontend);
+        }
+        if self.backends == other.backends {
+            self.backends = Arc::clone(&other.backends);
+        }
+        self
+    }
+}
+
 /// Frontends by key: what a data plane should hold (Desired) or was read to hold (Realized).
 pub type Table = OrdMap<FrontendKey, Entry>;
 
 /// One change of a data plane. Each is idempotent: applied twice it changes nothing the second time.
 ///
 /// A batch is ordered so that it never leaves a frontend without backends on the way: frontends are put, backends
-/// are put, backends are removed, frontends are removed.
+/// are put, backends are removed, frontends are removed. One exception comes first of all: frontends to be removed
+/// that share an address and a port with one to be created (`80-90` becoming `80-95`), because no plane can hold both.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "op")]
 pub enum Op {

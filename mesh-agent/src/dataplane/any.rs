@@ -1,0 +1,56 @@
+//! The data planes there are, as one type.
+
+use super::{ApplyReport, Capabilities, Counters, DataPlane, Explanation, Flow, PlaneError, fake::FakePlane};
+use crate::plan::{Op, Table};
+
+/// Any data plane. An enum rather than a trait object: the set is closed and the calls stay plain `async fn`s.
+#[derive(Debug)]
+pub enum AnyDataPlane {
+    /// The reference in memory.
+    Fake(FakePlane),
+}
+
+/// Calls the same method on whichever plane it is.
+macro_rules! each {
+    ($any:expr, $plane:ident => $call:expr) => {
+        match $any {
+            AnyDataPlane::Fake($plane) => $call,
+        }
+    };
+}
+
+impl DataPlane for AnyDataPlane {
+    fn name(&self) -> &'static str {
+        each!(self, plane => plane.name())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        each!(self, plane => plane.capabilities())
+    }
+
+    async fn observe(&mut self) -> Result<Table, PlaneError> {
+        each!(self, plane => plane.observe().await)
+    }
+
+    async fn apply(&mut self, ops: &[Op]) -> ApplyReport {
+        each!(self, plane => plane.apply(ops).await)
+    }
+
+    fn counters(&self) -> Counters {
+        each!(self, plane => plane.counters())
+    }
+
+    fn explain(&self, flow: &Flow) -> Explanation {
+        each!(self, plane => plane.explain(flow))
+    }
+
+    async fn teardown(&mut self) -> Result<(), PlaneError> {
+        each!(self, plane => plane.teardown().await)
+    }
+}
+
+impl From<FakePlane> for AnyDataPlane {
+    fn from(plane: FakePlane) -> Self {
+        AnyDataPlane::Fake(plane)
+    }
+}

@@ -1,1 +1,0 @@
-//! A reference data plane in memory.
