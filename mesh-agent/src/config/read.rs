@@ -171,7 +171,7 @@ fn publish(map: Option<Map<'_>>) -> PublishConfig {
     for field in map.get("addresses").iter().flat_map(Field::one_or_list) {
         match field.with(ip) {
             Some(a) if addresses.contains(&a) => {
-                field.fail_value(&a.to_string(), "stands there twice: keep one")
+                field.fail_value(&a.to_string(), "stands there twice: keep one");
             }
             Some(a) => addresses.push(a),
             None => {}

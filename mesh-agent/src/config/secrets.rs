@@ -13,8 +13,8 @@ const MAX_KEYS: usize = 16;
 /// The cluster keys, out of `cluster.keys` and `cluster.key_file` together.
 pub(super) fn keys(
     root: &Field<'_>,
-    inline: Option<Field<'_>>,
-    file: Option<Field<'_>>,
+    inline: Option<&Field<'_>>,
+    file: Option<&Field<'_>>,
     base: &Path,
 ) -> Vec<Secret> {
     let mut found: Vec<Secret> = Vec::new();
@@ -32,12 +32,12 @@ pub(super) fn keys(
             found.push(Secret::new(text));
         }
     };
-    for field in inline.iter().flat_map(Field::one_or_list) {
+    for field in inline.into_iter().flat_map(Field::one_or_list) {
         if let Some(text) = field.text() {
             add(&field, text, String::new());
         }
     }
-    if let Some(field) = &file
+    if let Some(field) = file
         && let Some(text) = read(field, base)
     {
         let lines = text.lines().enumerate().map(|(i, l)| (i + 1, l.trim()));

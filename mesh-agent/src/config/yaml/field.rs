@@ -48,6 +48,10 @@ impl Report {
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.problems.borrow().len() >= MAX_PROBLEMS
+    }
+
     /// The root of a document.
     #[must_use]
     pub fn root<'a>(&'a self, node: &'a Node) -> Field<'a> {
@@ -286,7 +290,10 @@ impl<'a> Map<'a> {
     /// The value of `key`, if the key is there.
     #[must_use]
     pub fn get(&self, key: &'static str) -> Option<Field<'a>> {
-        self.known.borrow_mut().push(key);
+        let mut known = self.known.borrow_mut();
+        if !known.contains(&key) {
+            known.push(key);
+        }
         self.child(key)
     }
 
@@ -322,12 +329,14 @@ impl<'a> Map<'a> {
         }
     }
 
-    fn unknown(&self, key: &str, line: u32, all: impl Iterator<Item = &'static str> + Clone) {
+    fn unknown(&self, key: &str, line: u32, all: impl Iterator<Item = &'static str>) {
         let path = match (self.field.path.is_empty(), key.chars().take(80).collect::<String>()) {
             (true, key) => key,
             (false, key) => format!("{}.{key}", self.field.path),
         };
-        let fix = match nearest(key, all.clone()) {
+        // Not worth the search when it is not shown; this keeps a hostile file cheap.
+        let near = if self.field.report.is_full() { None } else { nearest(key, all) };
+        let fix = match near {
             Some(near) => format!("did you mean {near:?}?"),
             None => {
                 let mut keys: Vec<&str> = self.known.borrow().clone();

@@ -1,11 +1,14 @@
 //! Did you mean?
 
 /// The one of `known` that is nearest to `text`, if near enough to be a slip of the finger: at most one edit in three
-/// characters, and never more than three.
+/// characters, and never more than three; else the only one that `text` begins.
 pub(super) fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let text: String = text.chars().take(64).collect::<String>().to_ascii_lowercase();
     let most = (text.chars().count() / 3).clamp(1, 3);
-    known.into_iter().map(|k| (distance(&text, k), k)).filter(|(d, _)| *d <= most).min().map(|(_, k)| k)
+    let known: Vec<&str> = known.into_iter().collect();
+    let near = known.iter().map(|k| (distance(&text, k), *k)).filter(|(d, _)| *d <= most).min();
+    let mut begun = known.iter().copied().filter(|k| text.len() > 2 && k.starts_with(&text));
+    near.map(|(_, k)| k).or_else(|| begun.next().filter(|_| begun.next().is_none()))
 }
 
 /// Optimal string alignment distance: inserts, deletes, replacements and swaps of neighbours cost one each.
@@ -40,6 +43,7 @@ mod tests {
             ("healtcheck", Some("healthcheck")),
             ("xmesh", Some("x-mesh")),
             ("Ports", Some("ports")),
+            ("health", Some("healthcheck")),
             ("banana", None),
             ("", None),
         ] {
