@@ -130,8 +130,8 @@ fn node_and_cluster(
     let zone = find(node.as_ref(), "zone").and_then(|f| f.parse::<Name>());
     let seeds = find(cluster.as_ref(), "join").iter().flat_map(Field::one_or_list).collect::<Vec<_>>();
     let join = seeds.iter().filter_map(|f| f.with(gossip_seed)).collect();
-    let keys =
-        secrets::keys(map.field(), find(cluster.as_ref(), "keys"), find(cluster.as_ref(), "key_file"), base);
+    let (inline, file) = (find(cluster.as_ref(), "keys"), find(cluster.as_ref(), "key_file"));
+    let keys = secrets::keys(map.field(), inline.as_ref(), file.as_ref(), base);
     let data_dir = find(cluster.as_ref(), "data_dir").and_then(|f| f.with(|t| path(t, base)));
     [node, cluster].into_iter().flatten().for_each(Map::finish);
     (
