@@ -1,0 +1,21 @@
+//! The configuration file of `mesh-agent run`, read whole or refused whole: every problem is named at once with file,
+//! line, key, value and fix. `docs/config.md` shows every key.
+
+mod check;
+mod host;
+mod load;
+mod read;
+mod secrets;
+#[cfg(test)]
+mod tests;
+mod types;
+mod values;
+pub mod yaml;
+
+pub use host::HostFacts;
+pub use types::{
+    AdminConfig, ClusterConfig, Config, DnsConfig, FilesConfig, LogConfig, LogFormat, MetricsConfig,
+    NodeConfig, PlaneChoice, PublishConfig, Secret, SourcesConfig, TlsConfig, Upstreams, UserspaceConfig,
+};
+/// Everything that is wrong with a configuration.
+pub use yaml::Problems as ConfigErrors;

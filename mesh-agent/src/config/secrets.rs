@@ -1,0 +1,99 @@
+//! What is kept in files of its own: keys, tokens, certificates. No message shows a secret.
+
+use super::{
+    types::Secret,
+    values::path,
+    yaml::{self, Field},
+};
+use std::path::{Path, PathBuf};
+
+/// Most keys in the ring.
+const MAX_KEYS: usize = 16;
+
+/// The cluster keys, out of `cluster.keys` and `cluster.key_file` together.
+pub(super) fn keys(
+    root: &Field<'_>,
+    inline: Option<&Field<'_>>,
+    file: Option<&Field<'_>>,
+    base: &Path,
+) -> Vec<Secret> {
+    let mut found: Vec<Secret> = Vec::new();
+    let none_given = inline.is_none() && file.is_none();
+    let mut add = |field: &Field<'_>, text: &str, place: String| {
+        if !is_key(text) {
+            field.fail(format!(
+                "{place}is no key: use the output of `mesh-agent key generate`, base64 of 32 bytes"
+            ));
+        } else if found.iter().any(|k| k.expose() == text) {
+            field.fail(format!("{place}repeats a key: keep one"));
+        } else if found.len() == MAX_KEYS {
+            field.fail(format!("{place}is one key too many: keep at most {MAX_KEYS}"));
+        } else {
+            found.push(Secret::new(text));
+        }
+    };
+    for field in inline.into_iter().flat_map(Field::one_or_list) {
+        if let Some(text) = field.text() {
+            add(&field, text, String::new());
+        }
+    }
+    if let Some(field) = file
+        && let Some(text) = read(field, base)
+    {
+        let lines = text.lines().enumerate().map(|(i, l)| (i + 1, l.trim()));
+        for (number, line) in lines.filter(|(_, l)| !l.is_empty() && !l.starts_with('#')).take(64) {
+            add(field, line, format!("line {number} of the file "));
+        }
+    }
+    if found.is_empty() && (none_given || root.is_clean_under("cluster.key")) {
+        root.fail_at(
+            "cluster.keys",
+            "is missing: all traffic between nodes is encrypted; put the output of `mesh-agent key generate` here \
+             or in cluster.key_file, the same on every node",
+        );
+    }
+    found
+}
+
+/// Base64 (RFC 4648 section 4) of 32 bytes is 43 letters and one `=`; the last letter carries 4 bits, so two of its
+/// bits are zero.
+fn is_key(text: &str) -> bool {
+    const TABLE: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let Some(body) = text.strip_suffix('=') else { return false };
+    let value = |b: u8| TABLE.iter().position(|t| *t == b);
+    body.len() == 43
+        && body.bytes().all(|b| value(b).is_some())
+        && body.bytes().next_back().and_then(value).is_some_and(|v| v % 4 == 0)
+}
+
+/// The bearer token in a file: one line of 16 to 512 visible characters.
+pub(super) fn token(field: &Field<'_>, base: &Path) -> Option<Secret> {
+    let text = read(field, base)?;
+    let text = text.trim();
+    if !(16..=512).contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        field.fail("names a file without a token: put one line of 16 to 512 visible characters there");
+        return None;
+    }
+    Some(Secret::new(text))
+}
+
+/// A PEM file that is there.
+pub(super) fn pem(field: &Field<'_>, base: &Path) -> Option<PathBuf> {
+    if !read(field, base)?.contains("-----BEGIN ") {
+        field.fail("names a file without PEM: it must hold -----BEGIN …----- blocks");
+        return None;
+    }
+    field.with(|t| path(t, base))
+}
+
+fn read(field: &Field<'_>, base: &Path) -> Option<String> {
+    let file = field.with(|t| path(t, base))?;
+    match yaml::read_file(&file) {
+        Ok(text) => Some(text),
+        Err(problems) => {
+            let first = problems.0.first().map_or(String::new(), |p| p.message.clone());
+            field.fail_value(&file.display().to_string(), first);
+            None
+        }
+    }
+}
