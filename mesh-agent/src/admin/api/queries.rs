@@ -1,0 +1,85 @@
+//! Nodes, and questions: DNS, why, plan.
+
+use super::services::protocol;
+use crate::{
+    admin::{
+        call::{Call, Reply, Shared},
+        error::ApiError,
+        query::Query,
+        wire::{DnsJson, ExplainJson, NodeDrain, NodesJson, OperationJson, PlanJson},
+    },
+    dataplane::Flow,
+};
+use hyper::StatusCode;
+use std::net::{IpAddr, SocketAddr};
+
+pub(super) fn nodes(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
+    Query::parse(&call.query, &[])?;
+    Ok(Reply::json(StatusCode::OK, &NodesJson::new(&shared.backend.snapshot())))
+}
+
+pub(super) async fn drain_node(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
+    Query::parse(&call.query, &[])?;
+    let wanted = call.path.first().map_or("", String::as_str);
+    let body: NodeDrain = call.json()?;
+    let snapshot = shared.backend.snapshot();
+    if !snapshot.local.as_str().eq_ignore_ascii_case(wanted) {
+        let known = snapshot.nodes.keys().any(|n| n.as_str().eq_ignore_ascii_case(wanted));
+        let short: String = wanted.chars().take(63).collect();
+        return Err(if known {
+            ApiError::new(StatusCode::CONFLICT, format!("only `{short}` itself can change its drain"))
+                .fix(format!("ask the agent on {short}"))
+        } else {
+            ApiError::new(StatusCode::NOT_FOUND, format!("there is no node `{short}`"))
+                .fix("`mesh-agent nodes` lists those there are")
+        });
+    }
+    shared.backend.drain_node(body.draining).await?;
+    let what = if body.draining { "drains" } else { "takes new flows again" };
+    Ok(Reply::done(format!("node {} {what}", snapshot.local)))
+}
+
+pub(super) async fn dns(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
+    let query = Query::parse(&call.query, &["name", "type"])?;
+    let name = query.need("name", "web.cluster")?.to_owned();
+    // RFC 1035 section 2.3.4: a name has at most 255 bytes; escapes make the text longer, never that much.
+    if name.len() > 1024 {
+        return Err(ApiError::field("name", "the name is too long: at most 255 bytes"));
+    }
+    let record_type = query.get("type").unwrap_or("A").to_ascii_uppercase();
+    if record_type.len() > 16 || !record_type.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return Err(ApiError::field("type", "no record type: use A, AAAA, SRV, PTR, TXT, SOA, NS or ANY"));
+    }
+    let answer = shared.backend.dns_query(name.clone(), record_type.clone()).await?;
+    Ok(Reply::json(StatusCode::OK, &DnsJson::new(name, record_type, answer)))
+}
+
+pub(super) async fn explain(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
+    let query = Query::parse(&call.query, &["destination", "protocol", "client"])?;
+    let text = query.need("destination", "10.96.0.7:80")?;
+    let destination: SocketAddr = text.parse().map_err(|_| {
+        let short: String = text.chars().take(80).collect();
+        ApiError::field("destination", format!("`{short}` is no address and port"))
+            .fix("write 10.96.0.7:80 or [fd00::7]:80; `dns query` tells the address of a name")
+    })?;
+    if destination.port() == 0 {
+        return Err(ApiError::field("destination", "port 0 is never listened on"));
+    }
+    let client: Option<IpAddr> = query
+        .get("client")
+        .map(str::parse)
+        .transpose()
+        .map_err(|_| ApiError::field("client", "no IP address: write 192.0.2.7 or 2001:db8::7"))?;
+    let flow = Flow { client, destination, protocol: protocol("protocol", query.get("protocol"))? };
+    let explanation = shared.backend.explain(flow).await?;
+    let node = shared.backend.snapshot().local.to_string();
+    Ok(Reply::json(StatusCode::OK, &ExplainJson::new(&node, &flow, explanation)))
+}
+
+pub(super) async fn plan(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
+    Query::parse(&call.query, &[])?;
+    let revision = shared.backend.snapshot().revision;
+    let operations = shared.backend.plan().await?;
+    let operations = operations.iter().map(OperationJson::new).collect();
+    Ok(Reply::json(StatusCode::OK, &PlanJson { revision, operations }))
+}

@@ -1,0 +1,76 @@
+//! The agent as a whole.
+
+use crate::admin::{
+    call::{Call, Reply, Shared},
+    error::ApiError,
+    probes,
+    query::Query,
+    state::{PlaneStatus, SourceStatus},
+    wire::{ControlJson, PlaneJson, SourceJson, StatusJson, endpoint_counts, origin_text},
+};
+use hyper::StatusCode;
+use mesh_control::model::Snapshot;
+
+pub(super) fn status(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
+    Query::parse(&call.query, &[])?;
+    let backend = &shared.backend;
+    let snapshot = backend.snapshot();
+    let stats = backend.control_stats();
+    let ready = probes::ready(backend.as_ref());
+    let status = StatusJson {
+        node: snapshot.local.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: shared.started.elapsed().as_secs_f64(),
+        revision: snapshot.revision,
+        ready: ready.ready,
+        missing: ready.missing,
+        joined: backend.joined(),
+        dns: backend.dns_address().map(|a| a.to_string()),
+        plane: plane(backend.plane()),
+        sources: backend.sources().into_iter().map(source).collect(),
+        control: ControlJson {
+            members_up: stats.members_up,
+            members_down: stats.members_down,
+            records: stats.records,
+            tombstones: stats.tombstones,
+        },
+        services: snapshot.services.len(),
+        endpoints: endpoint_counts(&snapshot),
+        conflicts: conflicts(&snapshot),
+    };
+    Ok(Reply::json(StatusCode::OK, &status))
+}
+
+fn plane(p: PlaneStatus) -> PlaneJson {
+    PlaneJson {
+        name: p.name,
+        revision: p.revision,
+        error: p.error,
+        failed: p.failed,
+        seconds_since_ok: p.since_ok.map(|d| d.as_secs_f64()),
+        frontends: p.frontends,
+        capabilities: serde_json::to_value(p.capabilities).unwrap_or_default(),
+    }
+}
+
+fn source(s: SourceStatus) -> SourceJson {
+    SourceJson { name: s.name, synced: s.synced, services: s.services, errors: s.errors }
+}
+
+fn conflicts(snapshot: &Snapshot) -> Vec<String> {
+    let mut list = Vec::new();
+    for s in snapshot.services.values() {
+        if let Some(conflict) = &s.conflict {
+            let who: Vec<String> = conflict.overruled.iter().map(origin_text).collect();
+            let in_force = origin_text(&conflict.in_force);
+            list.push(format!("{}: {in_force} is in force, {} differs", s.key, who.join(", ")));
+        }
+        for p in &s.published {
+            if let Some(holder) = &p.conflict {
+                let port = p.port.map_or_else(|| "its port".to_owned(), |p| p.to_string());
+                list.push(format!("{}: {port}/{} is held by {holder}", s.key, p.protocol));
+            }
+        }
+    }
+    list
+}

@@ -1,0 +1,147 @@
+//! Who may talk to the API over TCP.
+
+use super::{config::AdminError, error::ApiError};
+use hyper::{HeaderMap, Method, StatusCode, header};
+use ring::{hmac, rand::SystemRandom};
+use std::{fs, net::IpAddr, path::Path};
+
+/// The bearer token, kept as a keyed digest: comparing digests takes the same time whatever was presented.
+pub(crate) struct Token {
+    key: hmac::Key,
+    tag: hmac::Tag,
+}
+
+impl Token {
+    const MIN: usize = 16;
+    const MAX: u64 = 4096;
+
+    /// Reads a token file: one line of at least 16 visible ASCII characters.
+    pub(crate) fn read(path: &Path) -> Result<Token, AdminError> {
+        let fail = |problem: String| AdminError::File {
+            field: "admin.tcp.token_file",
+            path: path.to_owned(),
+            problem,
+        };
+        let size = fs::metadata(path).map_err(|e| fail(e.to_string()))?.len();
+        if size > Self::MAX {
+            return Err(fail(format!("{size} bytes: a token has at most {}", Self::MAX)));
+        }
+        let text = fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
+        let token = text.trim();
+        if token.len() < Self::MIN || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            let rule =
+                "must be one line of at least 16 visible characters, as `mesh-agent key generate` prints";
+            return Err(fail(rule.to_owned()));
+        }
+        Token::new(token).ok_or_else(|| fail("the system gives no random numbers".to_owned()))
+    }
+
+    fn new(token: &str) -> Option<Token> {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok()?;
+        let tag = hmac::sign(&key, token.as_bytes());
+        Some(Token { key, tag })
+    }
+
+    fn is(&self, presented: &str) -> bool {
+        hmac::verify(&self.key, presented.as_bytes(), self.tag.as_ref()).is_ok()
+    }
+
+    /// Checks `Authorization: Bearer TOKEN` (RFC 6750 section 2.1).
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let presented = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+        let token = presented
+            .and_then(|v| v.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim());
+        match token {
+            Some(token) if self.is(token) => Ok(()),
+            Some(_) => Err(ApiError::new(StatusCode::UNAUTHORIZED, "the token is not the agent's")
+                .fix("use the content of the agent's admin.tcp.token_file")),
+            None => Err(ApiError::new(StatusCode::UNAUTHORIZED, "a token is needed")
+                .fix("send `Authorization: Bearer TOKEN`; the CLI takes --token-file")),
+        }
+    }
+}
+
+/// What keeps a web page from driving an unauthenticated API on loopback.
+///
+/// DNS rebinding: the page's own name resolves to 127.0.0.1, but its Host header still carries that name, so only
+/// addresses and `localhost` are accepted. Cross-site requests: browsers put an Origin on every write.
+pub(crate) fn check_browser(method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
+    let host = headers.get(header::HOST).map(|h| h.to_str().unwrap_or(""));
+    let local = |authority: &str| {
+        let name = host_name(authority);
+        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    };
+    if host.is_some_and(|h| !local(h)) {
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "the Host header is no address").fix(
+            "dial the API by its address or as localhost; a name needs a token or client certificates",
+        ));
+    }
+    let origin = headers.get(header::ORIGIN).map(|o| o.to_str().unwrap_or(""));
+    let same = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
+    if method != Method::GET && method != Method::HEAD && origin.is_some_and(|o| !same(o)) {
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "a page of another site may not write")
+            .fix("set a token to use the API from a browser application"));
+    }
+    Ok(())
+}
+
+fn host_name(authority: &str) -> &str {
+    match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(""),
+        None => authority.split(':').next().unwrap_or(""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(k, v): &(&'static str, &'static str)| {
+            (header::HeaderName::from_static(k), header::HeaderValue::from_static(v))
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn only_the_token_opens() {
+        let token = Token::new("0123456789abcdef").unwrap();
+        let check = |value| token.check(&headers(&[("authorization", value)])).is_ok();
+        assert!(check("Bearer 0123456789abcdef") && check("bearer 0123456789abcdef"));
+        for bad in ["", "Bearer", "Bearer ", "Bearer 0123456789abcde", "Basic 0123456789abcdef"] {
+            assert!(!check(bad), "{bad}");
+        }
+        assert!(token.check(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn a_token_file_must_hold_a_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        for bad in ["", "short", "0123456789 abcdef", "0123456789abcdef\nmore"] {
+            fs::write(&path, bad).unwrap();
+            assert!(Token::read(&path).is_err(), "{bad:?}");
+        }
+        fs::write(&path, "0123456789abcdef\n").unwrap();
+        assert!(Token::read(&path).unwrap().is("0123456789abcdef"));
+        assert!(Token::read(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn pages_cannot_reach_in() {
+        let get = |h| check_browser(&Method::GET, &headers(&[("host", h)])).is_ok();
+        for good in ["127.0.0.1", "127.0.0.1:80", "[::1]:80", "localhost:1", "LOCALHOST"] {
+            assert!(get(good), "{good}");
+        }
+        for bad in ["evil.example", "127.0.0.1.evil.example:80", "", "localhost.evil"] {
+            assert!(!get(bad), "{bad}");
+        }
+        let put = |origin| {
+            check_browser(&Method::PUT, &headers(&[("host", "127.0.0.1:8"), ("origin", origin)])).is_ok()
+        };
+        assert!(put("http://127.0.0.1:8"));
+        assert!(!put("http://evil.example") && !put("null") && !put("http://127.0.0.1:9"));
+    }
+}

@@ -1,0 +1,257 @@
+//! `/metrics`: what the parts registered, and what is counted at the moment of the scrape.
+//!
+//! The families made here are computed from the backend's answers at each scrape, so that nothing is counted twice
+//! and a service that is gone leaves no series behind. A family that the registry has too is taken from there.
+
+use super::{
+    call::{Reply, Shared},
+    process::Process,
+    state::Backend,
+    wire::endpoint_counts,
+};
+use crate::dataplane::Counters;
+use hyper::StatusCode;
+use prometheus::{
+    Encoder, TextEncoder,
+    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
+};
+use std::collections::BTreeMap;
+
+pub(crate) async fn answer(shared: &Shared) -> Reply {
+    // A data plane that does not answer takes its own series away, not all others.
+    let counters = shared.backend.counters().await.unwrap_or_default();
+    let mut families = shared.registry.gather();
+    let known: Vec<String> = families.iter().map(|f| f.name().to_owned()).collect();
+    let mut ours = agent(shared.backend.as_ref());
+    ours.extend(plane(&counters));
+    ours.extend(process(&Process::read()));
+    families.extend(ours.into_iter().filter(|f| !known.iter().any(|k| k == f.name())));
+    // The encoder refuses families without a metric.
+    families.retain(|f| !f.get_metric().is_empty());
+    families.sort_by(|a, b| a.name().cmp(b.name()));
+    let mut body = Vec::new();
+    match TextEncoder::new().encode(&families, &mut body) {
+        Ok(()) => {
+            Reply { status: StatusCode::OK, content_type: "text/plain; version=0.0.4", body: body.into() }
+        }
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be written");
+            let body = format!("# {error}\n").into();
+            Reply { status: StatusCode::INTERNAL_SERVER_ERROR, content_type: "text/plain", body }
+        }
+    }
+}
+
+/// A family under construction: values by labels, equal labels summed, since equal series spoil a whole scrape.
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    labels: &'static [&'static str],
+    series: BTreeMap<Vec<String>, f64>,
+}
+
+impl Family {
+    fn gauge(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Family {
+        Family { name, help, kind: MetricType::GAUGE, labels, series: BTreeMap::new() }
+    }
+
+    fn counter(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Family {
+        Family { name, help, kind: MetricType::COUNTER, labels, series: BTreeMap::new() }
+    }
+
+    fn add(&mut self, labels: &[&str], value: f64) {
+        debug_assert_eq!(labels.len(), self.labels.len(), "{}", self.name);
+        *self.series.entry(labels.iter().map(|l| (*l).to_owned()).collect()).or_default() += value;
+    }
+
+    fn with(mut self, labels: &[&str], value: f64) -> Family {
+        self.add(labels, value);
+        self
+    }
+
+    fn build(self) -> MetricFamily {
+        let metric = |(values, value): (Vec<String>, f64)| {
+            let pairs = self.labels.iter().zip(values).map(|(name, text)| {
+                let mut pair = LabelPair::default();
+                pair.set_name((*name).to_owned());
+                pair.set_value(text);
+                pair
+            });
+            let mut metric = Metric::default();
+            metric.set_label(pairs.collect());
+            if self.kind == MetricType::COUNTER {
+                let mut counter = Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            } else {
+                let mut gauge = Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+            metric
+        };
+        let mut family = MetricFamily::default();
+        family.set_name(self.name.to_owned());
+        family.set_help(self.help.to_owned());
+        family.set_field_type(self.kind);
+        family.set_metric(self.series.into_iter().map(metric).collect::<Vec<_>>());
+        family
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus has floating-point values only")]
+fn number(value: u64) -> f64 {
+    value as f64
+}
+
+fn count(value: usize) -> f64 {
+    number(value as u64)
+}
+
+/// The agent and its control plane.
+fn agent(backend: &dyn Backend) -> Vec<MetricFamily> {
+    let (snapshot, stats, status) = (backend.snapshot(), backend.control_stats(), backend.plane());
+    let mut endpoints = Family::gauge(
+        "mesh_endpoints",
+        "Endpoints known on this node, by state; hidden ones belong to nodes that are down.",
+        &["state"],
+    );
+    for (state, n) in endpoint_counts(&snapshot) {
+        endpoints.add(&[&state], count(n));
+    }
+    let mut refused =
+        Family::counter("mesh_gossip_refused_total", "Gossip packets refused, by reason.", &["reason"]);
+    for (reason, n) in &stats.refused {
+        refused.add(&[reason], number(*n));
+    }
+    let mut synced =
+        Family::gauge("mesh_source_synced", "Whether the source told everything once.", &["source"]);
+    let mut errors =
+        Family::gauge("mesh_source_errors", "Problems in what the source reads now.", &["source"]);
+    for source in backend.sources() {
+        synced.add(&[&source.name], f64::from(u8::from(source.synced)));
+        errors.add(&[&source.name], count(source.errors.len()));
+    }
+    let datagrams = [("sent", stats.udp_sent), ("received", stats.udp_received)];
+    let mut packets =
+        Family::counter("mesh_gossip_datagrams_total", "Gossip datagrams, by direction.", &["direction"]);
+    let mut bytes = Family::counter(
+        "mesh_gossip_bytes_total",
+        "Bytes of gossip datagrams, by direction.",
+        &["direction"],
+    );
+    for (direction, (n, size)) in datagrams {
+        packets.add(&[direction], number(n));
+        bytes.add(&[direction], number(size));
+    }
+    let (syncs, failed) = stats.syncs;
+    let plane: &[&str] = &[&status.name];
+    let mut families = vec![
+        Family::gauge("mesh_build_info", "Always 1; the labels tell which build runs.", &["version", "node"])
+            .with(&[env!("CARGO_PKG_VERSION"), snapshot.local.as_str()], 1.0),
+        Family::gauge("mesh_services", "Services declared.", &[]).with(&[], count(snapshot.services.len())),
+        endpoints,
+        Family::gauge("mesh_snapshot_revision", "Revision of the newest merged state on this node.", &[])
+            .with(&[], number(snapshot.revision)),
+        Family::gauge("mesh_gossip_members", "Other nodes, by state.", &["state"])
+            .with(&["up"], count(stats.members_up))
+            .with(&["down"], count(stats.members_down)),
+        packets,
+        bytes,
+        refused,
+        Family::counter(
+            "mesh_gossip_syncs_total",
+            "Anti-entropy exchanges over TCP, by result.",
+            &["result"],
+        )
+        .with(&["ok"], number(syncs.saturating_sub(failed)))
+        .with(&["failed"], number(failed)),
+        Family::gauge("mesh_store_records", "Records in the store, by kind.", &["kind"])
+            .with(&["live"], count(stats.records))
+            .with(&["tombstone"], count(stats.tombstones)),
+        synced,
+        errors,
+        Family::gauge("mesh_plane_frontends", "Frontends the data plane holds.", &["plane"])
+            .with(plane, count(status.frontends)),
+        Family::gauge("mesh_plane_failed_frontends", "Frontends that do not stand as wanted.", &["plane"])
+            .with(plane, count(status.failed.len())),
+    ];
+    if let Some(since) = status.since_ok {
+        families.push(
+            Family::gauge(
+                "mesh_plane_since_ok_seconds",
+                "Time since the last reconcile or audit that succeeded.",
+                &["plane"],
+            )
+            .with(plane, since.as_secs_f64()),
+        );
+    }
+    families.into_iter().map(Family::build).collect()
+}
+
+/// What the data plane counts.
+fn plane(counters: &Counters) -> Vec<MetricFamily> {
+    let mut active = Family::gauge(
+        "mesh_backend_connections",
+        "Flows open to the backend through this node.",
+        &["service", "namespace", "backend", "node", "protocol", "backend_state"],
+    );
+    let mut total = Family::counter(
+        "mesh_backend_connections_total",
+        "Flows sent to the backend through this node, by result.",
+        &["service", "namespace", "backend", "node", "protocol", "result"],
+    );
+    let mut bytes = Family::counter(
+        "mesh_backend_bytes_total",
+        "Bytes through this node: in is client to backend, out is backend to client.",
+        &["service", "namespace", "backend", "node", "protocol", "direction"],
+    );
+    for c in &counters.backends {
+        let of = |last| {
+            let (key, id) = (&c.service, &c.backend);
+            let (service, namespace) = (key.name.as_str(), key.namespace.as_str());
+            [service, namespace, id.instance.as_str(), id.node.as_str(), c.protocol.as_str(), last]
+        };
+        active.add(&of(c.state), number(c.active));
+        for (result, n) in [("established", c.established), ("failed", c.failed), ("reset", c.reset)] {
+            total.add(&of(result), number(n));
+        }
+        bytes.add(&of("in"), number(c.bytes_in));
+        bytes.add(&of("out"), number(c.bytes_out));
+    }
+    let mut refused = Family::counter(
+        "mesh_frontend_refused_total",
+        "New flows that reached no backend, by reason.",
+        &["service", "namespace", "reason"],
+    );
+    for c in &counters.frontends {
+        let reasons = [("no_backend", c.no_backend), ("denied", c.denied), ("limited", c.limited)];
+        for (reason, n) in reasons {
+            refused.add(&[c.service.name.as_str(), c.service.namespace.as_str(), reason], number(n));
+        }
+    }
+    [active, total, bytes, refused].into_iter().map(Family::build).collect()
+}
+
+/// The process, under the names that every Prometheus client library uses.
+fn process(p: &Process) -> Vec<MetricFamily> {
+    let gauge = |name, help, value: Option<f64>| {
+        let family = Family::gauge(name, help, &[]);
+        value.map(|v| family.with(&[], v))
+    };
+    let cpu = p.cpu_seconds.map(|v| {
+        let help = "User and system CPU time spent.";
+        Family::counter("process_cpu_seconds_total", help, &[]).with(&[], v)
+    });
+    let families = [
+        cpu,
+        gauge("process_resident_memory_bytes", "Resident memory.", p.resident_bytes.map(number)),
+        gauge("process_virtual_memory_bytes", "Virtual memory.", p.virtual_bytes.map(number)),
+        gauge("process_open_fds", "Open file descriptors.", p.open_fds.map(number)),
+        gauge("process_max_fds", "Most file descriptors that may be open.", p.max_fds.map(number)),
+        gauge("process_threads", "Threads.", p.threads.map(number)),
+        gauge("process_start_time_seconds", "Start, Unix time.", p.start_time_seconds),
+    ];
+    families.into_iter().flatten().map(Family::build).collect()
+}

@@ -1,0 +1,75 @@
+//! `/metrics`, `/livez`, `/readyz` and `/healthz`.
+//!
+//! - livez: the process's loop turns; a restart would help when it does not answer.
+//! - readyz: every source told everything once, the data plane was brought to it, DNS listens.
+//! - healthz: the way from a declaration to the data plane works now. Peers that are away do not matter.
+
+use super::{
+    call::{Reply, Shared},
+    metrics,
+    routes::Action,
+    state::Backend,
+    wire::{HealthzJson, ReadyJson},
+};
+use hyper::StatusCode;
+
+pub(crate) async fn answer(shared: &Shared, action: Action) -> Reply {
+    match action {
+        Action::Livez => Reply::json(StatusCode::OK, &serde_json::json!({"alive": true})),
+        Action::Readyz => {
+            let body = ready(shared.backend.as_ref());
+            Reply::json(code(body.ready), &body)
+        }
+        Action::Healthz => {
+            let body = healthy(shared.backend.as_ref());
+            Reply::json(code(body.healthy), &body)
+        }
+        // Only the three probes and metrics come here.
+        _ => metrics::answer(shared).await,
+    }
+}
+
+fn code(good: bool) -> StatusCode {
+    if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+/// What the node waits for before it should be sent traffic.
+pub(crate) fn ready(backend: &dyn Backend) -> ReadyJson {
+    let mut missing = Vec::new();
+    for source in backend.sources().iter().filter(|s| !s.synced) {
+        missing.push(format!("source {} has not told everything yet", source.name));
+    }
+    let plane = backend.plane();
+    if plane.revision.is_none() {
+        let reason = plane.error.map(|e| format!(": {e}")).unwrap_or_default();
+        missing.push(format!("data plane {} was not reconciled yet{reason}", plane.name));
+    }
+    if backend.dns_address().is_none() {
+        missing.push("DNS does not listen".to_owned());
+    }
+    ReadyJson { ready: missing.is_empty(), missing }
+}
+
+/// What is wrong with the way from a declaration to the data plane.
+pub(crate) fn healthy(backend: &dyn Backend) -> HealthzJson {
+    let plane = backend.plane();
+    let mut problems = Vec::new();
+    if let Some(error) = &plane.error {
+        problems.push(format!("data plane {}: the last reconcile failed: {error}", plane.name));
+    }
+    match plane.since_ok {
+        None => problems.push(format!("data plane {} was never reconciled", plane.name)),
+        Some(since) if since > plane.stale_after => problems.push(format!(
+            "data plane {}: the last good reconcile was {} s ago, more than {} s",
+            plane.name,
+            since.as_secs(),
+            plane.stale_after.as_secs()
+        )),
+        Some(_) => {}
+    }
+    let mut degraded = plane.failed;
+    for source in backend.sources() {
+        degraded.extend(source.errors.iter().map(|e| format!("source {}: {e}", source.name)));
+    }
+    HealthzJson { healthy: problems.is_empty(), problems, degraded }
+}

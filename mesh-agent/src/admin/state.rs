@@ -1,0 +1,194 @@
+//! What the admin API needs of the agent: one small trait in plain model types.
+//!
+//! The daemon implements it over its handles; the tests implement it in memory.
+
+use crate::{
+    dataplane::{Capabilities, Counters, Explanation, Flow},
+    plan::Op,
+};
+use mesh_control::{
+    ControlStats,
+    model::{Endpoint, Name, PortRange, Protocol, PublishMode, ServiceKey, Snapshot},
+};
+use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+/// An answer that may take a message to another task.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What the admin API asks of the agent. Every method answers from memory or by one message to one task; none waits
+/// for peers.
+pub trait Backend: Send + Sync + 'static {
+    /// The newest merged state.
+    fn snapshot(&self) -> Arc<Snapshot>;
+    /// Counts of the control plane.
+    fn control_stats(&self) -> ControlStats;
+    /// Whether this node joined others, or needs none (no seeds).
+    fn joined(&self) -> bool;
+    /// How the data plane and its reconciler stand.
+    fn plane(&self) -> PlaneStatus;
+    /// How each source stands.
+    fn sources(&self) -> Vec<SourceStatus>;
+    /// What the health checks of this node's endpoints say.
+    fn health(&self) -> Vec<HealthResult>;
+    /// Where DNS listens; absent while it does not.
+    fn dns_address(&self) -> Option<SocketAddr>;
+    /// Connections and bytes of this node's data plane.
+    fn counters(&self) -> Answer<'_, Result<Counters, BackendError>>;
+    /// Where a new flow would go from this node.
+    fn explain(&self, flow: Flow) -> Answer<'_, Result<Explanation, BackendError>>;
+    /// The operations that would bring the data plane to the newest state; empty when it is there.
+    fn plan(&self) -> Answer<'_, Result<Vec<Op>, BackendError>>;
+    /// Declares the services of a Compose-shaped text (YAML or JSON), all or none; with `dry_run` only checks it.
+    /// The errors name line, key, value and fix, one each.
+    fn apply_compose(&self, text: String, dry_run: bool) -> Answer<'_, Result<Vec<ServiceKey>, Vec<String>>>;
+    /// Withdraws the declaration that the API made.
+    fn remove_service(&self, key: ServiceKey) -> Answer<'_, Result<(), BackendError>>;
+    /// Opens a port of the service on nodes.
+    fn publish(&self, key: ServiceKey, request: PublishRequest) -> Answer<'_, Result<(), BackendError>>;
+    /// Closes a published port.
+    fn unpublish(&self, key: ServiceKey, request: UnpublishRequest) -> Answer<'_, Result<(), BackendError>>;
+    /// Announces an endpoint as this node's; one of the same name made by the API is replaced.
+    fn add_endpoint(&self, key: ServiceKey, endpoint: Endpoint) -> Answer<'_, Result<(), BackendError>>;
+    /// Withdraws an endpoint that the API made on this node.
+    fn remove_endpoint(&self, key: ServiceKey, instance: Name) -> Answer<'_, Result<(), BackendError>>;
+    /// Drains one of this node's endpoints, whatever source it comes from, or takes that back.
+    fn drain_endpoint(
+        &self,
+        key: ServiceKey,
+        instance: Name,
+        drain: Drain,
+    ) -> Answer<'_, Result<(), BackendError>>;
+    /// Drains this node or takes that back.
+    fn drain_node(&self, draining: bool) -> Answer<'_, Result<(), BackendError>>;
+    /// Asks this node's DNS server, as a client would; `record_type` is a word such as `AAAA`, in upper case.
+    fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, BackendError>>;
+}
+
+/// Why the agent did not do what the API asked.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BackendError {
+    /// What was named is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// A value is wrong.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// Which field of the request.
+        field: String,
+        /// The value, the rule and the fix.
+        problem: String,
+    },
+    /// Right in itself, yet it clashes with what is there.
+    #[error("{problem}")]
+    Conflict {
+        /// With what.
+        problem: String,
+        /// What to do.
+        fix: String,
+    },
+    /// A part of the agent is not there (yet).
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// How the data plane and its reconciler stand.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PlaneStatus {
+    /// Its name, as `userspace`.
+    pub name: String,
+    /// The last snapshot revision it was brought to; absent until the first time.
+    pub revision: Option<u64>,
+    /// Why the last reconcile failed as a whole; absent when it did not.
+    pub error: Option<String>,
+    /// Single frontends that do not stand as wanted, each with its reason, as a port that another program holds.
+    pub failed: Vec<String>,
+    /// Time since the last reconcile or audit that succeeded.
+    pub since_ok: Option<Duration>,
+    /// After how long without one the data plane counts as stale.
+    pub stale_after: Duration,
+    /// Frontends it holds.
+    pub frontends: usize,
+    /// What it can do.
+    pub capabilities: Option<Capabilities>,
+}
+
+/// How one source stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SourceStatus {
+    /// Its name, as `file` or `api`.
+    pub name: String,
+    /// Whether it has told everything once.
+    pub synced: bool,
+    /// Services it speaks of.
+    pub services: usize,
+    /// What is wrong with its input now, as a refused file with its reason.
+    pub errors: Vec<String>,
+}
+
+/// What the health check of one endpoint says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HealthResult {
+    /// Service.
+    pub service: ServiceKey,
+    /// Instance.
+    pub instance: Name,
+    /// Whether it takes flows; absent before the first verdict.
+    pub healthy: Option<bool>,
+    /// The last result in words, as `connection refused`.
+    pub detail: String,
+}
+
+/// A port to publish.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PublishRequest {
+    /// The ports to open on nodes; absent means one out of the dynamic range.
+    pub published: Option<PortRange>,
+    /// The service's port, by the port clients dial or by the endpoint's port; absent when it has only one.
+    pub target: Option<u16>,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// On which nodes.
+    pub mode: PublishMode,
+}
+
+/// A published port to close.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UnpublishRequest {
+    /// The first of the ports that are open on nodes.
+    pub published: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+/// To drain or not to drain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drain {
+    /// Take no new flow; reset old ones after this long, or after the service's own drain time.
+    Start(Option<Duration>),
+    /// Take new flows again.
+    Undo,
+}
+
+/// What DNS answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DnsAnswer {
+    /// `NOERROR`, `NXDOMAIN`, …
+    pub rcode: String,
+    /// Whether this node's own zone answers, or a server it forwards to.
+    pub authoritative: bool,
+    /// The answer section.
+    pub records: Vec<DnsRecord>,
+}
+
+/// One record of a [`DnsAnswer`], in the presentation format of RFC 1035 section 5.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DnsRecord {
+    /// Owner.
+    pub name: String,
+    /// Type, as `A`.
+    pub record_type: String,
+    /// Time to live, seconds.
+    pub ttl: u32,
+    /// Data.
+    pub data: String,
+}
