@@ -21,9 +21,12 @@ pub mod node;
 mod packet;
 mod record;
 mod session;
+mod shell;
+mod state_file;
 mod store;
 mod view;
 
 pub use api::{ControlConfig, ControlError, ControlStats, LocalChange};
 pub use hlc::Now;
 pub use keyring::{KEY_LEN, KeyError, generate_key};
+pub use shell::{Control, ControlHandle};
