@@ -10,13 +10,13 @@ use std::{
 
 /// One run of one node. Two identities with one address are runs of one node: the greater epoch is the present one.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// The node's name.
-    pub name: NodeName,
+    pub(crate) name: NodeName,
     /// Where its gossip is reached.
-    pub addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
     /// Unix milliseconds of its start; one more each time the mesh took it for dead.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
 }
 
 impl PartialOrd for Identity {

@@ -98,9 +98,7 @@ impl Store {
             // One copy of a key is enough.
             record.id = known.id.clone();
         }
-        if record.deleted {
-            self.graves.insert((record.version, record.id.clone()));
-        }
+        let grave = record.deleted.then(|| (record.version, record.id.clone()));
         bucket.hash ^= record.digest;
         self.root ^= record.digest;
         let old = bucket.records.insert(record.id.clone(), record);
@@ -114,6 +112,8 @@ impl Store {
             }
             None => self.count += 1,
         }
+        // After the old one went: both may have one version.
+        self.graves.extend(grave);
         Merge::Applied(old)
     }
 
