@@ -1,5 +1,6 @@
 //! What the agent sees of the control plane.
 
+use crate::keyring::KeyError;
 use crate::model::{Endpoint, NodeInfo, NodeName, Origin, PortRange, ServiceKey, ServiceSpec};
 use ipnetwork::IpNetwork;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
@@ -76,4 +77,51 @@ pub struct ControlStats {
     pub refused: Vec<(&'static str, u64)>,
     /// Anti-entropy exchanges run, and those that failed.
     pub syncs: (u64, u64),
+}
+
+/// What can go wrong in the control plane, each with the value at fault and the fix.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The gossip address cannot be used.
+    #[error(
+        "cannot listen for gossip on {address} ({protocol}): {source}; choose a free address of this host in `bind`"
+    )]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// `udp` or `tcp`.
+        protocol: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A field of [`ControlConfig`] is wrong.
+    #[error("{field}: {problem}")]
+    Config {
+        /// The field.
+        field: &'static str,
+        /// The value, the rule and the fix.
+        problem: String,
+    },
+    /// The keyring is wrong.
+    #[error("keys: {0}")]
+    Key(#[from] KeyError),
+    /// A change is refused; nothing was written.
+    #[error("{field}: {problem}")]
+    Change {
+        /// The field.
+        field: String,
+        /// The value, the rule and the fix.
+        problem: String,
+    },
+    /// The kept state cannot be used.
+    #[error("{path}: {problem}", path = path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// The control plane was shut down.
+    #[error("the control plane is shut down")]
+    Stopped,
 }

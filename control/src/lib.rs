@@ -6,6 +6,27 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod claim;
+mod claims;
+mod frame;
+mod gossip;
+mod hash;
+mod hlc;
+mod key;
+mod keyring;
+mod member;
+mod membership;
 pub mod model;
+pub mod node;
+mod packet;
+mod record;
+mod session;
+mod shell;
+mod state_file;
+mod store;
+mod view;
 
-pub use api::{ControlConfig, ControlStats, LocalChange};
+pub use api::{ControlConfig, ControlError, ControlStats, LocalChange};
+pub use hlc::Now;
+pub use keyring::{KEY_LEN, KeyError, generate_key};
+pub use shell::{Control, ControlHandle};

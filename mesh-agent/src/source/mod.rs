@@ -3,8 +3,15 @@
 //! A source owns what it writes and can never touch another's: it replaces or upserts through a [`StateWriter`]
 //! under its own [`SourceId`], and says [`StateWriter::synced`] when it has told everything once.
 
+pub mod compose;
+mod instance;
 mod local;
+mod merge;
+mod state;
 mod writer;
 
+pub use instance::Health;
 pub use local::{ExecCheck, LocalService, SourceId, Verdict};
-pub use writer::StateWriter;
+pub use merge::{Merge, NoSuchEndpoint};
+pub use state::{LocalState, LocalView, SourceStatus};
+pub use writer::{StateWriter, WriterError};

@@ -1,5 +1,387 @@
 //! The one way from sources into the control plane.
 
-/// Merges what the sources say and hands it to the control plane.
+use super::{
+    local::{LocalService, SourceId, Verdict},
+    merge::{Merge, NoSuchEndpoint},
+    state::{LocalState, SourceStatus},
+};
+use mesh_control::{
+    LocalChange,
+    model::{Name, NodeInfo, NodeName, ServiceKey, Snapshot},
+};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+use tracing::{debug, warn};
+
+/// Statements that wait at most; then who speaks waits.
+const QUEUE: usize = 256;
+/// Changes handed over at once.
+const BATCH: usize = 256;
+/// First and longest pause before a change that was refused is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Why a statement did not reach the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriterError {
+    /// The writer is gone: the agent stops.
+    #[error("the agent is stopping")]
+    Closed,
+    /// The control plane refused it; it is tried again until it is taken or withdrawn.
+    #[error("{service}: {reason}")]
+    Refused {
+        /// Which service.
+        service: ServiceKey,
+        /// The control plane's answer.
+        reason: String,
+    },
+    /// There is no such endpoint here.
+    #[error(transparent)]
+    NoSuchEndpoint(#[from] NoSuchEndpoint),
+}
+
+type Answer = oneshot::Sender<Result<(), WriterError>>;
+
 #[derive(Debug)]
-pub struct StateWriter {}
+enum Statement {
+    Replace(SourceId, Vec<LocalService>),
+    Upsert(SourceId, Box<LocalService>),
+    Remove(SourceId, ServiceKey),
+    Synced(SourceId),
+    Errors(SourceId, Vec<String>),
+    Verdict(ServiceKey, Name, Option<Verdict>),
+    Drain(ServiceKey, Name),
+    Undrain(ServiceKey, Name),
+    DrainNode(bool),
+    Leftovers(Vec<ServiceKey>),
+}
+
+/// Takes what the sources and checks say, in order, and tells the control plane what changed. Clones share one task.
+///
+/// Every method returns when the control plane has taken the change; dropping its future does not take it back.
+#[derive(Clone, Debug)]
+pub struct StateWriter {
+    statements: mpsc::Sender<(Statement, Answer)>,
+    local: watch::Receiver<LocalState>,
+    synced: watch::Receiver<bool>,
+    statuses: watch::Receiver<Arc<[SourceStatus]>>,
+}
+
+impl StateWriter {
+    /// Starts the task; it ends when the last clone of the writer is dropped. `submit` hands changes to the control
+    /// plane and may be called again with the same ones; its error is text for people. `info` is what the control
+    /// plane was started with.
+    pub fn spawn<F, R>(
+        node: NodeName,
+        info: NodeInfo,
+        sources: &[SourceId],
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        submit: F,
+    ) -> (StateWriter, JoinHandle<()>)
+    where
+        F: FnMut(Vec<LocalChange>) -> R + Send + 'static,
+        R: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        let (statements, inbox) = mpsc::channel(QUEUE);
+        let (local_out, local) = watch::channel(LocalState::new());
+        let (synced_out, synced) = watch::channel(sources.is_empty());
+        let merge = Merge::new(node, info, sources);
+        let (statuses_out, statuses) = watch::channel(merge.statuses().into());
+        let task = Task {
+            merge,
+            snapshot,
+            submit,
+            local: local_out,
+            synced: synced_out,
+            statuses: statuses_out,
+            refused: BTreeMap::new(),
+            retry: None,
+            pause: RETRY.0,
+        };
+        (StateWriter { statements, local, synced, statuses }, tokio::spawn(task.run(inbox)))
+    }
+
+    async fn say(&self, statement: Statement) -> Result<(), WriterError> {
+        let (answer, answered) = oneshot::channel();
+        self.statements.send((statement, answer)).await.map_err(|_| WriterError::Closed)?;
+        answered.await.map_err(|_| WriterError::Closed)?
+    }
+
+    /// Everything that `source` says, instead of what it said before.
+    ///
+    /// # Errors
+    /// [`WriterError::Refused`] with the first service that the control plane refused, [`WriterError::Closed`].
+    pub async fn replace(&self, source: &SourceId, services: Vec<LocalService>) -> Result<(), WriterError> {
+        self.say(Statement::Replace(source.clone(), services)).await
+    }
+
+    /// What `source` says of one service, instead of what it said of it before.
+    ///
+    /// # Errors
+    /// As [`StateWriter::replace`].
+    pub async fn upsert(&self, source: &SourceId, service: LocalService) -> Result<(), WriterError> {
+        self.say(Statement::Upsert(source.clone(), Box::new(service))).await
+    }
+
+    /// `source` no longer speaks of a service.
+    ///
+    /// # Errors
+    /// As [`StateWriter::replace`].
+    pub async fn remove(&self, source: &SourceId, key: &ServiceKey) -> Result<(), WriterError> {
+        self.say(Statement::Remove(source.clone(), key.clone())).await
+    }
+
+    /// `source` has told everything once.
+    ///
+    /// # Errors
+    /// [`WriterError::Closed`].
+    pub async fn synced(&self, source: &SourceId) -> Result<(), WriterError> {
+        self.say(Statement::Synced(source.clone())).await
+    }
+
+    /// What is wrong with the input of `source` now, for [`StateWriter::statuses`].
+    ///
+    /// # Errors
+    /// [`WriterError::Closed`].
+    pub async fn set_errors(&self, source: &SourceId, errors: Vec<String>) -> Result<(), WriterError> {
+        self.say(Statement::Errors(source.clone(), errors)).await
+    }
+
+    /// What the checks say of an endpoint of this node; `None` when nothing checks it any more.
+    ///
+    /// # Errors
+    /// As [`StateWriter::replace`].
+    pub async fn set_verdict(
+        &self,
+        key: &ServiceKey,
+        instance: &Name,
+        verdict: Option<Verdict>,
+    ) -> Result<(), WriterError> {
+        self.say(Statement::Verdict(key.clone(), instance.clone(), verdict)).await
+    }
+
+    /// Drains an endpoint of this node until [`StateWriter::undrain`]: no new flow, old ones are reset after the
+    /// service's drain time. Not kept over a restart.
+    ///
+    /// # Errors
+    /// [`WriterError::NoSuchEndpoint`], and as [`StateWriter::replace`].
+    pub async fn drain(&self, key: &ServiceKey, instance: &Name) -> Result<(), WriterError> {
+        self.say(Statement::Drain(key.clone(), instance.clone())).await
+    }
+
+    /// Takes a drained endpoint back.
+    ///
+    /// # Errors
+    /// As [`StateWriter::drain`].
+    pub async fn undrain(&self, key: &ServiceKey, instance: &Name) -> Result<(), WriterError> {
+        self.say(Statement::Undrain(key.clone(), instance.clone())).await
+    }
+
+    /// Drains all of this node, or takes it back.
+    ///
+    /// # Errors
+    /// As [`StateWriter::replace`].
+    pub async fn drain_node(&self, draining: bool) -> Result<(), WriterError> {
+        self.say(Statement::DrainNode(draining)).await
+    }
+
+    /// Withdraws those of `own`, declared or announced by an earlier run of this node, that no source wants now. Waits
+    /// for nothing: call it when [`StateWriter::all_synced`] is true.
+    ///
+    /// # Errors
+    /// As [`StateWriter::replace`].
+    pub async fn withdraw_leftovers(&self, own: Vec<ServiceKey>) -> Result<(), WriterError> {
+        self.say(Statement::Leftovers(own)).await
+    }
+
+    /// Whether every source has told everything once.
+    #[must_use]
+    pub fn all_synced(&self) -> watch::Receiver<bool> {
+        self.synced.clone()
+    }
+
+    /// What this node's sources have, for the health checks.
+    #[must_use]
+    pub fn local(&self) -> watch::Receiver<LocalState> {
+        self.local.clone()
+    }
+
+    /// How every source does.
+    #[must_use]
+    pub fn statuses(&self) -> Arc<[SourceStatus]> {
+        self.statuses.borrow().clone()
+    }
+}
+
+struct Task<F> {
+    merge: Merge,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    submit: F,
+    local: watch::Sender<LocalState>,
+    synced: watch::Sender<bool>,
+    statuses: watch::Sender<Arc<[SourceStatus]>>,
+    refused: BTreeMap<ServiceKey, String>,
+    retry: Option<Instant>,
+    pause: Duration,
+}
+
+impl<F, R> Task<F>
+where
+    F: FnMut(Vec<LocalChange>) -> R,
+    R: Future<Output = Result<(), String>>,
+{
+    async fn run(mut self, mut inbox: mpsc::Receiver<(Statement, Answer)>) {
+        let mut batch = Vec::new();
+        loop {
+            let wake = self.wake();
+            tokio::select! {
+                count = inbox.recv_many(&mut batch, QUEUE) => if count == 0 { return },
+                () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            }
+            let mut answers = Vec::new();
+            for (statement, answer) in batch.drain(..) {
+                let keys = statement.keys();
+                match self.take(statement) {
+                    Ok(()) => answers.push((keys, answer)),
+                    Err(e) => drop(answer.send(Err(e))),
+                }
+            }
+            self.merge.tick(unix_millis());
+            self.publish();
+            self.flush().await;
+            for (keys, answer) in answers {
+                let refused = keys.iter().find_map(|k| self.refused.get_key_value(k));
+                let result = refused.map_or(Ok(()), |(service, reason)| {
+                    Err(WriterError::Refused { service: service.clone(), reason: reason.clone() })
+                });
+                // Whoever asked may have gone; the change stands.
+                drop(answer.send(result));
+            }
+        }
+    }
+
+    /// When there is something to do without a statement.
+    fn wake(&self) -> Option<Instant> {
+        let deadline = self.merge.next_deadline().map(|at| {
+            let left = Duration::from_millis(at.saturating_sub(unix_millis()));
+            // Bounded, so that a step of the wall clock is noticed.
+            Instant::now() + left.clamp(Duration::from_millis(1), Duration::from_secs(60))
+        });
+        deadline.into_iter().chain(self.retry).min()
+    }
+
+    fn take(&mut self, statement: Statement) -> Result<(), WriterError> {
+        let now = unix_millis();
+        let snapshot = self.snapshot.borrow().clone();
+        match statement {
+            Statement::Replace(source, services) => self.merge.replace(now, &snapshot, &source, services),
+            Statement::Upsert(source, service) => self.merge.upsert(now, &snapshot, &source, *service),
+            Statement::Remove(source, key) => self.merge.remove(now, &snapshot, &source, &key),
+            Statement::Synced(source) => {
+                let all = self.merge.synced(&source);
+                self.synced.send_if_modified(|s| std::mem::replace(s, all) != all);
+            }
+            Statement::Errors(source, errors) => self.merge.set_errors(&source, errors),
+            Statement::Verdict(key, instance, verdict) => self.merge.set_verdict(&key, &instance, verdict),
+            Statement::Drain(key, instance) => self.merge.drain(now, &snapshot, &key, &instance)?,
+            Statement::Undrain(key, instance) => self.merge.undrain(&key, &instance)?,
+            Statement::DrainNode(draining) => self.merge.drain_node(draining),
+            Statement::Leftovers(own) => self.merge.withdraw_leftovers(own),
+        }
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let local = self.merge.local();
+        self.local.send_if_modified(|seen| {
+            let changed = !seen.ptr_eq(local);
+            seen.clone_from(local);
+            changed
+        });
+        let statuses = self.merge.statuses();
+        self.statuses.send_if_modified(|seen| {
+            let changed = **seen != *statuses;
+            *seen = statuses.into();
+            changed
+        });
+    }
+
+    /// Tells the control plane everything it can; what is refused is tried again later without holding up the rest.
+    async fn flush(&mut self) {
+        self.refused.clear();
+        self.retry = None;
+        loop {
+            let changes = self.merge.changes(BATCH, &self.refused);
+            if changes.is_empty() {
+                break;
+            }
+            if (self.submit)(changes.clone()).await.is_ok() {
+                debug!(changes = changes.len(), "told the control plane");
+                self.merge.told(&changes);
+                continue;
+            }
+            let mut node_refused = false;
+            for change in changes {
+                if let Err(reason) = (self.submit)(vec![change.clone()]).await {
+                    match key_of(&change) {
+                        Some(key) => drop(self.refused.insert(key.clone(), reason)),
+                        None => node_refused = true,
+                    }
+                } else {
+                    self.merge.told(&[change]);
+                }
+            }
+            if node_refused {
+                self.retry = Some(Instant::now() + self.pause);
+                break;
+            }
+        }
+        for (service, reason) in &self.refused {
+            warn!(%service, %reason, "the control plane refuses a change; it is tried again");
+        }
+        if self.refused.is_empty() && self.retry.is_none() {
+            self.pause = RETRY.0;
+        } else {
+            self.retry = Some(Instant::now() + self.pause);
+            self.pause = (self.pause * 2).min(RETRY.1);
+        }
+    }
+}
+
+fn key_of(change: &LocalChange) -> Option<&ServiceKey> {
+    match change {
+        LocalChange::PutService { key, .. }
+        | LocalChange::DeleteService { key, .. }
+        | LocalChange::PutEndpoints { key, .. } => Some(key),
+        LocalChange::SetNode(_) => None,
+    }
+}
+
+impl Statement {
+    /// The services that it is about.
+    fn keys(&self) -> Vec<ServiceKey> {
+        match self {
+            Statement::Replace(_, services) => services.iter().map(|s| s.key.clone()).collect(),
+            Statement::Upsert(_, service) => vec![service.key.clone()],
+            Statement::Remove(_, key)
+            | Statement::Verdict(key, ..)
+            | Statement::Drain(key, _)
+            | Statement::Undrain(key, _) => vec![key.clone()],
+            Statement::Leftovers(own) => own.clone(),
+            Statement::Synced(_) | Statement::Errors(..) | Statement::DrainNode(_) => Vec::new(),
+        }
+    }
+}
+
+/// The wall clock, as drain deadlines are told to other nodes.
+fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

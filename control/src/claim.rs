@@ -1,0 +1,112 @@
+//! A claim: a service's right to a virtual address or to published ports, taken without asking anybody.
+//!
+//! Claims are keyed by what they serve, so a service has at most one of each, which outlives edits and deletion.
+
+use crate::{
+    hlc::Hlc,
+    key,
+    model::{Family, PortRange, Protocol, ServiceKey},
+    record::Record,
+};
+use serde::{Deserialize, Serialize};
+use std::{cmp::Reverse, net::IpAddr};
+
+/// What a claim serves.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(crate) enum ClaimKey {
+    /// A service's virtual address of one family.
+    Vip { service: ServiceKey, family: Family },
+    /// The published ports of the service port (range) that begins with `port`.
+    Port { service: ServiceKey, protocol: Protocol, port: u16 },
+}
+
+impl ClaimKey {
+    /// The service that it serves.
+    pub(crate) fn service(&self) -> &ServiceKey {
+        match self {
+            ClaimKey::Vip { service, .. } | ClaimKey::Port { service, .. } => service,
+        }
+    }
+}
+
+/// What is claimed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(crate) enum Held {
+    /// A virtual address.
+    Address(IpAddr),
+    /// Ports on nodes, on one local address or (absent) on all. Ports in host mode do not clash with each other:
+    /// they are open on different nodes.
+    Ports { range: PortRange, address: Option<IpAddr>, host: bool },
+}
+
+/// A claim record's value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Claim {
+    /// Counts the times this service gave up one choice for another; the greater one is in force.
+    pub(crate) generation: u16,
+    /// When it was claimed: the oldest claim of an address or a port wins it.
+    pub(crate) stamp: Hlc,
+    /// What.
+    pub(crate) held: Held,
+}
+
+impl Claim {
+    /// The value's bytes: generation and stamp big endian, so that a rank is read without decoding, then the rest.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.generation.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&self.stamp.0.to_be_bytes());
+        bytes.extend(postcard::to_stdvec(&self.held).unwrap_or_default());
+        bytes
+    }
+
+    /// Reads a value; `None` when malformed.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Claim> {
+        let (generation, rest) = bytes.split_first_chunk::<2>()?;
+        let (stamp, rest) = rest.split_first_chunk::<8>()?;
+        Some(Claim {
+            generation: u16::from_be_bytes(*generation),
+            stamp: Hlc(u64::from_be_bytes(*stamp)),
+            held: postcard::from_bytes(rest).ok()?,
+        })
+    }
+}
+
+/// What decides between two versions of one claim before their version does: the greater generation, then deleted
+/// over live, then the *older* stamp. So a node that joins with an empty store and claims anew for a service that
+/// has an address already loses against the old claim, whatever its clock says.
+///
+/// All other kinds rank equal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct ClaimRank(u16, bool, Reverse<u64>);
+
+impl ClaimRank {
+    /// The rank of a record.
+    pub(crate) fn of(record: &Record) -> ClaimRank {
+        if record.id.kind != key::CLAIM {
+            return ClaimRank(0, false, Reverse(0));
+        }
+        match Claim::decode(&record.value) {
+            Some(claim) => ClaimRank(claim.generation, record.deleted, Reverse(claim.stamp.0)),
+            None => ClaimRank(0, record.deleted, Reverse(u64::MAX)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_survive_the_wire_and_garbage_is_none() {
+        let claim = Claim {
+            generation: 3,
+            stamp: Hlc::from_millis(5),
+            held: Held::Ports { range: "80-90".parse().unwrap(), address: None, host: true },
+        };
+        let bytes = claim.encode();
+        assert_eq!(Claim::decode(&bytes), Some(claim));
+        for cut in 0..bytes.len() {
+            assert_eq!(Claim::decode(&bytes[..cut]), None);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What the keys of known records mean. The kinds are wire constants: never renumber one.
+
+use crate::{
+    claim::ClaimKey,
+    model::{NodeName, Origin, ServiceKey},
+    record::{RecordError, RecordId},
+};
+
+/// What a node says of itself; value [`crate::model::NodeInfo`].
+pub(crate) const NODE: u8 = 1;
+/// One node's endpoints of one service; value a list of [`crate::model::Endpoint`].
+pub(crate) const ENDPOINTS: u8 = 2;
+/// A declaration; value [`crate::model::ServiceSpec`].
+pub(crate) const SERVICE: u8 = 3;
+/// A claim; value [`crate::claim::Claim`].
+pub(crate) const CLAIM: u8 = 4;
+
+/// A known record's key.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Key {
+    Node(NodeName),
+    Endpoints(NodeName, ServiceKey),
+    Service(ServiceKey, Origin),
+    Claim(ClaimKey),
+}
+
+impl Key {
+    /// The wire form.
+    pub(crate) fn id(&self) -> RecordId {
+        let (kind, bytes) = match self {
+            Key::Node(node) => (NODE, postcard::to_stdvec(node)),
+            Key::Endpoints(node, service) => (ENDPOINTS, postcard::to_stdvec(&(node, service))),
+            Key::Service(service, origin) => (SERVICE, postcard::to_stdvec(&(service, origin))),
+            Key::Claim(claim) => (CLAIM, postcard::to_stdvec(claim)),
+        };
+        // Names are short and vectors grow: encoding a key cannot fail.
+        RecordId { kind, key: bytes.unwrap_or_default().into() }
+    }
+
+    /// The meaning of an id; `None` for unknown kinds and malformed keys.
+    pub(crate) fn of(id: &RecordId) -> Option<Key> {
+        let key = match id.kind {
+            NODE => Key::Node(postcard::from_bytes(&id.key).ok()?),
+            ENDPOINTS => {
+                let (node, service) = postcard::from_bytes(&id.key).ok()?;
+                Key::Endpoints(node, service)
+            }
+            SERVICE => {
+                let (service, origin) = postcard::from_bytes(&id.key).ok()?;
+                Key::Service(service, origin)
+            }
+            CLAIM => Key::Claim(postcard::from_bytes(&id.key).ok()?),
+            _ => return None,
+        };
+        Some(key)
+    }
+
+    /// The node that alone may write this record; `None` when anybody may.
+    pub(crate) fn owner(&self) -> Option<&NodeName> {
+        match self {
+            Key::Node(node) | Key::Endpoints(node, _) | Key::Service(_, Origin::Node(node)) => Some(node),
+            Key::Service(_, Origin::Cluster) | Key::Claim(_) => None,
+        }
+    }
+
+    /// Checks that a known key has its one valid form (two forms would be two records) and that `writer` may write it.
+    pub(crate) fn check(id: &RecordId, writer: &NodeName) -> Result<(), RecordError> {
+        if !(NODE..=CLAIM).contains(&id.kind) {
+            return Ok(());
+        }
+        let key = Key::of(id).ok_or(RecordError::Key)?;
+        let named_well = match &key {
+            Key::Endpoints(_, service) | Key::Service(service, _) => service.name.as_str() != "tasks",
+            _ => true,
+        };
+        let allowed = key.owner().is_none_or(|owner| owner == writer);
+        if named_well && allowed && key.id() == *id { Ok(()) } else { Err(RecordError::Key) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Family, Name, Protocol};
+
+    #[test]
+    fn keys_survive_the_wire_and_have_one_form() {
+        let n = Name::new("n1").unwrap();
+        let s = ServiceKey::new("shop", "web").unwrap();
+        for key in [
+            Key::Node(n.clone()),
+            Key::Endpoints(n.clone(), s.clone()),
+            Key::Service(s.clone(), Origin::Node(n.clone())),
+            Key::Service(s.clone(), Origin::Cluster),
+            Key::Claim(ClaimKey::Vip { service: s.clone(), family: Family::V6 }),
+            Key::Claim(ClaimKey::Port { service: s, protocol: Protocol::Udp, port: 53 }),
+        ] {
+            assert_eq!(Key::of(&key.id()).unwrap(), key);
+            assert_eq!(Key::check(&key.id(), &n), Ok(()));
+        }
+        let shouting = RecordId { kind: NODE, key: postcard::to_stdvec("N1").unwrap().into() };
+        assert_eq!(Key::check(&shouting, &n), Err(RecordError::Key));
+    }
+}

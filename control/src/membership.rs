@@ -1,0 +1,394 @@
+//! Who is up: foca (SWIM with suspicion, Das et al. 2002) on a virtual clock, with two repairs.
+//!
+//! 1. foca declares a suspect down when its timer fires although the member may have refuted the suspicion with the
+//!    same incarnation in between; here the timer counts only while the member is still suspect at that incarnation.
+//! 2. Before a member is declared down it is tried once over TCP, by an exchange that carries the suspicion to it and
+//!    its refutation back. Lost datagrams alone take nobody down.
+
+use crate::{
+    member::{Identity, Peers},
+    model::NodeName,
+    packet,
+};
+use foca::{Config, Foca, NoCustomBroadcast, OwnedNotification, PostcardCodec, State, Timer};
+use rand::{SeedableRng, rngs::StdRng};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
+    num::{NonZeroU8, NonZeroUsize},
+    time::Duration,
+};
+
+pub(crate) type Member = foca::Member<Identity>;
+
+/// Specification constants, in milliseconds: a dead node is suspected within two probe periods at three nodes and
+/// declared down [`SUSPICION`] later.
+const PROBE_PERIOD: u64 = 800;
+const PROBE_RTT: u64 = 300;
+const SUSPICION: u64 = 2_000;
+/// How long a down identity is remembered and retried: longer than tombstones live.
+const REMEMBER_DOWN: u64 = 25 * 3_600_000;
+/// Most identities kept.
+pub(crate) const MAX_MEMBERS: usize = 16_384;
+/// Largest foca message: what fits a datagram beside its seal and tag.
+pub(crate) const MAX_MESSAGE: usize = 1_200 - packet::OVERHEAD - 1;
+
+/// What the node has to do after a step.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// Messages to send.
+    pub(crate) sends: Vec<(Identity, Vec<u8>)>,
+    /// Nodes whose liveness or address may have changed.
+    pub(crate) changed: BTreeSet<NodeName>,
+    /// Members that came up or were replaced by a later run.
+    pub(crate) up: Vec<Identity>,
+}
+
+/// The membership of one node.
+pub(crate) struct Membership {
+    foca: Foca<Identity, PostcardCodec, StdRng, NoCustomBroadcast>,
+    timers: BTreeMap<(u64, u64), Timer<Identity>>,
+    sequence: u64,
+    peers: Peers,
+    /// Suspects to try over TCP, and the timers that take them down otherwise.
+    to_confirm: VecDeque<Identity>,
+    confirming: HashMap<SocketAddr, Timer<Identity>>,
+    effects: Effects,
+    errors: u64,
+}
+
+#[derive(Default)]
+struct Collect {
+    sends: Vec<(Identity, Vec<u8>)>,
+    timers: Vec<(Timer<Identity>, Duration)>,
+    notes: Vec<OwnedNotification<Identity>>,
+}
+
+impl foca::Runtime<Identity> for &mut Collect {
+    fn notify(&mut self, note: foca::Notification<'_, Identity>) {
+        self.notes.push(note.to_owned());
+    }
+    fn send_to(&mut self, to: Identity, data: &[u8]) {
+        self.sends.push((to, data.to_vec()));
+    }
+    fn submit_after(&mut self, event: Timer<Identity>, after: Duration) {
+        self.timers.push((event, after));
+    }
+}
+
+type Driven<'a> = &'a mut Foca<Identity, PostcardCodec, StdRng, NoCustomBroadcast>;
+
+impl Membership {
+    /// A node alone.
+    pub(crate) fn new(me: Identity, seed: u64) -> Membership {
+        let foca = Foca::new(me, config(1), StdRng::seed_from_u64(seed), PostcardCodec);
+        Membership {
+            foca,
+            timers: BTreeMap::new(),
+            sequence: 0,
+            peers: Peers::default(),
+            to_confirm: VecDeque::new(),
+            confirming: HashMap::new(),
+            effects: Effects::default(),
+            errors: 0,
+        }
+    }
+
+    /// Who this node is at present.
+    pub(crate) fn me(&self) -> &Identity {
+        self.foca.identity()
+    }
+
+    /// The others.
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// Messages that foca refused.
+    pub(crate) fn errors(&self) -> u64 {
+        self.errors
+    }
+
+    /// Takes what is to be done.
+    pub(crate) fn take_effects(&mut self) -> Effects {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When [`Membership::tick`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        self.timers.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// Runs the timers that are due.
+    pub(crate) fn tick(&mut self, now: u64) {
+        while let Some(entry) = self.timers.first_entry()
+            && entry.key().0 <= now
+        {
+            let timer = entry.remove();
+            if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer {
+                if !self.is_suspect(member_id, *incarnation) {
+                    continue;
+                }
+                let id = member_id.clone();
+                if self.confirming.insert(id.addr, timer).is_none() {
+                    self.to_confirm.push_back(id);
+                }
+                continue;
+            }
+            self.drive(now, |foca, out| foca.handle_timer(timer, out));
+        }
+    }
+
+    /// The next suspect to try over TCP; the caller answers with [`Membership::confirmed`].
+    pub(crate) fn next_to_confirm(&mut self) -> Option<Identity> {
+        self.to_confirm.pop_front()
+    }
+
+    /// Whether a suspect answered over TCP. An answer carries its refutation, so there is nothing left to do.
+    pub(crate) fn confirmed(&mut self, addr: SocketAddr, answered: bool, now: u64) {
+        let Some(timer) = self.confirming.remove(&addr) else { return };
+        if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer
+            && !answered
+            && self.is_suspect(member_id, *incarnation)
+        {
+            self.drive(now, |foca, out| foca.handle_timer(timer, out));
+        }
+    }
+
+    /// Takes a message from the network.
+    pub(crate) fn receive(&mut self, message: &[u8], now: u64) {
+        if self.peers.len() >= MAX_MEMBERS {
+            self.errors += 1;
+            return;
+        }
+        self.drive(now, |foca, out| foca.handle_data(message, out));
+    }
+
+    /// As [`Membership::receive`] for a message that came over TCP from `from`: the replies to it are returned, to be
+    /// sent the same way.
+    pub(crate) fn receive_over_tcp(&mut self, message: &[u8], from: &Identity, now: u64) -> Option<Vec<u8>> {
+        let before = self.effects.sends.len();
+        self.receive(message, now);
+        let mut reply = None;
+        let (kept, fresh): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.effects.sends).into_iter().enumerate().partition(|(i, _)| *i < before);
+        self.effects.sends = kept.into_iter().map(|(_, send)| send).collect();
+        for (_, (to, data)) in fresh {
+            if to.addr == from.addr && reply.is_none() {
+                reply = Some(data);
+            } else {
+                self.effects.sends.push((to, data));
+            }
+        }
+        reply
+    }
+
+    /// An announcement for `to`, to be carried over TCP.
+    pub(crate) fn announcement(&mut self, to: &Identity) -> Vec<u8> {
+        let mut out = Collect::default();
+        if self.foca.announce(to.clone(), &mut out).is_err() {
+            self.errors += 1;
+        }
+        out.sends.pop().map(|(_, data)| data).unwrap_or_default()
+    }
+
+    /// The members to tell another node, without mere suspicions, this node first.
+    pub(crate) fn state(&self) -> Vec<Member> {
+        let mut members = vec![Member::alive(self.me().clone())];
+        members.extend(self.foca.iter_membership_state().filter(|m| m.state() != State::Suspect).cloned());
+        members
+    }
+
+    /// The suspicion of `id`, if it is a suspect.
+    pub(crate) fn suspicion(&self, id: &Identity) -> Option<Member> {
+        self.foca.iter_membership_state().find(|m| m.id() == id && m.state() == State::Suspect).cloned()
+    }
+
+    /// Learns members from an exchange; suspicions of others are left to the failure detector.
+    pub(crate) fn apply(&mut self, members: Vec<Member>, now: u64) {
+        let me = self.me().clone();
+        // A run of this node with a later epoch, from a clock that was ahead: go beyond it or be taken for a ghost.
+        let ahead = members.iter().map(Member::id).filter(|id| id.addr == me.addr && **id > me);
+        if let Some(epoch) = ahead.map(|id| id.epoch).max() {
+            let renewed = Identity { epoch: epoch.saturating_add(1), ..me.clone() };
+            self.drive(now, |foca, out| foca.change_identity(renewed, out));
+        }
+        let me = self.me().clone();
+        let room = MAX_MEMBERS.saturating_sub(self.peers.len());
+        let useful = members.into_iter().filter(|m| m.state() != State::Suspect || *m.id() == me).take(room);
+        self.drive(now, |foca, out| foca.apply_many(useful, true, out));
+    }
+
+    /// Notes that `id` said good-bye.
+    pub(crate) fn left(&mut self, id: Identity, now: u64) {
+        if id.addr != self.me().addr {
+            self.drive(now, |foca, out| foca.apply_many(std::iter::once(Member::down(id)), true, out));
+        }
+    }
+
+    /// Says good-bye; the membership is of no use afterwards.
+    pub(crate) fn leave(&mut self, now: u64) {
+        self.drive(now, |foca, out| foca.leave_cluster(out));
+        self.timers.clear();
+    }
+
+    /// Members that are suspects at the moment.
+    pub(crate) fn suspects(&self) -> BTreeSet<NodeName> {
+        let members = self.foca.iter_membership_state().filter(|m| m.state() == State::Suspect);
+        members.map(|m| m.id().name.clone()).collect()
+    }
+
+    fn is_suspect(&self, id: &Identity, incarnation: foca::Incarnation) -> bool {
+        self.suspicion(id).is_some_and(|m| m.incarnation() == incarnation)
+    }
+
+    fn drive(&mut self, now: u64, step: impl FnOnce(Driven<'_>, &mut Collect) -> Result<(), foca::Error>) {
+        let mut out = Collect::default();
+        if step(&mut self.foca, &mut out).is_err() {
+            self.errors += 1;
+        }
+        self.effects.sends.append(&mut out.sends);
+        for (timer, after) in out.timers {
+            self.sequence += 1;
+            let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            self.timers.insert((now.saturating_add(after), self.sequence), timer);
+        }
+        let members = self.foca.num_members();
+        for note in out.notes {
+            match note {
+                OwnedNotification::MemberUp(id) => {
+                    self.effects.changed.insert(id.name.clone());
+                    self.effects.up.push(id.clone());
+                    self.peers.set(id, true);
+                }
+                OwnedNotification::MemberDown(id) => {
+                    self.effects.changed.insert(id.name.clone());
+                    self.peers.set(id, false);
+                }
+                OwnedNotification::Rename(old, new) => {
+                    self.effects.changed.extend([old.name, new.name.clone()]);
+                    if self.peers.rename(&new) {
+                        self.effects.up.push(new);
+                    }
+                }
+                _ => {}
+            }
+        }
+        // Dissemination and suspicion grow with the logarithm of the mesh.
+        if self.foca.set_config(config(members + 1)).is_err() {
+            self.errors += 1;
+        }
+    }
+}
+
+fn config(nodes: usize) -> Config {
+    let logarithm = u64::from((nodes as u64 + 1).ilog2());
+    // 4 · log10(n + 1), at least one and rounded up a little.
+    let transmissions = u8::try_from(2 + logarithm * 5 / 4).unwrap_or(u8::MAX);
+    let suspicion = SUSPICION.max(PROBE_PERIOD * (logarithm * 5 / 4));
+    let periodic = |frequency: u64, members| {
+        NonZeroUsize::new(members).map(|num_members| foca::PeriodicParams {
+            frequency: Duration::from_millis(frequency),
+            num_members,
+        })
+    };
+    Config {
+        probe_period: Duration::from_millis(PROBE_PERIOD),
+        probe_rtt: Duration::from_millis(PROBE_RTT),
+        max_transmissions: NonZeroU8::new(transmissions).unwrap_or(NonZeroU8::MIN),
+        suspect_to_down_after: Duration::from_millis(suspicion),
+        remove_down_after: Some(Duration::from_millis(REMEMBER_DOWN)),
+        max_packet_size: NonZeroUsize::new(MAX_MESSAGE).unwrap_or(NonZeroUsize::MIN),
+        notify_down_members: true,
+        periodic_announce: periodic(30_000, 1),
+        periodic_announce_to_down_members: periodic(10_000, 2),
+        periodic_gossip: periodic(200, 3),
+        ..Config::simple()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Name;
+    use rand::RngExt;
+
+    fn id(name: &str, port: u16, epoch: u64) -> Identity {
+        Identity { name: Name::new(name).unwrap(), addr: ([127, 0, 0, 1], port).into(), epoch }
+    }
+
+    #[test]
+    fn a_later_run_replaces_the_earlier_one_at_once() {
+        let mut a = Membership::new(id("a", 1, 1), 1);
+        a.apply(vec![Member::alive(id("b", 2, 5))], 0);
+        assert!(a.peers().is_up(&Name::new("b").unwrap()));
+        a.take_effects();
+        a.apply(vec![Member::alive(id("b", 2, 6))], 0);
+        assert_eq!(a.take_effects().up, [id("b", 2, 6)]);
+        assert_eq!(a.peers().alive(), [id("b", 2, 6)]);
+    }
+
+    #[test]
+    fn a_restart_with_a_clock_behind_goes_beyond_its_ghost() {
+        let mut b = Membership::new(id("b", 2, 5), 1);
+        b.apply(vec![Member::alive(id("b", 2, 9)), Member::alive(id("a", 1, 1))], 0);
+        assert_eq!(b.me(), &id("b", 2, 10));
+        assert_eq!(b.peers().alive(), [id("a", 1, 1)]);
+    }
+
+    /// Silence makes a suspect; only a failed try over TCP takes it down.
+    #[test]
+    fn a_suspect_is_tried_over_tcp_before_it_is_down() {
+        for answers in [true, false] {
+            let (mut a, mut b) = (Membership::new(id("a", 1, 1), 1), Membership::new(id("b", 2, 1), 2));
+            a.apply(vec![Member::alive(id("b", 2, 1))], 0);
+            let mut now = 0;
+            let suspect = loop {
+                now = a.deadline().expect("foca keeps probing");
+                assert!(now < 20_000, "never suspected");
+                a.tick(now);
+                a.take_effects();
+                if let Some(suspect) = a.next_to_confirm() {
+                    break suspect;
+                }
+            };
+            assert_eq!(suspect, id("b", 2, 1));
+            assert!(a.peers().is_up(&suspect.name), "only a suspect yet");
+            if answers {
+                // The exchange: suspicion and announcement there, the feed back.
+                let suspicion = a.suspicion(&suspect).unwrap();
+                let announcement = a.announcement(&suspect);
+                b.apply(vec![suspicion, Member::alive(id("a", 1, 1))], now);
+                let feed = b.receive_over_tcp(&announcement, &id("a", 1, 1), now).unwrap();
+                a.receive(&feed, now);
+                assert!(a.suspicion(&suspect).is_none(), "refuted");
+            }
+            a.confirmed(suspect.addr, answers, now);
+            assert_eq!(a.peers().is_up(&suspect.name), answers);
+        }
+    }
+
+    #[test]
+    fn no_message_makes_it_panic() {
+        let mut rng = StdRng::seed_from_u64(17);
+        let mut a = Membership::new(id("a", 1, 1), 1);
+        let mut b = Membership::new(id("b", 2, 1), 2);
+        let good = b.announcement(&id("a", 1, 1));
+        for round in 0..20_000u64 {
+            let mut bytes = good.clone();
+            if round % 3 == 0 {
+                bytes = (0..rng.random_range(0..100)).map(|_| rng.random()).collect();
+            } else {
+                for _ in 0..rng.random_range(0..4) {
+                    let at = rng.random_range(0..bytes.len());
+                    bytes[at] = rng.random();
+                }
+                bytes.extend((0..rng.random_range(0..9)).map(|_| rng.random::<u8>()));
+            }
+            a.receive(&bytes, round);
+            a.tick(round);
+            a.take_effects();
+        }
+        assert!(a.errors() > 0);
+    }
+}

@@ -1,0 +1,395 @@
+//! Exchanges over TCP: membership push/pull, the last try before a suspect is down, and anti-entropy, in one.
+
+use super::{
+    core::Node,
+    io::{ExchangeId, Output, Target},
+};
+use crate::{
+    frame::{Frame, GROUP, Hello, Welcome, batches, compare, list},
+    hlc::Now,
+    member::Identity,
+    model::NodeName,
+    record::RecordId,
+};
+use rand::RngExt;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+};
+
+/// Between two periodic exchanges with a random member, in milliseconds; also between two tries of seeds whose nodes
+/// are not up.
+const PERIOD: u64 = 10_000;
+/// Between two tries of the seeds while alone.
+const ALONE: u64 = 1_000;
+/// How long a suspect has to answer over TCP.
+const CONFIRM: u64 = 1_500;
+/// How long an exchange may be silent.
+const SILENCE: u64 = 10_000;
+/// Exchanges that this node has begun, at most; suspects may use as many again.
+const MAX_OUTGOING: usize = 8;
+/// Exchanges that peers have begun, at most.
+const MAX_INCOMING: usize = 64;
+/// Members that came up and wait for an exchange; beyond it the periodic one serves them.
+const MAX_MET: usize = 3;
+/// From so many learned records on, gossip leaves passing them on to further exchanges.
+const BULK: usize = 64;
+
+/// The exchanges of one node.
+#[derive(Debug)]
+pub(super) struct Exchanges {
+    running: BTreeMap<ExchangeId, Exchange>,
+    next: u64,
+    seeds: Vec<Seed>,
+    next_seed: usize,
+    /// When to exchange with a random member, and how often soon.
+    periodic_at: u64,
+    seed_at: u64,
+    soon: u8,
+    met: VecDeque<Identity>,
+    done: u64,
+    failed: u64,
+}
+
+#[derive(Debug)]
+struct Seed {
+    text: String,
+    /// Who answered there last.
+    answered: Option<NodeName>,
+}
+
+#[derive(Debug)]
+struct Exchange {
+    role: Role,
+    deadline: u64,
+    learned: usize,
+}
+
+#[derive(Debug)]
+enum Role {
+    /// This node began it.
+    Initiator {
+        to: Option<Identity>,
+        seed: Option<usize>,
+        /// The suspect that is tried.
+        confirm: Option<SocketAddr>,
+        /// Buckets still to compare; absent until the peer's hashes arrived.
+        todo: Option<VecDeque<u8>>,
+    },
+    /// A peer did, and said who it is or not yet.
+    Responder { greeted: bool },
+}
+
+impl Exchanges {
+    pub(super) fn new(seeds: &[String], now: u64) -> Exchanges {
+        let seed = |text: &String| Seed { text: text.clone(), answered: None };
+        Exchanges {
+            running: BTreeMap::new(),
+            next: 0,
+            seeds: seeds.iter().map(seed).collect(),
+            next_seed: 0,
+            periodic_at: now + PERIOD,
+            seed_at: now,
+            soon: 0,
+            met: VecDeque::new(),
+            done: 0,
+            failed: 0,
+        }
+    }
+
+    /// Run, and failed.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.done, self.failed)
+    }
+
+    /// Whether every seed turned out to be this node (or there is none).
+    pub(super) fn seeds_are_all(&self, me: &NodeName) -> bool {
+        self.seeds.iter().all(|seed| seed.answered.as_ref() == Some(me))
+    }
+
+    fn outgoing(&self) -> usize {
+        self.running.keys().filter(|id| id.0 < ExchangeId::ACCEPTED).count()
+    }
+}
+
+impl Node {
+    /// A member came up: exchange with it soon.
+    pub(super) fn meet(&mut self, id: Identity, _now: Now) {
+        let met = &mut self.exchanges.met;
+        if met.len() < MAX_MET && !met.contains(&id) {
+            met.push_back(id);
+        }
+    }
+
+    /// Begins the exchanges that must not wait: suspects, new members, overflow of gossip.
+    pub(super) fn start_exchanges(&mut self, now: Now) {
+        while self.exchanges.outgoing() < 2 * MAX_OUTGOING
+            && let Some(suspect) = self.membership.next_to_confirm()
+        {
+            let confirm = Some(suspect.addr);
+            self.begin(Target::Address(suspect.addr), Some(suspect), None, confirm, now);
+        }
+        if self.spread.take_overflowed() {
+            self.exchanges.soon = 3;
+            self.exchanges.periodic_at = self.exchanges.periodic_at.min(now.mono + 100);
+        }
+        while self.exchanges.outgoing() < MAX_OUTGOING
+            && let Some(id) = self.exchanges.met.pop_front()
+        {
+            if self.membership.peers().alive().contains(&id) {
+                self.begin(Target::Address(id.addr), Some(id), None, None, now);
+            }
+        }
+    }
+
+    /// Periodic exchanges, seeds, and the end of silent ones.
+    pub(super) fn exchange_tick(&mut self, now: Now) {
+        let late: Vec<_> = self
+            .exchanges
+            .running
+            .iter()
+            .filter(|(_, e)| e.deadline <= now.mono)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            self.fail(id, now);
+        }
+        if self.exchanges.periodic_at <= now.mono {
+            let wait = if self.exchanges.soon > 0 {
+                self.exchanges.soon -= 1;
+                700 + self.rng.random_range(0..600)
+            } else {
+                PERIOD * 9 / 10 + self.rng.random_range(0..PERIOD / 5)
+            };
+            self.exchanges.periodic_at = now.mono + wait;
+            if let Some(peer) = self.some_peers(1).pop()
+                && self.exchanges.outgoing() < MAX_OUTGOING
+            {
+                self.begin(Target::Address(peer.addr), Some(peer), None, None, now);
+            }
+        }
+        if self.exchanges.seed_at <= now.mono && !self.exchanges.seeds.is_empty() {
+            let alone = self.membership.peers().alive().is_empty();
+            let wait = if alone { ALONE } else { PERIOD };
+            self.exchanges.seed_at = now.mono + wait + self.rng.random_range(0..wait / 5);
+            self.try_seed(now);
+        }
+    }
+
+    /// Tries the next seed whose node is not up. Seeds are tried for ever: this is how a partition heals.
+    fn try_seed(&mut self, now: Now) {
+        let count = self.exchanges.seeds.len();
+        for step in 0..count {
+            let index = (self.exchanges.next_seed + step) % count;
+            let seed = &self.exchanges.seeds[index];
+            let known = seed.answered.as_ref();
+            let there = known.is_some_and(|n| *n == self.config.name || self.membership.peers().is_up(n));
+            if !there && self.exchanges.outgoing() < MAX_OUTGOING {
+                self.exchanges.next_seed = index + 1;
+                self.begin(Target::Seed(seed.text.clone()), None, Some(index), None, now);
+                return;
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        target: Target,
+        to: Option<Identity>,
+        seed: Option<usize>,
+        confirm: Option<SocketAddr>,
+        now: Now,
+    ) {
+        let id = ExchangeId(self.exchanges.next);
+        self.exchanges.next += 1;
+        let deadline = now.mono + if confirm.is_some() { CONFIRM } else { SILENCE };
+        let role = Role::Initiator { to, seed, confirm, todo: None };
+        self.exchanges.running.insert(id, Exchange { role, deadline, learned: 0 });
+        self.out.push(Output::Open(id, target));
+    }
+
+    pub(super) fn accepted(&mut self, id: ExchangeId, now: Now) {
+        let incoming = self.exchanges.running.len() - self.exchanges.outgoing();
+        if incoming >= MAX_INCOMING {
+            self.refuse("too many exchanges");
+            self.out.push(Output::Close(id));
+            return;
+        }
+        let role = Role::Responder { greeted: false };
+        self.exchanges.running.insert(id, Exchange { role, deadline: now.mono + SILENCE, learned: 0 });
+    }
+
+    pub(super) fn opened(&mut self, id: ExchangeId, _now: Now) {
+        let Some(Exchange { role: Role::Initiator { to, .. }, .. }) = self.exchanges.running.get(&id) else {
+            self.out.push(Output::Close(id));
+            return;
+        };
+        let to = to.clone();
+        let mut members = self.membership.state();
+        let mut message = Vec::new();
+        if let Some(to) = &to {
+            // A suspect learns of the suspicion and refutes it in its answer.
+            members.extend(self.membership.suspicion(to));
+            message = self.membership.announcement(to);
+        }
+        let from = self.membership.me().clone();
+        let hello = Hello { from, to: to.map(|id| id.name), members, message, root: self.store.root() };
+        self.out.push(Output::Frame(id, Frame::Hello(Box::new(hello)).encode()));
+    }
+
+    pub(super) fn frame(&mut self, id: ExchangeId, bytes: &[u8], now: Now) {
+        let Some(exchange) = self.exchanges.running.get_mut(&id) else {
+            self.out.push(Output::Close(id));
+            return;
+        };
+        exchange.deadline = exchange.deadline.max(now.mono + SILENCE);
+        let Ok(frame) = Frame::decode(bytes) else {
+            self.refuse("bad frame");
+            return self.fail(id, now);
+        };
+        let initiator = matches!(exchange.role, Role::Initiator { .. });
+        let greeted = match &exchange.role {
+            Role::Initiator { todo, .. } => todo.is_some(),
+            Role::Responder { greeted } => *greeted,
+        };
+        match (frame, initiator, greeted) {
+            (Frame::Hello(hello), false, false) => self.hello(id, *hello, now),
+            (Frame::Welcome(welcome), true, false) => self.welcome(id, *welcome, now),
+            (Frame::Listing(lists), false, true) => {
+                let (give, want) = compare(&self.store, lists);
+                let records = batches(give).into_iter().map(|f| f.encode());
+                let frames = records.chain([Frame::Want(want).encode()]);
+                self.out.extend(frames.map(|bytes| Output::Frame(id, bytes)));
+            }
+            (Frame::Want(keys), true, true) => {
+                let store = &self.store;
+                let ids = keys.into_iter().map(|(kind, key)| RecordId { kind, key: key.into() });
+                let records = ids.filter_map(|id| store.get(&id).cloned()).collect();
+                self.out.extend(batches(records).into_iter().map(|f| Output::Frame(id, f.encode())));
+                self.next_listing(id, now);
+            }
+            (Frame::Records(records), _, true) => {
+                let few = records.len() <= BULK;
+                let learned = records.into_iter().filter(|r| self.absorb(r.clone(), now, few)).count();
+                if let Some(exchange) = self.exchanges.running.get_mut(&id) {
+                    exchange.learned += learned;
+                }
+            }
+            (Frame::Done, false, true) => self.succeed(id, now),
+            _ => {
+                self.refuse("frame out of turn");
+                self.fail(id, now);
+            }
+        }
+    }
+
+    fn hello(&mut self, id: ExchangeId, hello: Hello, now: Now) {
+        if hello.to.as_ref().is_some_and(|to| *to != self.config.name) {
+            self.refuse("meant for another node");
+            return self.fail(id, now);
+        }
+        let theirs = hello.from.clone();
+        self.membership.apply(hello.members, now.mono);
+        let message = if hello.message.is_empty() || theirs.addr == self.config.addr {
+            None
+        } else {
+            self.membership.receive_over_tcp(&hello.message, &theirs, now.mono)
+        };
+        let buckets = (hello.root != self.store.root()).then(|| self.store.bucket_hashes());
+        let equal = buckets.is_none();
+        let welcome = Welcome {
+            from: self.membership.me().clone(),
+            members: self.membership.state(),
+            message: message.unwrap_or_default(),
+            buckets,
+        };
+        self.out.push(Output::Frame(id, Frame::Welcome(Box::new(welcome)).encode()));
+        if let Some(Exchange { role: Role::Responder { greeted }, .. }) = self.exchanges.running.get_mut(&id)
+        {
+            *greeted = true;
+        }
+        if equal && theirs.name != self.config.name {
+            self.synced = true;
+        }
+    }
+
+    fn welcome(&mut self, id: ExchangeId, welcome: Welcome, now: Now) {
+        let Welcome { from, members, message, buckets } = welcome;
+        self.membership.apply(members, now.mono);
+        if !message.is_empty() {
+            self.membership.receive(&message, now.mono);
+        }
+        let mine = self.store.bucket_hashes();
+        let differing = buckets.into_iter().flatten().zip(mine).enumerate().filter(|(_, (a, b))| a != b);
+        let differing: VecDeque<u8> = differing.filter_map(|(i, _)| u8::try_from(i).ok()).collect();
+        let Some(Exchange { role: Role::Initiator { seed, confirm, todo, .. }, .. }) =
+            self.exchanges.running.get_mut(&id)
+        else {
+            return;
+        };
+        *todo = Some(differing);
+        let (seed, confirm) = (*seed, confirm.take());
+        if let Some(seed) = seed.and_then(|i| self.exchanges.seeds.get_mut(i)) {
+            seed.answered = Some(from.name.clone());
+        }
+        if let Some(addr) = confirm {
+            self.membership.confirmed(addr, true, now.mono);
+        }
+        if from == *self.membership.me() {
+            // A seed that is this node itself.
+            return self.finish(id);
+        }
+        self.next_listing(id, now);
+    }
+
+    /// Lists the next buckets that differ, or ends the exchange.
+    fn next_listing(&mut self, id: ExchangeId, now: Now) {
+        let Some(Exchange { role: Role::Initiator { todo: Some(todo), .. }, .. }) =
+            self.exchanges.running.get_mut(&id)
+        else {
+            return;
+        };
+        let group: Vec<u8> = todo.drain(..todo.len().min(GROUP)).collect();
+        if group.is_empty() {
+            self.out.push(Output::Frame(id, Frame::Done.encode()));
+            return self.succeed(id, now);
+        }
+        let lists = list(&self.store, &group);
+        self.out.push(Output::Frame(id, Frame::Listing(lists).encode()));
+    }
+
+    fn succeed(&mut self, id: ExchangeId, now: Now) {
+        let learned = self.exchanges.running.get(&id).map_or(0, |e| e.learned);
+        if learned >= BULK {
+            // Others lack it too: find them sooner than the period.
+            self.exchanges.soon = self.exchanges.soon.max(1);
+            let soon = now.mono + 700 + self.rng.random_range(0..600);
+            self.exchanges.periodic_at = self.exchanges.periodic_at.min(soon);
+        }
+        self.synced = true;
+        self.exchanges.done += 1;
+        self.finish(id);
+    }
+
+    fn finish(&mut self, id: ExchangeId) {
+        if self.exchanges.running.remove(&id).is_some() {
+            self.out.push(Output::Close(id));
+        }
+    }
+
+    fn fail(&mut self, id: ExchangeId, now: Now) {
+        self.out.push(Output::Close(id));
+        self.closed(id, now);
+    }
+
+    pub(super) fn closed(&mut self, id: ExchangeId, now: Now) {
+        let Some(exchange) = self.exchanges.running.remove(&id) else { return };
+        if let Role::Initiator { confirm, .. } = exchange.role {
+            self.exchanges.done += 1;
+            self.exchanges.failed += 1;
+            if let Some(addr) = confirm {
+                self.membership.confirmed(addr, false, now.mono);
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! A whole node without I/O: `handle(input, now) -> outputs`. The shell and the simulation drive the same code.
+
+mod claiming;
+mod core;
+mod exchange;
+mod io;
+mod submit;
+
+pub use self::{
+    core::{Node, NodeConfig},
+    io::{ExchangeId, Input, Output, Target},
+};

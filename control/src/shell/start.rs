@@ -1,0 +1,132 @@
+//! Starting the control plane: everything that can be wrong is said here.
+
+use super::{
+    handle::{Clocks, ControlHandle, Shared},
+    keeper::Keeper,
+    stream::Streams,
+    task::Task,
+};
+use crate::{
+    api::{ControlConfig, ControlError},
+    keyring::{KeyError, Keyring},
+    node::{Node, NodeConfig},
+};
+use ring::rand::{SecureRandom, SystemRandom};
+use std::{net::SocketAddr, sync::Arc};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::{mpsc, watch},
+};
+
+/// Commands that wait for the task.
+const COMMANDS: usize = 64;
+/// Tries to find a port that is free for TCP and UDP alike, when the configuration leaves it open.
+const PORT_TRIES: usize = 16;
+
+/// The control plane of one node.
+#[derive(Debug)]
+pub struct Control;
+
+impl Control {
+    /// Starts it on the current tokio runtime. Joining goes on in the background, for ever.
+    ///
+    /// # Errors
+    /// [`ControlError`] naming the field, address or file, and the fix; then nothing runs.
+    pub async fn start(config: ControlConfig) -> Result<ControlHandle, ControlError> {
+        check(&config)?;
+        let ring = Arc::new(Keyring::new(&config.keys)?);
+        let clocks = Clocks::start();
+        let (keeper, records) = match &config.data_dir {
+            Some(dir) => {
+                let (keeper, records) = Keeper::open(dir, &config.node, clocks.now()).await?;
+                (Some(keeper), records)
+            }
+            None => (None, Vec::new()),
+        };
+        let (listener, socket) = bind(config.bind).await?;
+        let bound = listener.local_addr().map_err(|source| bind_error(config.bind, "tcp", source))?;
+        let mut address = config.advertise;
+        if address.port() == 0 {
+            address.set_port(bound.port());
+        }
+        let now = clocks.now();
+        let node = NodeConfig {
+            name: config.node,
+            addr: address,
+            info: config.info,
+            boot: now.wall,
+            seeds: config.seeds,
+            vip_cidrs: config.vip_cidrs,
+            dynamic_ports: config.dynamic_ports,
+            seed: u64::from_be_bytes(random()?),
+            sender: random()?,
+        };
+        let node = Node::with_records(node, Arc::clone(&ring), records, now)?;
+        let (publish, snapshots) = watch::channel(Arc::new(node.snapshot().clone()));
+        let node = Shared::new(node);
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let streams = Streams::start(listener, ring);
+        tokio::spawn(
+            Task { node: node.clone(), clocks, commands: received, socket, streams, publish, keeper }.run(),
+        );
+        Ok(ControlHandle { node, clocks, commands, snapshots, address })
+    }
+}
+
+fn check(config: &ControlConfig) -> Result<(), ControlError> {
+    let fail = |field, problem: String| Err(ControlError::Config { field, problem });
+    if config.advertise.ip().is_unspecified() {
+        return fail(
+            "advertise",
+            format!("{} is no address that others can dial: name one of this host", config.advertise.ip()),
+        );
+    }
+    for seed in &config.seeds {
+        let port = seed
+            .rsplit_once(':')
+            .and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok()).flatten());
+        if port.is_none_or(|p| p == 0) || seed.len() > 300 {
+            return fail("seeds", format!("`{seed}`: write host:port, as in node1:7946"));
+        }
+    }
+    for (i, network) in config.vip_cidrs.iter().enumerate() {
+        if config.vip_cidrs[..i].iter().any(|other| other.is_ipv4() == network.is_ipv4()) {
+            return fail("vip_cidrs", format!("{network}: at most one network per address family"));
+        }
+        if network.is_ipv4() && network.prefix() > 30 {
+            return fail("vip_cidrs", format!("{network} has no room for services: use /30 or wider"));
+        }
+    }
+    let name = config.node.as_str();
+    if config.info.version.len() > 256 {
+        return fail("info.version", format!("node {name}: longer than 256 bytes: shorten it"));
+    }
+    Ok(())
+}
+
+/// One port for TCP and UDP.
+async fn bind(address: SocketAddr) -> Result<(TcpListener, UdpSocket), ControlError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let listener =
+            TcpListener::bind(address).await.map_err(|source| bind_error(address, "tcp", source))?;
+        let bound = listener.local_addr().map_err(|source| bind_error(address, "tcp", source))?;
+        match UdpSocket::bind(bound).await {
+            Ok(socket) => return Ok((listener, socket)),
+            Err(_) if address.port() == 0 && tries < PORT_TRIES => {}
+            Err(source) => return Err(bind_error(address, "udp", source)),
+        }
+    }
+}
+
+fn bind_error(address: SocketAddr, protocol: &'static str, source: std::io::Error) -> ControlError {
+    ControlError::Bind { address, protocol, source }
+}
+
+/// Random bytes of the system.
+pub(super) fn random<const N: usize>() -> Result<[u8; N], KeyError> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| KeyError::NoRandom)?;
+    Ok(bytes)
+}

@@ -1,0 +1,236 @@
+//! TCP connections: accepting, connecting, sealing, limits and timeouts.
+
+use super::start::random;
+use crate::{
+    keyring::Keyring,
+    node::{ExchangeId, Input, Target},
+    session::{self, ANSWER, GREETING, Session},
+};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, lookup_host},
+    sync::{Semaphore, mpsc},
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
+
+/// Connections accepted at once; more wait in the kernel's queue.
+const MAX_ACCEPTED: usize = 64;
+/// Events of all connections that wait for the node: beyond it the connections wait.
+const EVENTS: usize = 64;
+/// Frames that wait to be sent on one connection; beyond it the connection is given up.
+const FRAMES: usize = 256;
+/// Addresses of one seed that are tried.
+const MAX_ADDRESSES: usize = 4;
+const CONNECT: Duration = Duration::from_secs(2);
+const GREET: Duration = Duration::from_secs(3);
+/// Longest silence while reading, and longest time to write one frame.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// What a connection tells the task: an input, and for accepted ones the way to send.
+pub(super) struct Event {
+    pub(super) input: Input,
+    pub(super) frames: Option<mpsc::Sender<Vec<u8>>>,
+}
+
+/// All connections of one node.
+pub(super) struct Streams {
+    pub(super) events: mpsc::Receiver<Event>,
+    sender: mpsc::Sender<Event>,
+    frames: HashMap<ExchangeId, mpsc::Sender<Vec<u8>>>,
+    tasks: JoinSet<()>,
+    acceptor: JoinHandle<()>,
+    ring: Arc<Keyring>,
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        self.acceptor.abort();
+    }
+}
+
+impl Streams {
+    /// Begins to accept.
+    pub(super) fn start(listener: TcpListener, ring: Arc<Keyring>) -> Streams {
+        let (sender, events) = mpsc::channel(EVENTS);
+        let acceptor = tokio::spawn(accept(listener, Arc::clone(&ring), sender.clone()));
+        Streams { events, sender, frames: HashMap::new(), tasks: JoinSet::new(), acceptor, ring }
+    }
+
+    /// Notes an accepted connection or the end of one.
+    pub(super) fn note(&mut self, event: Event) -> Input {
+        match (&event.input, event.frames) {
+            (Input::Accepted(id), Some(frames)) => {
+                self.frames.insert(*id, frames);
+            }
+            (Input::Closed(id), _) => {
+                self.frames.remove(id);
+            }
+            _ => {}
+        }
+        while self.tasks.try_join_next().is_some() {}
+        event.input
+    }
+
+    /// Connects; the node bounds how many.
+    pub(super) fn open(&mut self, id: ExchangeId, target: Target) {
+        let (frames, queued) = mpsc::channel(FRAMES);
+        self.frames.insert(id, frames);
+        let (ring, events) = (Arc::clone(&self.ring), self.sender.clone());
+        self.tasks.spawn(async move {
+            match connect(&target, &ring).await {
+                Ok((stream, session)) => {
+                    let opened = Event { input: Input::Opened(id), frames: None };
+                    if events.send(opened).await.is_ok() {
+                        run(stream, session, id, queued, &events).await;
+                    }
+                }
+                Err(error) => tracing::debug!(?target, %error, "no exchange"),
+            }
+            // An error means that the node is gone.
+            let _ = events.send(Event { input: Input::Closed(id), frames: None }).await;
+        });
+    }
+
+    /// Sends a frame; a peer that does not read loses its connection.
+    pub(super) fn send(&mut self, id: ExchangeId, frame: Vec<u8>) {
+        if let Some(frames) = self.frames.get(&id)
+            && frames.try_send(frame).is_err()
+        {
+            self.frames.remove(&id);
+        }
+    }
+
+    /// Closes after what is queued.
+    pub(super) fn close(&mut self, id: ExchangeId) {
+        self.frames.remove(&id);
+    }
+}
+
+async fn accept(listener: TcpListener, ring: Arc<Keyring>, events: mpsc::Sender<Event>) {
+    let slots = Arc::new(Semaphore::new(MAX_ACCEPTED));
+    let next = AtomicU64::new(ExchangeId::ACCEPTED);
+    let mut tasks = JoinSet::new();
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        while tasks.try_join_next().is_some() {}
+        let (mut stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept gossip connections; trying again");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+        };
+        let id = ExchangeId(next.fetch_add(1, Ordering::Relaxed));
+        let (ring, events) = (Arc::clone(&ring), events.clone());
+        tasks.spawn(async move {
+            let _slot = slot;
+            match timeout(GREET, answer(&mut stream, &ring)).await {
+                Ok(Ok(session)) => {
+                    let (frames, queued) = mpsc::channel(FRAMES);
+                    let accepted = Event { input: Input::Accepted(id), frames: Some(frames) };
+                    if events.send(accepted).await.is_ok() {
+                        run(stream, session, id, queued, &events).await;
+                        let _ = events.send(Event { input: Input::Closed(id), frames: None }).await;
+                    }
+                }
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "connection refused"),
+                Err(_) => tracing::debug!(%peer, "connection refused: it says nothing"),
+            }
+        });
+    }
+}
+
+async fn connect(target: &Target, ring: &Keyring) -> io::Result<(TcpStream, Session)> {
+    let addresses: Vec<SocketAddr> = match target {
+        Target::Address(address) => vec![*address],
+        Target::Seed(seed) => timeout(CONNECT, lookup_host(seed)).await??.take(MAX_ADDRESSES).collect(),
+    };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        let attempt = async {
+            let mut stream = TcpStream::connect(address).await?;
+            let session = greet(&mut stream, ring).await?;
+            io::Result::Ok((stream, session))
+        };
+        match timeout(CONNECT, attempt).await.map_err(io::Error::from).flatten() {
+            Ok(connected) => return Ok(connected),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn greet(stream: &mut TcpStream, ring: &Keyring) -> io::Result<Session> {
+    stream.set_nodelay(true)?;
+    let salt = random().map_err(io::Error::other)?;
+    stream.write_all(&session::greeting(ring, salt)).await?;
+    let mut answer = [0; ANSWER];
+    stream.read_exact(&mut answer).await?;
+    session::initiate(ring, salt, &answer).map_err(io::Error::other)
+}
+
+async fn answer(stream: &mut TcpStream, ring: &Keyring) -> io::Result<Session> {
+    stream.set_nodelay(true)?;
+    let mut greeting = [0; GREETING];
+    stream.read_exact(&mut greeting).await?;
+    let salt = random().map_err(io::Error::other)?;
+    let (answer, session) = session::respond(ring, &greeting, salt).map_err(io::Error::other)?;
+    stream.write_all(&answer).await?;
+    Ok(session)
+}
+
+/// Carries frames both ways until either side ends.
+async fn run(
+    mut stream: TcpStream,
+    session: Session,
+    id: ExchangeId,
+    mut queued: mpsc::Receiver<Vec<u8>>,
+    events: &mpsc::Sender<Event>,
+) {
+    let Session { mut send, mut receive } = session;
+    let (mut reader, mut writer) = stream.split();
+    let write = async {
+        while let Some(frame) = queued.recv().await {
+            let mut sealed = Vec::with_capacity(frame.len() + 32);
+            send.seal(&frame, &mut sealed).map_err(io::Error::other)?;
+            timeout(SILENCE, writer.write_all(&sealed)).await??;
+        }
+        writer.shutdown().await
+    };
+    let read = async {
+        loop {
+            let mut prefix = [0; 4];
+            timeout(SILENCE, reader.read_exact(&mut prefix)).await??;
+            let length = receive.length(prefix).map_err(io::Error::other)?;
+            // Grows with what arrives, not with what is promised.
+            let mut sealed = Vec::new();
+            let mut rest = (&mut reader).take(length as u64);
+            while sealed.len() < length {
+                if timeout(SILENCE, rest.read_buf(&mut sealed)).await?? == 0 {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+                }
+            }
+            let frame = receive.open(sealed).map_err(io::Error::other)?;
+            let event = Event { input: Input::Frame(id, frame), frames: None };
+            if events.send(event).await.is_err() {
+                return io::Result::Ok(());
+            }
+        }
+    };
+    let ended = tokio::select! { ended = write => ended, ended = read => ended };
+    if let Err(error) = ended {
+        tracing::trace!(?id, %error, "connection ended");
+    }
+}

@@ -1,0 +1,251 @@
+//! The record store: merge, bucket hashes kept up to date, tombstones and their end.
+
+use crate::{
+    hash::hash64,
+    hlc::Hlc,
+    record::{Record, RecordId, Writer},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+/// How many parts anti-entropy compares.
+pub(crate) const BUCKETS: usize = 256;
+/// Most records, live and deleted. Beyond it new keys are refused and counted; known ones still change.
+pub(crate) const MAX_RECORDS: usize = 1_000_000;
+/// How long a tombstone is kept, counted from the deletion's version, in milliseconds.
+pub(crate) const TOMBSTONE_LIFE: u64 = 24 * 3_600_000;
+
+/// What a merge did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Merge {
+    /// The record is now in force; what it replaced.
+    Applied(Option<Record>),
+    /// An equal or better record is known.
+    Stale,
+    /// A tombstone past its life: what it deleted may be gone here, so it would delete a later namesake elsewhere.
+    Expired,
+    /// The store is full.
+    Full,
+}
+
+/// All records of one node.
+#[derive(Debug)]
+pub(crate) struct Store {
+    buckets: Vec<Bucket>,
+    root: u64,
+    count: usize,
+    /// Tombstones by time of deletion.
+    graves: BTreeSet<(Hlc, RecordId)>,
+    /// One copy of each writer, shared by its records.
+    writers: HashSet<Arc<Writer>>,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    hash: u64,
+    records: BTreeMap<RecordId, Record>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store {
+            buckets: (0..BUCKETS).map(|_| Bucket::default()).collect(),
+            root: 0,
+            count: 0,
+            graves: BTreeSet::new(),
+            writers: HashSet::new(),
+        }
+    }
+}
+
+/// The bucket of an id.
+pub(crate) fn bucket_of(id: &RecordId) -> usize {
+    usize::from(hash64(&[&[id.kind], &id.key]).to_be_bytes()[0])
+}
+
+impl Store {
+    /// The record of an id, live or deleted.
+    pub(crate) fn get(&self, id: &RecordId) -> Option<&Record> {
+        self.buckets[bucket_of(id)].records.get(id)
+    }
+
+    /// The live record of an id.
+    pub(crate) fn live(&self, id: &RecordId) -> Option<&Record> {
+        self.get(id).filter(|r| !r.deleted)
+    }
+
+    /// Takes `record` if it beats what is known; O(log n).
+    pub(crate) fn merge(&mut self, mut record: Record, wall: u64) -> Merge {
+        if record.deleted && expired(record.version, wall) {
+            return Merge::Expired;
+        }
+        let bucket = &mut self.buckets[bucket_of(&record.id)];
+        let known = bucket.records.get(&record.id);
+        match known {
+            Some(known) if record.order(known).is_le() => return Merge::Stale,
+            None if self.count >= MAX_RECORDS => return Merge::Full,
+            _ => {}
+        }
+        match self.writers.get(&record.writer) {
+            Some(shared) => record.writer = Arc::clone(shared),
+            None => {
+                self.writers.insert(Arc::clone(&record.writer));
+            }
+        }
+        if let Some(known) = known {
+            // One copy of a key is enough.
+            record.id = known.id.clone();
+        }
+        let grave = record.deleted.then(|| (record.version, record.id.clone()));
+        bucket.hash ^= record.digest;
+        self.root ^= record.digest;
+        let old = bucket.records.insert(record.id.clone(), record);
+        match &old {
+            Some(old) => {
+                bucket.hash ^= old.digest;
+                self.root ^= old.digest;
+                if old.deleted {
+                    self.graves.remove(&(old.version, old.id.clone()));
+                }
+            }
+            None => self.count += 1,
+        }
+        // After the old one went: both may have one version.
+        self.graves.extend(grave);
+        Merge::Applied(old)
+    }
+
+    /// Forgets tombstones past their life; returns them.
+    pub(crate) fn collect(&mut self, wall: u64) -> Vec<Record> {
+        let mut gone = Vec::new();
+        while let Some((version, _)) = self.graves.first()
+            && expired(*version, wall)
+        {
+            let Some((_, id)) = self.graves.pop_first() else { break };
+            let bucket = &mut self.buckets[bucket_of(&id)];
+            if let Some(record) = bucket.records.remove(&id) {
+                bucket.hash ^= record.digest;
+                self.root ^= record.digest;
+                self.count -= 1;
+                gone.push(record);
+            }
+        }
+        if !gone.is_empty() {
+            self.writers.retain(|writer| Arc::strong_count(writer) > 1);
+        }
+        gone
+    }
+
+    /// Equal on two nodes exactly when their records are equal.
+    pub(crate) fn root(&self) -> u64 {
+        self.root
+    }
+
+    /// The hash of each bucket.
+    pub(crate) fn bucket_hashes(&self) -> Vec<u64> {
+        self.buckets.iter().map(|b| b.hash).collect()
+    }
+
+    /// The records of one bucket, by id; none for a number that is no bucket.
+    pub(crate) fn bucket(&self, bucket: usize) -> impl Iterator<Item = &Record> {
+        self.buckets.get(bucket).into_iter().flat_map(|b| b.records.values())
+    }
+
+    /// Every record, live and deleted.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.buckets.iter().flat_map(|b| b.records.values())
+    }
+
+    /// How many records are live and how many are tombstones.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.count - self.graves.len(), self.graves.len())
+    }
+}
+
+fn expired(deleted_at: Hlc, wall: u64) -> bool {
+    deleted_at.millis().saturating_add(TOMBSTONE_LIFE) < wall
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::plain;
+    use proptest::prelude::*;
+
+    const NOW: u64 = TOMBSTONE_LIFE * 3;
+
+    fn at(ms: u64) -> u64 {
+        (NOW + ms) << 16
+    }
+
+    #[test]
+    fn the_newest_stays_and_hashes_follow() {
+        let (mut a, mut b) = (Store::default(), Store::default());
+        let (old, new) = (plain("k", at(1), "n1", false, "old"), plain("k", at(2), "n1", false, "new"));
+        assert_eq!(a.merge(old.clone(), NOW), Merge::Applied(None));
+        assert_eq!(a.merge(new.clone(), NOW), Merge::Applied(Some(old.clone())));
+        assert_eq!(a.merge(old.clone(), NOW), Merge::Stale);
+        assert_eq!(b.merge(new, NOW), Merge::Applied(None));
+        assert_eq!((a.root(), a.bucket_hashes()), (b.root(), b.bucket_hashes()));
+        assert_eq!(a.counts(), (1, 0));
+    }
+
+    #[test]
+    fn tombstones_end_after_a_day_and_never_come_back() {
+        let mut store = Store::default();
+        let grave = plain("k", at(0), "n1", true, "");
+        assert_eq!(store.merge(grave.clone(), NOW), Merge::Applied(None));
+        assert_eq!(store.counts(), (0, 1));
+        assert!(store.collect(NOW + TOMBSTONE_LIFE).is_empty());
+        assert_eq!(store.collect(NOW + TOMBSTONE_LIFE + 1), [grave.clone()]);
+        assert_eq!((store.root(), store.counts()), (0, (0, 0)));
+        assert_eq!(store.merge(grave, NOW + TOMBSTONE_LIFE + 1), Merge::Expired);
+    }
+
+    fn records() -> impl Strategy<Value = Vec<Record>> {
+        let one = (0..4u8, 0..4u64, 0..3u8, any::<bool>(), 0..3u8).prop_map(|(k, v, n, deleted, value)| {
+            let mut r = plain(&format!("k{k}"), at(v), &format!("n{n}"), deleted, &"v".repeat(value.into()));
+            if k == 3 {
+                // A claim, whose rank comes first.
+                let mut claim = vec![0, v as u8 % 2, 0, 0, 0, 0, 0, 0, 0, value];
+                claim
+                    .extend(postcard::to_stdvec(&crate::claim::Held::Address([10, 0, 0, n].into())).unwrap());
+                r.id.kind = crate::key::CLAIM;
+                r = Record::new(r.id, r.version, r.writer, deleted, claim.into());
+            }
+            r
+        });
+        proptest::collection::vec(one, 0..12)
+    }
+
+    fn merged<'a>(records: impl Iterator<Item = &'a Record>) -> Store {
+        let mut store = Store::default();
+        records.for_each(|r| {
+            store.merge(r.clone(), NOW);
+        });
+        store
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+        #[test]
+        fn order_and_repetition_do_not_matter(list in records(), split in 0..12usize) {
+            let forward = merged(list.iter());
+            let backward = merged(list.iter().rev().chain(list.iter()));
+            prop_assert_eq!(forward.root(), backward.root());
+            prop_assert!(forward.iter().eq(backward.iter()));
+            // Associative: two stores merged into one.
+            let (left, right) = list.split_at(split.min(list.len()));
+            let (left, right) = (merged(left.iter()), merged(right.iter()));
+            let both = merged(right.iter().chain(left.iter()));
+            prop_assert_eq!(forward.root(), both.root());
+            // The hashes kept up to date are those of the content.
+            let root = both.iter().fold(0, |hash, r| hash ^ r.digest);
+            prop_assert_eq!(both.root(), root);
+            prop_assert_eq!(both.counts().1, both.iter().filter(|r| r.deleted).count());
+        }
+    }
+}

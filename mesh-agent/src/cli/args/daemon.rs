@@ -1,0 +1,75 @@
+//! Arguments of what runs here rather than asks an agent.
+
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// `run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// The configuration file
+    #[arg(long, short, value_name = "FILE", env = "MESH_CONFIG")]
+    pub config: PathBuf,
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `demo`.
+#[derive(Args, Clone, Debug)]
+pub struct DemoArgs {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub nodes: u8,
+    /// First of the ports that the demo publishes and listens on; the demo's own choice when absent
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=60000))]
+    pub base_port: Option<u16>,
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Whether `--json` was given, which is a flag of every command.
+    #[arg(skip)]
+    pub json: bool,
+}
+
+/// `config …`.
+#[derive(Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Check a configuration file without starting anything
+    #[command(
+        after_help = "Exits 64 naming file, line, key and fix when it is wrong.\n\nExample:\n  mesh-agent config check /etc/mesh-agent/config.yaml"
+    )]
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+/// `key …`.
+#[derive(Subcommand, Debug)]
+pub enum KeyCommand {
+    /// Print a new random key: 32 bytes in base64, for `keyring` and token files
+    #[command(after_help = "Example:\n  umask 077; mesh-agent key generate > /etc/mesh-agent/cluster.key")]
+    Generate,
+}
+
+/// How the agent logs.
+#[derive(Args, Clone, Debug, Default)]
+pub struct LogArgs {
+    /// Form of the logs on stderr; text on a terminal and logfmt elsewhere when absent
+    #[arg(long, value_name = "FORMAT", env = "MESH_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged, as `info` or `info,mesh_control=debug`
+    #[arg(long, value_name = "FILTER", env = "MESH_LOG")]
+    pub log: Option<String>,
+}
+
+/// Forms of logs.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// key=value pairs
+    Logfmt,
+    /// One JSON object a line
+    Json,
+}

@@ -1,0 +1,198 @@
+//! The arguments, as clap reads them.
+
+mod daemon;
+mod endpoint;
+mod service;
+
+pub use daemon::{ConfigCommand, DemoArgs, KeyCommand, LogArgs, LogFormat, RunArgs};
+pub use endpoint::{AddArgs, DrainArgs, EndpointCommand, RemoveEndpointArgs};
+pub use service::{ApplyArgs, PublishArgs, Published, ServiceCommand, UnpublishArgs};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// A routing mesh for Linux hosts: one agent per node answers service names, gives every service a virtual IP and
+/// balances connections over the mesh.
+#[derive(Parser, Debug)]
+#[command(name = "mesh-agent", version, max_term_width = 100, after_help = EXIT_CODES,
+    subcommand_required = true, arg_required_else_help = false, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  done
+   1  the agent refused or failed; `status`: not ready
+   2  not found: no such service, endpoint, node, name or frontend
+  64  wrong usage or configuration
+  65  the input was refused, as a malformed service file
+  66  an input file cannot be read
+  69  no agent answers
+  75  timed out, or a part of the agent is not there yet: try again
+  77  not allowed: token missing or wrong";
+
+/// What every command takes.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Where the agent's admin API is: unix:/PATH or http://HOST:PORT
+    #[arg(long, global = true, env = "MESH_ADMIN", default_value = "unix:/run/mesh-agent/admin.sock")]
+    pub admin: String,
+    /// File with the API's bearer token
+    #[arg(long, global = true, env = "MESH_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// JSON on stdout, for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the agent of this node
+    #[command(after_help = "Example:\n  mesh-agent run --config /etc/mesh-agent/config.yaml")]
+    Run(RunArgs),
+    /// Bring up a mesh of several nodes on this machine, without privileges
+    #[command(after_help = "Examples:\n  mesh-agent demo\n  mesh-agent demo --nodes 5 --json")]
+    Demo(DemoArgs),
+    /// Work with configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Work with cluster keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Show how the agent stands
+    #[command(
+        after_help = "Exits 1 while the agent is not ready.\n\nExamples:\n  mesh-agent status\n  mesh-agent status --wait=30s\n  mesh-agent status --json | jq .endpoints"
+    )]
+    Status(StatusArgs),
+    /// Services: list, inspect, apply, remove, publish
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Endpoints: list, add, remove, drain
+    #[command(subcommand)]
+    Endpoint(EndpointCommand),
+    /// Show the nodes of the mesh, or drain this one
+    #[command(
+        after_help = "Examples:\n  mesh-agent nodes\n  mesh-agent nodes drain n1\n  mesh-agent nodes undrain n1"
+    )]
+    Nodes(NodesArgs),
+    /// Ask this node's DNS server
+    #[command(subcommand)]
+    Dns(DnsCommand),
+    /// Explain where a new connection would go, and which objects say so
+    #[command(
+        after_help = "Exits 2 when nothing listens there.\n\nExamples:\n  mesh-agent why 10.96.0.7:80\n  mesh-agent why 192.0.2.1:5353 --protocol udp --from 192.0.2.99"
+    )]
+    Why(WhyArgs),
+    /// Show what the data plane still has to change
+    #[command(after_help = "Example:\n  mesh-agent plan")]
+    Plan,
+    /// Print a completion script
+    #[command(after_help = "Example:\n  mesh-agent completion bash > /etc/bash_completion.d/mesh-agent")]
+    Completion {
+        /// For which shell
+        shell: Shell,
+    },
+    /// Print the version
+    #[command(after_help = "Example:\n  mesh-agent version --json")]
+    Version,
+}
+
+/// `status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Wait until the agent is ready, at most this long
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+        default_missing_value = "60s", value_parser = duration)]
+    pub wait: Option<Duration>,
+}
+
+/// `nodes`.
+#[derive(Args, Debug)]
+pub struct NodesArgs {
+    /// What to do; a list when absent.
+    #[command(subcommand)]
+    pub command: Option<NodesCommand>,
+}
+
+/// `nodes …`.
+#[derive(Subcommand, Debug)]
+pub enum NodesCommand {
+    /// List the nodes
+    #[command(after_help = "Example:\n  mesh-agent nodes ls")]
+    Ls,
+    /// Let this node's endpoints take no new flow
+    #[command(after_help = "Example:\n  mesh-agent nodes drain n1")]
+    Drain {
+        /// The node whose agent is asked
+        node: String,
+    },
+    /// Take a drain back
+    #[command(after_help = "Example:\n  mesh-agent nodes undrain n1")]
+    Undrain {
+        /// The node whose agent is asked
+        node: String,
+    },
+}
+
+/// `dns …`.
+#[derive(Subcommand, Debug)]
+pub enum DnsCommand {
+    /// Ask for a name
+    #[command(
+        after_help = "Exits 2 when the name does not exist.\n\nExamples:\n  mesh-agent dns query web.cluster\n  mesh-agent dns query tasks.web.cluster\n  mesh-agent dns query _http._tcp.web.cluster --type SRV"
+    )]
+    Query {
+        /// The name
+        name: String,
+        /// Record type
+        #[arg(long = "type", value_name = "TYPE", default_value = "A")]
+        record_type: String,
+    },
+}
+
+/// `why`.
+#[derive(Args, Debug)]
+pub struct WhyArgs {
+    /// What the client dials
+    #[arg(value_name = "IP:PORT")]
+    pub destination: SocketAddr,
+    /// tcp or udp
+    #[arg(long, default_value = "tcp", value_parser = ["tcp", "udp"])]
+    pub protocol: String,
+    /// The client's address; affinity and hashing depend on it
+    #[arg(long, value_name = "IP")]
+    pub from: Option<IpAddr>,
+}
+
+/// Shells with a completion script.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shell {
+    /// GNU bash
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
+}
+
+/// A duration, as `30s`, `2m` or a plain number of seconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<u32>().map(|s| Duration::from_secs(u64::from(s)));
+    let parsed = parsed.or_else(|_| humantime::parse_duration(text));
+    match parsed {
+        Ok(d) if d <= Duration::from_secs(86_400) => Ok(d),
+        Ok(_) => Err("at most 24h".to_owned()),
+        Err(_) => Err("write 30s, 2m or 500ms".to_owned()),
+    }
+}

@@ -1,0 +1,160 @@
+//! `service …`.
+
+use super::format::{age, done, port};
+use crate::{
+    admin::{
+        encode,
+        wire::{Applied, Done, PublishBody, ServiceDetail, ServicesJson},
+    },
+    cli::{
+        args::{ApplyArgs, ServiceCommand},
+        client::Client,
+        exit::{Code, Failure},
+        output::{Output, Table, clean},
+    },
+};
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+pub(super) async fn run(client: &Client, command: ServiceCommand, output: Output) -> Result<(), Failure> {
+    match command {
+        ServiceCommand::Ls => list(client, output).await,
+        ServiceCommand::Inspect { name } => inspect(client, &name, output).await,
+        ServiceCommand::Apply(args) => apply(client, &args, output).await,
+        ServiceCommand::Rm { name } => {
+            let path = format!("/v1/services/{}", encode(&name));
+            done(output, &client.call::<Done>("DELETE", &path, None).await?)
+        }
+        ServiceCommand::Publish(args) => {
+            let path = format!("/v1/services/{}/publish", encode(&args.name));
+            let body = PublishBody {
+                published: args.port.published,
+                target: args.port.target,
+                protocol: Some(args.port.protocol),
+                mode: Some(args.mode),
+            };
+            done(output, &client.send::<_, Done>("POST", &path, &body).await?)
+        }
+        ServiceCommand::Unpublish(args) => {
+            let Some(published) = &args.port.published else {
+                let text = "`auto` names no port that could be closed";
+                return Err(Failure::new(Code::Usage, text).fix("`service inspect` shows the port"));
+            };
+            let path = format!(
+                "/v1/services/{}/publish?port={}&protocol={}",
+                encode(&args.name),
+                encode(published),
+                args.port.protocol
+            );
+            done(output, &client.call::<Done>("DELETE", &path, None).await?)
+        }
+    }
+}
+
+async fn list(client: &Client, output: Output) -> Result<(), Failure> {
+    let list: ServicesJson = client.get("/v1/services").await?;
+    if output.json {
+        return output.json(&list);
+    }
+    let mut table = Table::new(&["SERVICE", "VIP", "PORTS", "READY", "SCHEDULER", "DECLARED BY"]);
+    for s in &list.services {
+        let vips = if s.endpoint_mode == "dnsrr" { "dnsrr".to_owned() } else { s.vips.join(",") };
+        let conflict = if s.overruled.is_empty() { "" } else { " (conflict)" };
+        table.row(vec![
+            s.service.clone(),
+            vips,
+            s.ports.iter().map(port).collect::<Vec<_>>().join(", "),
+            format!("{}/{}", s.endpoints_ready, s.endpoints_total),
+            s.scheduler.clone(),
+            format!("{}{conflict}", s.origins.join(",")),
+        ]);
+    }
+    output.table(&table)
+}
+
+async fn inspect(client: &Client, name: &str, output: Output) -> Result<(), Failure> {
+    let detail: ServiceDetail = client.get(&format!("/v1/services/{}", encode(name))).await?;
+    if output.json {
+        return output.json(&detail);
+    }
+    output.print(&describe(&detail))?;
+    output.print("\n")?;
+    output.table(&super::endpoint::table(&detail.endpoints, false))
+}
+
+fn describe(detail: &ServiceDetail) -> String {
+    let s = &detail.service;
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        if !value.is_empty() {
+            let _ = writeln!(text, "{name:<13} {}", clean(value));
+        }
+    };
+    line("service", &s.service);
+    line("mode", &s.endpoint_mode);
+    line("vip", &s.vips.join(", "));
+    for p in &s.ports {
+        let name = p.name.as_ref().map(|n| format!(" ({n})")).unwrap_or_default();
+        let proxy = if p.proxy_protocol { ", PROXY protocol" } else { "" };
+        line("port", &format!("{}{name}{proxy}", port(p)));
+    }
+    line("scheduler", &s.scheduler);
+    line("affinity", &s.affinity_seconds.map(age).unwrap_or_default());
+    line("locality", &s.locality);
+    line("no backend", &s.no_backend);
+    line("drain", &age(s.drain_seconds));
+    line("health", s.health.as_deref().unwrap_or("not checked"));
+    line("connections", &s.max_connections.map(|n| format!("at most {n} a backend")).unwrap_or_default());
+    line("aliases", &s.aliases.join(", "));
+    for (key, value) in &s.labels {
+        line("label", &format!("{key}={value}"));
+    }
+    line("declared by", &s.origins.join(", "));
+    if !s.overruled.is_empty() {
+        line("conflict", &format!("the declarations of {} differ and are overruled", s.overruled.join(", ")));
+    }
+    if s.endpoints_hidden > 0 {
+        line("hidden", &format!("{} endpoints of nodes that are down", s.endpoints_hidden));
+    }
+    text
+}
+
+/// As much as the agent takes.
+const MOST: u64 = 1 << 20;
+
+async fn apply(client: &Client, args: &ApplyArgs, output: Output) -> Result<(), Failure> {
+    let text = read(&args.file)?;
+    let path = if args.dry_run { "/v1/services?dry_run=true" } else { "/v1/services" };
+    let body = Some(("application/yaml", text.into()));
+    let applied: Applied = client.call("PUT", path, body).await.map_err(|mut failure| {
+        if failure.code == Code::Data {
+            failure.message = format!("{}: {}", args.file.display(), failure.message);
+        }
+        failure
+    })?;
+    if output.json {
+        return output.json(&applied);
+    }
+    let verb = if applied.dry_run { "is right" } else { "is declared" };
+    let lines = applied.services.iter().map(|s| format!("service {} {verb}\n", clean(s)));
+    output.print(&lines.collect::<String>())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let fail = |e: io::Error| Failure::new(Code::NoInput, format!("{}: {e}", path.display()));
+    let mut text = Vec::new();
+    if path == Path::new("-") {
+        io::stdin().lock().take(MOST + 1).read_to_end(&mut text).map_err(fail)?;
+    } else {
+        File::open(path).and_then(|f| f.take(MOST + 1).read_to_end(&mut text)).map_err(fail)?;
+    }
+    if text.len() as u64 > MOST {
+        let message = format!("{} is larger than {MOST} bytes", path.display());
+        return Err(Failure::new(Code::Data, message).fix("apply the services in several files"));
+    }
+    Ok(text)
+}

@@ -1,0 +1,74 @@
+//! One endpoint of this node: what its source says, what the checks say, whether it drains. Pure.
+
+use super::local::{SourceId, Verdict};
+use mesh_control::model::Endpoint;
+
+/// What is known of an endpoint's health.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Health {
+    /// Nothing checks it: ready as its source declares.
+    Unchecked,
+    /// A check has not succeeded yet: not ready.
+    Waiting,
+    /// The last verdict.
+    Checked(Verdict),
+}
+
+impl Health {
+    fn allows(self) -> bool {
+        matches!(self, Health::Unchecked | Health::Checked(Verdict::Healthy))
+    }
+}
+
+/// An endpoint as the writer keeps it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Instance {
+    /// Who brought it.
+    pub(super) source: SourceId,
+    /// As the source says.
+    pub(super) said: Endpoint,
+    /// As the checks say.
+    pub(super) health: Health,
+    /// Its source no longer mentions it: removed at this unix time in milliseconds.
+    pub(super) leaving: Option<u64>,
+    /// An operator drains it; old flows are reset at this unix time in milliseconds.
+    pub(super) drained: Option<u64>,
+}
+
+impl Instance {
+    pub(super) fn new(source: SourceId, said: Endpoint, health: Health) -> Self {
+        Instance { source, said, health, leaving: None, drained: None }
+    }
+
+    /// Takes a new word of its source. Another address or port is another process: its health is `fresh`.
+    pub(super) fn say(&mut self, source: &SourceId, said: &Endpoint, fresh: Health) {
+        if self.said.addresses != said.addresses || self.said.ports != said.ports {
+            self.health = fresh;
+        }
+        self.source = source.clone();
+        self.said = said.clone();
+        self.leaving = None;
+    }
+
+    /// What the mesh is told.
+    pub(super) fn announced(&self) -> Endpoint {
+        let mut e = self.said.clone();
+        let deadline = match (self.leaving, self.drained) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        match deadline {
+            Some(deadline) => {
+                e.ready = false;
+                e.serving = true;
+                e.terminating = true;
+                e.drain_until = Some(deadline);
+            }
+            None => {
+                e.ready &= self.health.allows();
+                e.serving &= self.health.allows();
+            }
+        }
+        e
+    }
+}
