@@ -59,7 +59,11 @@ impl Load {
         let target = self.seen().answered + more;
         crate::until(&format!("{more} more answers"), crate::BOUND, || async {
             let seen = self.seen();
-            if seen.answered >= target { Ok(()) } else { Err(format!("{} of {target}, {:?}", seen.answered, seen.failed)) }
+            if seen.answered >= target {
+                Ok(())
+            } else {
+                Err(format!("{} of {target}, {:?}", seen.answered, seen.failed))
+            }
         })
         .await;
     }

@@ -87,7 +87,10 @@ impl Node {
         let stream = UnixStream::connect(&self.place.socket).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let (status, body) = timeout(PATIENCE, exchange(stream, request.as_bytes())).await??;
-        Ok((status, serde_json::from_str(&body).with_context(|| format!("{path} answered {status}: {body}"))?))
+        Ok((
+            status,
+            serde_json::from_str(&body).with_context(|| format!("{path} answered {status}: {body}"))?,
+        ))
     }
 
     /// The text of a path of the metrics listener, as `/metrics` or `/readyz`, with its status.
@@ -151,8 +154,11 @@ where
     let text = String::from_utf8_lossy(&bytes);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { bail!("no HTTP answer: {text:?}") };
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).context("no status")?;
-    let body =
-        if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { dechunk(body)? } else { body.to_owned() };
+    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        dechunk(body)?
+    } else {
+        body.to_owned()
+    };
     Ok((status, body))
 }
 

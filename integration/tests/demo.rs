@@ -34,7 +34,10 @@ impl Demo {
 
     async fn line(&mut self) -> String {
         let mut line = String::new();
-        timeout(Duration::from_secs(90), self.out.read_line(&mut line)).await.expect("the demo says nothing").unwrap();
+        timeout(Duration::from_secs(90), self.out.read_line(&mut line))
+            .await
+            .expect("the demo says nothing")
+            .unwrap();
         line
     }
 
@@ -82,7 +85,8 @@ async fn the_json_line_is_true_and_a_signal_removes_everything() {
         assert_eq!(met, all, "through {node}");
         assert!(alive(node["pid"].as_u64().unwrap()));
         let metrics = text(node, "metrics");
-        let at: SocketAddr = metrics.trim_start_matches("http://").trim_end_matches("/metrics").parse().unwrap();
+        let at: SocketAddr =
+            metrics.trim_start_matches("http://").trim_end_matches("/metrics").parse().unwrap();
         let (status, body) = mesh_integration::http_get(at, "/metrics").await.unwrap();
         assert_eq!(status, 200);
         assert!(body.contains("mesh_build_info"), "{body}");
@@ -148,7 +152,8 @@ async fn a_taken_port_is_named_and_nothing_is_left() -> Result<()> {
 async fn agents_end_with_a_demo_that_is_killed() -> Result<()> {
     let mut demo = Demo::start(&["--nodes", "2", "--json"]);
     let told: Value = serde_json::from_str(&demo.line().await)?;
-    let pids: Vec<u64> = told["nodes"].as_array().context("nodes")?.iter().filter_map(|n| n["pid"].as_u64()).collect();
+    let pids: Vec<u64> =
+        told["nodes"].as_array().context("nodes")?.iter().filter_map(|n| n["pid"].as_u64()).collect();
     demo.signal(rustix::process::Signal::KILL);
     demo.child.wait().await?;
     until("the agents end too", BOUND, || async {

@@ -122,7 +122,10 @@ async fn a_malformed_config_exits_64_names_the_line_and_starts_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mesh.yaml");
     let gossip: SocketAddr = (net.address(0, 1), 7946).into();
-    let text = format!("node: {{name: n1, address: {}}}\ncluster:\n  bind: {gossip}\n  bnid: 3\nvip_cidr: [10.0.0.0/99]\n", net.address(0, 1));
+    let text = format!(
+        "node: {{name: n1, address: {}}}\ncluster:\n  bind: {gossip}\n  bnid: 3\nvip_cidr: [10.0.0.0/99]\n",
+        net.address(0, 1)
+    );
     std::fs::write(&path, text).unwrap();
     for arguments in [vec!["config", "check"], vec!["run", "--config"]] {
         let output = tokio::process::Command::new(agent_binary!())

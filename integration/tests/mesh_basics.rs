@@ -59,7 +59,11 @@ async fn names_follow_the_rules_of_dns() {
     until_endpoints(&node, "tasks.whoami.cluster", mesh.layout.services[0].instances.len()).await;
 
     let aaaa = node.dig("whoami.cluster", "AAAA", &[]).await.unwrap();
-    assert_eq!((aaaa.status.as_str(), aaaa.answers.len()), ("NOERROR", 0), "no IPv6 VIP is NODATA, not NXDOMAIN");
+    assert_eq!(
+        (aaaa.status.as_str(), aaaa.answers.len()),
+        ("NOERROR", 0),
+        "no IPv6 VIP is NODATA, not NXDOMAIN"
+    );
     assert_eq!(aaaa.authority, ["SOA"]);
     let unknown = node.dig("nobody.cluster", "A", &[]).await.unwrap();
     assert_eq!((unknown.status.as_str(), unknown.authority), ("NXDOMAIN", vec!["SOA".to_owned()]));

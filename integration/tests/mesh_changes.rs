@@ -12,7 +12,9 @@ async fn a_killed_node_leaves_and_returns_with_the_same_vips() {
     let mut mesh = Mesh::of(3).start(agent_binary!()).await.unwrap();
     mesh.until_ready().await;
     let instances = mesh.layout.services[0].instances.clone();
-    let own = |node: &str| instances.iter().filter(|i| i.node == node).map(|i| i.address.to_string()).collect::<Vec<_>>();
+    let own = |node: &str| {
+        instances.iter().filter(|i| i.node == node).map(|i| i.address.to_string()).collect::<Vec<_>>()
+    };
     let (nodes, before) = (mesh.nodes(), own("node-1"));
     for node in &nodes {
         until("all instances are known", BOUND, || async {

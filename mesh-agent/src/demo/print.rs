@@ -29,7 +29,8 @@ pub fn json(layout: &Layout, running: &Running) -> Value {
         })
     };
     let service = |s: &Service| {
-        let instance = |i: &super::layout::Instance| json!({"name": i.name, "node": i.node, "address": i.address});
+        let instance =
+            |i: &super::layout::Instance| json!({"name": i.name, "node": i.node, "address": i.address});
         json!({
             "name": s.name,
             "vip": running.vips.get(s.name),
@@ -66,18 +67,25 @@ pub fn text(layout: &Layout, running: &Running, exe: &Path) -> String {
     let (first, last) = (&layout.nodes[0], &layout.nodes[layout.nodes.len() - 1]);
     for s in &layout.services {
         let vip = running.vips.get(s.name).map_or_else(|| "-".to_owned(), IpAddr::to_string);
-        line(format!("\n{} ({}): VIP {vip}:{}, published on every node as {}", s.name, s.protocol, s.port, s.published));
+        line(format!(
+            "\n{} ({}): VIP {vip}:{}, published on every node as {}",
+            s.name, s.protocol, s.port, s.published
+        ));
         line(format!("  dig +short @{} -p {} {}.cluster", first.dns().ip(), first.dns().port(), s.name));
         line(format!("  dig +short @{} -p {} tasks.{}.cluster", last.dns().ip(), last.dns().port(), s.name));
         if s.protocol == "tcp" {
             line(format!("  curl http://{vip}:{}/", s.port));
             for n in &layout.nodes {
-                let none = if s.instances.iter().any(|i| i.node == n.name) { "" } else { "   # no instance here" };
+                let none =
+                    if s.instances.iter().any(|i| i.node == n.name) { "" } else { "   # no instance here" };
                 line(format!("  curl http://{}:{}/{none}", n.address, s.published));
             }
         } else {
             line(format!("  bash -c 'exec 3<>/dev/udp/{vip}/{}; echo hello >&3; head -n1 <&3'", s.port));
-            line(format!("  bash -c 'exec 3<>/dev/udp/{}/{}; echo hello >&3; head -n1 <&3'", last.address, s.published));
+            line(format!(
+                "  bash -c 'exec 3<>/dev/udp/{}/{}; echo hello >&3; head -n1 <&3'",
+                last.address, s.published
+            ));
         }
     }
     line("\nLook inside:".to_owned());
@@ -87,7 +95,10 @@ pub fn text(layout: &Layout, running: &Running, exe: &Path) -> String {
     line("\nTry:".to_owned());
     line(format!("  edit {}    (saved is applied, on all nodes)", layout.service_file.display()));
     if let (true, Some(pid)) = (layout.nodes.len() > 1, running.pids.get(&first.name)) {
-        line(format!("  kill -9 {pid}    ({}'s instances leave within seconds; it is started again after a while)", first.name));
+        line(format!(
+            "  kill -9 {pid}    ({}'s instances leave within seconds; it is started again after a while)",
+            first.name
+        ));
     }
     line("\nCtrl-C removes everything.".to_owned());
     out
@@ -106,7 +117,13 @@ mod tests {
         running.pids.insert("node-1".into(), 42);
         running.vips.insert("whoami".into(), "127.77.128.9".parse().unwrap());
         let text = text(&layout, &running, Path::new("mesh-agent"));
-        for part in ["node-3", "no instance here", "curl http://127.77.128.9:8000/", "kill -9 42", "tasks.echo.cluster"] {
+        for part in [
+            "node-3",
+            "no instance here",
+            "curl http://127.77.128.9:8000/",
+            "kill -9 42",
+            "tasks.echo.cluster",
+        ] {
             assert!(text.contains(part), "{part:?} is missing in {text}");
         }
         let json = json(&layout, &running);

@@ -46,7 +46,8 @@ struct Folder(PathBuf);
 impl Folder {
     fn create() -> Result<Folder, DemoError> {
         let path = std::env::temp_dir().join(format!("mesh-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&path).map_err(|e| DemoError::System("cannot create a folder for the demo", e))?;
+        std::fs::create_dir_all(&path)
+            .map_err(|e| DemoError::System("cannot create a folder for the demo", e))?;
         Ok(Folder(path))
     }
 }
@@ -71,7 +72,8 @@ pub async fn run(options: &Options, exe: &Path) -> Result<(), DemoError> {
     if !taken.is_empty() {
         return Err(DemoError::Taken(taken));
     }
-    write_files(&layout, &mesh_control::generate_key())
+    let key = mesh_control::generate_key().map_err(|e| DemoError::NotReady(e.to_string()))?;
+    write_files(&layout, &key)
         .map_err(|e| DemoError::System("cannot write the demo's files", e))?;
     let _instances =
         Instances::start(&layout).await.map_err(|e| DemoError::System("cannot start an instance", e))?;
@@ -158,10 +160,14 @@ impl Agents<'_> {
                     let log = std::fs::read_to_string(&node.log).unwrap_or_default();
                     let tail: Vec<&str> = log.lines().rev().take(12).collect();
                     let tail: Vec<&str> = tail.into_iter().rev().collect();
-                    return Err(DemoError::NotReady(format!("{} ended ({status}):\n{}", node.name, tail.join("\n"))));
+                    return Err(DemoError::NotReady(format!(
+                        "{} ended ({status}):\n{}",
+                        node.name,
+                        tail.join("\n")
+                    )));
                 }
             }
-            let asked = timeout(Duration::from_secs(5), ready::ask(self.layout)).await;
+            let asked = timeout(Duration::from_secs(5), ready::ask(self.layout, self.exe)).await;
             let missing = match asked {
                 Ok(Ok(running)) => return Ok(running),
                 Ok(Err(missing)) => missing,

@@ -1,0 +1,91 @@
+//! From the configuration to what each part is started with. Pure.
+
+use crate::{
+    admin,
+    config::{self, Config},
+    dataplane::userspace::UserspaceConfig,
+    plan::{NodeFacts, Policy},
+};
+use mesh_control::{ControlConfig, model::NodeInfo};
+use std::path::PathBuf;
+
+/// What this node says of itself.
+pub(super) fn info(config: &Config) -> NodeInfo {
+    NodeInfo {
+        addresses: config.node.addresses,
+        zone: config.node.zone.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        draining: false,
+    }
+}
+
+pub(super) fn control(config: &Config) -> ControlConfig {
+    let cluster = &config.cluster;
+    ControlConfig {
+        node: config.node.name.clone(),
+        info: info(config),
+        bind: cluster.bind,
+        advertise: cluster.advertise,
+        seeds: cluster.join.clone(),
+        keys: cluster.keys.iter().map(|key| key.expose().to_owned()).collect(),
+        vip_cidrs: config.vip_cidr.clone(),
+        dynamic_ports: config.dynamic_ports,
+        data_dir: cluster.data_dir.clone(),
+    }
+}
+
+pub(super) fn node_facts(config: &Config) -> NodeFacts {
+    NodeFacts { name: config.node.name.clone(), zone: config.node.zone.clone() }
+}
+
+pub(super) fn policy(config: &Config) -> Policy {
+    Policy { publish: config.publish.addresses.clone(), ..Policy::default() }
+}
+
+pub(super) fn userspace(config: &Config) -> UserspaceConfig {
+    let chosen = &config.userspace;
+    UserspaceConfig {
+        workers: chosen.workers.unwrap_or(0),
+        max_flows: chosen.max_flows,
+        udp_idle: chosen.udp_idle_timeout,
+        tcp_idle: chosen.tcp_idle_timeout,
+        connect_timeout: chosen.connect_timeout,
+        ..UserspaceConfig::default()
+    }
+}
+
+/// `None` while DNS is switched off.
+pub(super) fn dns(config: &Config) -> Option<mesh_dns::DnsConfig> {
+    let chosen = &config.dns;
+    chosen.enabled.then(|| mesh_dns::DnsConfig {
+        listen: chosen.listen.clone(),
+        domain: config.domain.clone(),
+        ttl: chosen.ttl,
+        negative_ttl: chosen.ttl,
+        upstreams: match &chosen.upstreams {
+            config::Upstreams::System => mesh_dns::Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf")),
+            config::Upstreams::List(servers) if servers.is_empty() => mesh_dns::Upstreams::None,
+            config::Upstreams::List(servers) => mesh_dns::Upstreams::List(servers.clone()),
+        },
+        local_reverse: config.vip_cidr.clone(),
+        limits: mesh_dns::Limits::default(),
+    })
+}
+
+pub(super) fn admin(config: &Config) -> admin::AdminConfig {
+    let chosen = &config.admin;
+    admin::AdminConfig {
+        unix: chosen.socket.clone(),
+        tcp: chosen.listen.map(|listen| admin::TcpConfig {
+            listen,
+            token: chosen.token.clone(),
+            tls: chosen.tls.as_ref().map(|tls| admin::TlsConfig {
+                cert: tls.cert.clone(),
+                key: tls.key.clone(),
+                client_ca: tls.client_ca.clone(),
+            }),
+        }),
+        metrics: config.metrics.listen,
+        limits: admin::Limits::default(),
+    }
+}
