@@ -1,0 +1,144 @@
+//! What the server is told at its start, and why it may refuse to.
+
+use crate::zone::ZoneError;
+use ipnetwork::IpNetwork;
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+
+/// How to start a [`crate::DnsServer`].
+#[derive(Clone, Debug)]
+pub struct DnsConfig {
+    /// Where to listen, UDP and TCP on each. Specific addresses only: from a wildcard a reply could leave by another
+    /// address than the one asked. Port 0 takes a free port, the same for both protocols.
+    pub listen: Vec<SocketAddr>,
+    /// The zone, as `cluster`.
+    pub domain: String,
+    /// Seconds an answer may be kept where the service's `ttl` says nothing.
+    pub ttl: u32,
+    /// Seconds a negative answer may be kept.
+    pub negative_ttl: u32,
+    /// Who answers all other names.
+    pub upstreams: Upstreams,
+    /// Networks (the VIP ranges) whose reverse names are answered here also where no address is in use, so that they
+    /// never reach an upstream.
+    pub local_reverse: Vec<IpNetwork>,
+    /// Bounds on memory and time.
+    pub limits: Limits,
+}
+
+impl Default for DnsConfig {
+    /// Zone `cluster`, TTLs of 5 s, upstreams of `/etc/resolv.conf`, and nowhere to listen yet.
+    fn default() -> Self {
+        DnsConfig {
+            listen: Vec::new(),
+            domain: "cluster".to_owned(),
+            ttl: 5,
+            negative_ttl: 5,
+            upstreams: Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf")),
+            local_reverse: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Where names that are not ours are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upstreams {
+    /// Nowhere: such names are REFUSED.
+    None,
+    /// These servers, in this order.
+    List(Vec<SocketAddr>),
+    /// The `nameserver` lines of this file, read once at the start (resolv.conf(5)); a missing file or one without
+    /// such a line is as `None`.
+    ResolvConf(PathBuf),
+}
+
+/// Bounds. The defaults suit one node with some hundred containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// TCP connections open at once, over all addresses; more are closed as they come.
+    pub tcp_connections: usize,
+    /// How long a TCP connection may take for its next whole query, and for reading one answer.
+    pub tcp_idle: Duration,
+    /// Queries being forwarded at once; more are REFUSED.
+    pub forwards: usize,
+    /// How long one upstream may take before the next is tried.
+    pub forward_try: Duration,
+    /// How long all tries of one query may take; then SERVFAIL.
+    pub forward_total: Duration,
+    /// How long a failed upstream is skipped; doubled with every failure in a row, up to ten times as long.
+    pub upstream_holdoff: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            tcp_connections: 256,
+            tcp_idle: Duration::from_secs(10),
+            forwards: 512,
+            forward_try: Duration::from_secs(1),
+            // Below the 5 s after which the libc resolvers ask again.
+            forward_total: Duration::from_secs(4),
+            upstream_holdoff: Duration::from_secs(3),
+        }
+    }
+}
+
+/// Why the server did not start; nothing keeps listening then.
+#[derive(Debug, thiserror::Error)]
+pub enum DnsError {
+    /// The domain is none.
+    #[error(transparent)]
+    Domain(#[from] ZoneError),
+    /// Nothing to listen on.
+    #[error("listen: no address given: name at least one, as 127.0.0.1:53")]
+    NowhereToListen,
+    /// A wildcard address.
+    #[error(
+        "listen: `{0}` is a wildcard: name the addresses one by one, so that replies leave from the one asked"
+    )]
+    Wildcard(SocketAddr),
+    /// The address cannot be had.
+    #[error("listen: cannot use {address} for {protocol} (port {}): {source}: {fix}", address.port())]
+    Bind {
+        /// The address as configured.
+        address: SocketAddr,
+        /// `UDP` or `TCP`.
+        protocol: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+        /// What probably helps.
+        fix: &'static str,
+    },
+    /// An upstream is this server.
+    #[error(
+        "upstreams: {0} is an address this server listens on, queries would go round in circles: leave it out"
+    )]
+    Loop(SocketAddr),
+    /// A limit that leaves nothing working.
+    #[error("limits: {field} is 0: use at least 1")]
+    Limit {
+        /// The field's name.
+        field: &'static str,
+    },
+    /// The metrics are registered already.
+    #[error("metrics: {0}: use one registry for each server")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl DnsError {
+    pub(crate) fn bind(address: SocketAddr, protocol: &'static str, source: io::Error) -> Self {
+        let fix = match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                "another process (often systemd-resolved or dnsmasq) holds it: stop that, or listen on another address or port"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need root or CAP_NET_BIND_SERVICE: grant it, or use a higher port"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "no interface of this host has the address: add it, or use another"
+            }
+            _ => "use another address or port",
+        };
+        DnsError::Bind { address, protocol, source, fix }
+    }
+}

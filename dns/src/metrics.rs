@@ -1,0 +1,160 @@
+//! What the server counts. Every label has a bounded set of values, whatever clients send.
+
+use hickory_proto::{op::ResponseCode, rr::RecordType};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use std::{net::IpAddr, time::Duration};
+
+/// The transport of a client's query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// The record types that are counted under their own name.
+const TYPES: [(RecordType, &str); 12] = [
+    (RecordType::A, "A"),
+    (RecordType::AAAA, "AAAA"),
+    (RecordType::SRV, "SRV"),
+    (RecordType::PTR, "PTR"),
+    (RecordType::TXT, "TXT"),
+    (RecordType::SOA, "SOA"),
+    (RecordType::NS, "NS"),
+    (RecordType::CNAME, "CNAME"),
+    (RecordType::MX, "MX"),
+    (RecordType::HTTPS, "HTTPS"),
+    (RecordType::SVCB, "SVCB"),
+    (RecordType::ANY, "ANY"),
+];
+
+/// How a query that got no reply ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    /// Shorter than a header, or itself a response.
+    NotAQuery,
+    /// A TCP connection above the limit.
+    TooManyConnections,
+    /// The socket took no reply.
+    SendFailed,
+}
+
+impl Dropped {
+    fn as_str(self) -> &'static str {
+        match self {
+            Dropped::NotAQuery => "not_a_query",
+            Dropped::TooManyConnections => "too_many_connections",
+            Dropped::SendFailed => "send_failed",
+        }
+    }
+}
+
+/// The server's metrics.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    requests: IntCounterVec,
+    responses: IntCounterVec,
+    duration: Histogram,
+    forwards: IntCounterVec,
+    forward_failures: IntCounterVec,
+    dropped: IntCounterVec,
+    pub(crate) forward_overload: IntCounter,
+    pub(crate) tcp_connections: IntGauge,
+    pub(crate) view_revision: IntGauge,
+    pub(crate) view_services: IntGauge,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(format!("mesh_dns_{name}"), help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let gauge = |name: &str, help: &str| {
+            let metric = IntGauge::new(format!("mesh_dns_{name}"), help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let overload = IntCounter::new(
+            "mesh_dns_forward_overload_total",
+            "Queries refused because too many were being forwarded.",
+        )?;
+        registry.register(Box::new(overload.clone()))?;
+        let buckets = prometheus::exponential_buckets(0.000_025, 4.0, 10)?;
+        let duration = Histogram::with_opts(
+            HistogramOpts::new(
+                "mesh_dns_request_duration_seconds",
+                "Time from a query's arrival to its reply, forwarded ones included.",
+            )
+            .buckets(buckets),
+        )?;
+        registry.register(Box::new(duration.clone()))?;
+        Ok(Metrics {
+            requests: counters(
+                "requests_total",
+                "Queries by transport, address family and type.",
+                &["protocol", "family", "type"],
+            )?,
+            responses: counters("responses_total", "Replies by response code.", &["rcode"])?,
+            duration,
+            forwards: counters(
+                "forwards_total",
+                "Replies of upstreams by response code.",
+                &["upstream", "rcode"],
+            )?,
+            forward_failures: counters(
+                "forward_failures_total",
+                "Tries of an upstream that brought no reply.",
+                &["upstream", "reason"],
+            )?,
+            dropped: counters("dropped_total", "Packets and connections without a reply.", &["reason"])?,
+            forward_overload: overload,
+            tcp_connections: gauge("tcp_connections", "Open TCP connections.")?,
+            view_revision: gauge("view_revision", "Revision of the snapshot that is answered from.")?,
+            view_services: gauge("view_services", "Services that have names.")?,
+        })
+    }
+
+    /// Counts a query. `kind` is absent when the question could not be read.
+    pub(crate) fn request(&self, transport: Transport, client: IpAddr, kind: Option<RecordType>) {
+        let protocol = match transport {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+        };
+        let family = if client.is_ipv4() { "ipv4" } else { "ipv6" };
+        let kind = TYPES.iter().find(|(t, _)| Some(*t) == kind).map_or("other", |(_, name)| name);
+        self.requests.with_label_values(&[protocol, family, kind]).inc();
+    }
+
+    pub(crate) fn response(&self, rcode: ResponseCode, took: Duration) {
+        self.responses.with_label_values(&[code(rcode)]).inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn dropped(&self, reason: Dropped) {
+        self.dropped.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    pub(crate) fn forwarded(&self, upstream: &str, rcode: ResponseCode) {
+        self.forwards.with_label_values(&[upstream, code(rcode)]).inc();
+    }
+
+    pub(crate) fn forward_failed(&self, upstream: &str, reason: &str) {
+        self.forward_failures.with_label_values(&[upstream, reason]).inc();
+    }
+}
+
+/// A response code as `dig` writes it.
+pub(crate) fn code(rcode: ResponseCode) -> &'static str {
+    match rcode {
+        ResponseCode::NoError => "NOERROR",
+        ResponseCode::FormErr => "FORMERR",
+        ResponseCode::ServFail => "SERVFAIL",
+        ResponseCode::NXDomain => "NXDOMAIN",
+        ResponseCode::NotImp => "NOTIMP",
+        ResponseCode::Refused => "REFUSED",
+        ResponseCode::NotAuth => "NOTAUTH",
+        ResponseCode::BADVERS | ResponseCode::BADSIG => "BADVERS",
+        _ => "other",
+    }
+}

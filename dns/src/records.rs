@@ -1,0 +1,183 @@
+//! Records: from addresses, ports and names to what goes into a section.
+
+use crate::{
+    index::{AddressList, Entry, Owner},
+    view::DnsView,
+    zone::Zone,
+};
+use hickory_proto::rr::{
+    Name, RData, Record, RecordType,
+    rdata::{A, AAAA, HINFO, NS, PTR, SOA, SRV, TXT},
+};
+use imbl::OrdSet;
+use mesh_control::model::{Addresses, DEFAULT_NAMESPACE, EndpointMode, EndpointView, ServiceKey};
+use std::{collections::HashSet, net::IpAddr};
+
+/// Most records of one answer: what a TCP message of 65,535 octets holds whatever their kind. A larger service
+/// answers as many of its endpoints, beginning at the rotation's start, so that all are seen in turn.
+pub(crate) const MAX_ANSWERS: usize = 1000;
+
+/// Most names of one address: a node's address can be that of very many endpoints.
+const MAX_POINTERS: usize = 16;
+
+/// Most ports a TXT record tells.
+const MAX_TXT_PORTS: usize = 64;
+
+/// `list` from position `seed` on and around.
+fn rotated<T>(list: &[T], seed: u64) -> impl Iterator<Item = &T> {
+    let len = list.len().max(1);
+    let start = usize::try_from(seed % len as u64).unwrap_or(0);
+    list[start..].iter().chain(&list[..start])
+}
+
+/// The A or AAAA records of `lists`, one list after the other, each rotated.
+pub(crate) fn addresses(
+    owner: &Name,
+    ttl: u32,
+    kind: RecordType,
+    lists: &[&AddressList],
+    seed: u64,
+) -> Vec<Record> {
+    let record = |data| Record::from_rdata(owner.clone(), ttl, data);
+    let all = lists.iter();
+    match kind {
+        RecordType::A => all
+            .flat_map(|l| rotated(&l.v4, seed))
+            .take(MAX_ANSWERS)
+            .map(|a| record(RData::A(A(*a))))
+            .collect(),
+        RecordType::AAAA => all
+            .flat_map(|l| rotated(&l.v6, seed))
+            .take(MAX_ANSWERS)
+            .map(|a| record(RData::AAAA(AAAA(*a))))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The record of one address.
+pub(crate) fn address(owner: &Name, ttl: u32, address: IpAddr) -> Record {
+    let data = match address {
+        IpAddr::V4(a) => RData::A(A(a)),
+        IpAddr::V6(a) => RData::AAAA(AAAA(a)),
+    };
+    Record::from_rdata(owner.clone(), ttl, data)
+}
+
+/// The addresses of the family that `kind` asks for.
+pub(crate) fn one(owner: &Name, ttl: u32, kind: RecordType, of: Addresses) -> Vec<Record> {
+    let wanted = |a: &IpAddr| kind == if a.is_ipv4() { RecordType::A } else { RecordType::AAAA };
+    of.iter().filter(wanted).map(|a| address(owner, ttl, a)).collect()
+}
+
+/// One SRV record that names the service itself, with its VIPs to go into the additional section.
+pub(crate) fn srv_of_service(
+    owner: &Name,
+    ttl: u32,
+    zone: &Zone,
+    entry: &Entry,
+    port: u16,
+) -> (Vec<Record>, Vec<Record>) {
+    let target = zone.service(entry.key());
+    let vips = entry.view.vips.iter().map(|a| address(&target, ttl, a)).collect();
+    (vec![Record::from_rdata(owner.clone(), ttl, RData::SRV(SRV::new(0, 0, port, target)))], vips)
+}
+
+/// One SRV record for each ready instance, its weight the endpoint's, and the instances' addresses.
+pub(crate) fn srv_of_instances(
+    owner: &Name,
+    ttl: u32,
+    (view, zone): (&DnsView, &Zone),
+    (entry, target_port): (&Entry, u16),
+    seed: u64,
+) -> (Vec<Record>, Vec<Record>) {
+    let ready: Vec<&EndpointView> = entry.ready().collect();
+    let (mut answers, mut additional) = (Vec::new(), Vec::new());
+    let (mut seen, mut named) = (HashSet::new(), HashSet::new());
+    for e in rotated(&ready, seed).map(|e| &e.endpoint).take(MAX_ANSWERS) {
+        let target = instance_name(view, zone, entry.key(), e.instance.as_str());
+        let port = e.port_for(target_port);
+        if seen.insert((&e.instance, port, e.weight)) {
+            let data = RData::SRV(SRV::new(0, e.weight, port, target.clone()));
+            answers.push(Record::from_rdata(owner.clone(), ttl, data));
+        }
+        for a in e.addresses.iter().filter(|a| named.insert((&e.instance, *a))) {
+            additional.push(address(&target, ttl, a));
+        }
+    }
+    (answers, additional)
+}
+
+/// `INSTANCE.NAME`, with the namespace where that alone would mean something else.
+pub(crate) fn instance_name(view: &DnsView, zone: &Zone, key: &ServiceKey, instance: &str) -> Name {
+    let (name, namespace) = (key.name.as_str(), key.namespace.as_str());
+    // `a.b` is service `a` of namespace `b` before it is instance `a` of service `b`.
+    if namespace == DEFAULT_NAMESPACE && view.service(name, instance).is_none() {
+        zone.below([instance, name])
+    } else {
+        zone.below([instance, name, namespace])
+    }
+}
+
+/// The names of one address, services first.
+pub(crate) fn pointers(
+    owner: &Name,
+    default_ttl: u32,
+    view: &DnsView,
+    zone: &Zone,
+    owners: &OrdSet<Owner>,
+) -> Vec<Record> {
+    let record = |who: &Owner| {
+        let (key, name) = match who {
+            Owner::Vip(key) => (key, zone.service(key)),
+            Owner::Instance(key, instance) => (key, instance_name(view, zone, key, instance.as_str())),
+        };
+        let entry = view.service(key.namespace.as_str(), key.name.as_str());
+        let ttl = entry.and_then(|e| e.view.spec.ttl).unwrap_or(default_ttl);
+        Record::from_rdata(owner.clone(), ttl, RData::PTR(PTR(name)))
+    };
+    owners.iter().take(MAX_POINTERS).map(record).collect()
+}
+
+/// What a service is, one `key=value` a string: namespace, mode, and each port as `port=NAME:NUMBER/PROTOCOL`.
+pub(crate) fn text(owner: &Name, ttl: u32, entry: &Entry) -> Record {
+    let spec = &entry.view.spec;
+    let mode = match spec.endpoint_mode {
+        EndpointMode::Vip => "vip",
+        EndpointMode::Dnsrr => "dnsrr",
+    };
+    let mut strings = vec![
+        format!("service={}", entry.key().name),
+        format!("namespace={}", entry.key().namespace),
+        format!("mode={mode}"),
+    ];
+    strings.extend(spec.ports.iter().take(MAX_TXT_PORTS).map(|p| match &p.name {
+        Some(name) => format!("port={name}:{}/{}", p.port, p.protocol),
+        None => format!("port={}/{}", p.port, p.protocol),
+    }));
+    Record::from_rdata(owner.clone(), ttl, RData::TXT(TXT::new(strings)))
+}
+
+/// What ANY gets: one synthesised HINFO (RFC 8482 section 4.2).
+pub(crate) fn minimal_any(owner: &Name, ttl: u32) -> Record {
+    Record::from_rdata(owner.clone(), ttl, RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())))
+}
+
+/// The NS record of the apex.
+pub(crate) fn name_server(owner: &Name, ttl: u32, host: Name) -> Record {
+    Record::from_rdata(owner.clone(), ttl, RData::NS(NS(host)))
+}
+
+/// The SOA of `apex`. Its TTL and MINIMUM are how long a negative answer may be kept (RFC 2308 section 5); the
+/// serial is the snapshot's revision, modulo 2^32.
+pub(crate) fn start_of_authority(
+    apex: &Name,
+    negative_ttl: u32,
+    zone: &Zone,
+    host: Name,
+    revision: u64,
+) -> Record {
+    let serial = u32::try_from(revision & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+    let soa = SOA::new(host, zone.below(["hostmaster"]), serial, 60, 60, 600, negative_ttl);
+    Record::from_rdata(apex.clone(), negative_ttl, RData::SOA(soa))
+}

@@ -1,0 +1,238 @@
+//! The server: sockets around the pure parts.
+//!
+//! UDP has a loop of our own, a task for each address, that answers what is ours in place and gives only forwards a
+//! task, within a bound (hickory's UDP server spawns a task for each packet, without one). TCP has an accept loop of
+//! our own too, because hickory's has no cap on connections and reads whatever length a client announces for a
+//! message; requests are parsed and replies built by hickory-server on both.
+
+mod bind;
+mod lookup;
+mod respond;
+mod tcp;
+mod udp;
+
+pub use lookup::{AnswerSource, LookupError, LookupRecord, LookupReply};
+
+use crate::{
+    answer::AnswerOptions,
+    config::{DnsConfig, DnsError, Limits, Upstreams},
+    forward::{Forwarder, nameservers},
+    metrics::Metrics,
+    view::DnsView,
+    zone::Zone,
+};
+use arc_swap::ArcSwap;
+use bind::Bound;
+use hickory_proto::rr::RecordType;
+use mesh_control::model::Snapshot;
+use respond::Responder;
+use std::{net::SocketAddr, sync::Arc};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::{JoinHandle, JoinSet},
+};
+
+/// The embedded DNS server.
+#[derive(Debug)]
+pub struct DnsServer;
+
+impl DnsServer {
+    /// Binds every address and serves until the handle is shut down or dropped. The first snapshot is indexed before
+    /// the first query is read, and each later one as the channel brings it. Must run inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`DnsError`] naming the field, the value and the likely fix; nothing is left listening.
+    pub async fn start(
+        config: DnsConfig,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        registry: &prometheus::Registry,
+    ) -> Result<DnsHandle, DnsError> {
+        let zone = Zone::new(&config.domain)?;
+        check(&config)?;
+        let bound = bind::all(&config.listen)?;
+        let addresses: Vec<SocketAddr> = bound.iter().map(|b| b.address).collect();
+        let upstreams = upstreams(&config.upstreams, &addresses)?;
+        let metrics = Metrics::register(registry)?;
+        let options = AnswerOptions {
+            zone,
+            ttl: config.ttl,
+            negative_ttl: config.negative_ttl,
+            name_servers: addresses.iter().map(SocketAddr::ip).collect(),
+            local_reverse: config.local_reverse,
+        };
+        let view = DnsView::new(&snapshots.borrow().clone());
+        show(&metrics, &view);
+        let view = Arc::new(ArcSwap::from_pointee(view));
+        let forwarder = Arc::new(Forwarder::new(&upstreams, &config.limits, metrics.clone()));
+        let responder =
+            Arc::new(Responder::new(Arc::clone(&view), options, Arc::clone(&forwarder), metrics.clone()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow(snapshots, Arc::clone(&view), metrics));
+        let permits = Arc::new(Semaphore::new(config.limits.tcp_connections));
+        for Bound { udp, tcp, .. } in bound {
+            tasks.spawn(udp::serve(udp, Arc::clone(&responder)));
+            tasks.spawn(tcp::serve(
+                tcp,
+                Arc::clone(&responder),
+                Arc::clone(&permits),
+                config.limits.tcp_idle,
+            ));
+        }
+        tracing::info!(?addresses, ?upstreams, domain = %config.domain, "DNS answers");
+        Ok(DnsHandle { addresses, view, responder, tasks: supervise(tasks) })
+    }
+}
+
+/// A running server. Dropping it stops the server as [`DnsHandle::shutdown`] does, without waiting.
+#[derive(Debug)]
+pub struct DnsHandle {
+    addresses: Vec<SocketAddr>,
+    view: Arc<ArcSwap<DnsView>>,
+    responder: Arc<Responder>,
+    tasks: Supervised,
+}
+
+impl DnsHandle {
+    /// Where it listens, UDP and TCP, in the order of the configuration, port 0 resolved.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The revision of the snapshot that the very next query is answered from.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.view.load().revision()
+    }
+
+    /// Answers like the server does, for people: our names from the view, others from the upstreams. A name without
+    /// a dot is taken below the zone. `kind` is a type's mnemonic (`A`, `srv`) or `TYPE65`.
+    ///
+    /// # Errors
+    /// [`LookupError`] when the name or type is none, or no upstream answered.
+    pub async fn query(&self, name: &str, kind: &str) -> Result<LookupReply, LookupError> {
+        lookup::query(&self.responder, name, kind).await
+    }
+
+    /// Stops listening and waits until every socket is closed; queries under way get no reply.
+    pub async fn shutdown(mut self) {
+        self.tasks.stop().await;
+    }
+}
+
+/// The task that owns all others.
+#[derive(Debug)]
+struct Supervised {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Supervised {
+    async fn stop(&mut self) {
+        self.stop.send_replace(true);
+        // It cannot be cancelled from elsewhere and does not panic: nothing to report.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        self.task.abort();
+    }
+}
+
+fn supervise(mut tasks: JoinSet<()>) -> Supervised {
+    let (stop, mut stopped) = watch::channel(false);
+    let task = tokio::spawn(async move {
+        // An error means that the handle is gone, which stops the server as well.
+        let _ = stopped.wait_for(|stop| *stop).await;
+        tasks.shutdown().await;
+    });
+    Supervised { stop, task }
+}
+
+/// Swaps in the view of each new snapshot.
+async fn follow(
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    live: Arc<ArcSwap<DnsView>>,
+    metrics: Metrics,
+) {
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        let current = live.load_full();
+        if snapshot.revision != current.revision() {
+            let next = if current.needs_rebuild(&snapshot) {
+                // Everything anew takes a while with many services: not on a thread that answers queries.
+                match tokio::task::spawn_blocking(move || DnsView::new(&snapshot)).await {
+                    Ok(view) => view,
+                    Err(_) => return,
+                }
+            } else {
+                current.updated(&snapshot)
+            };
+            show(&metrics, &next);
+            live.store(Arc::new(next));
+        }
+        if snapshots.changed().await.is_err() {
+            // The control plane is gone; what was known last is answered on.
+            return;
+        }
+    }
+}
+
+fn show(metrics: &Metrics, view: &DnsView) {
+    metrics.view_revision.set(i64::try_from(view.revision()).unwrap_or(i64::MAX));
+    metrics.view_services.set(i64::try_from(view.services()).unwrap_or(i64::MAX));
+}
+
+fn check(config: &DnsConfig) -> Result<(), DnsError> {
+    if config.listen.is_empty() {
+        return Err(DnsError::NowhereToListen);
+    }
+    if let Some(wildcard) = config.listen.iter().find(|a| a.ip().is_unspecified()) {
+        return Err(DnsError::Wildcard(*wildcard));
+    }
+    let Limits { tcp_connections, tcp_idle, forwards, forward_try, forward_total, .. } = config.limits;
+    for (field, zero) in [
+        ("tcp_connections", tcp_connections == 0),
+        ("tcp_idle", tcp_idle.is_zero()),
+        ("forwards", forwards == 0),
+        ("forward_try", forward_try.is_zero()),
+        ("forward_total", forward_total.is_zero()),
+    ] {
+        if zero {
+            return Err(DnsError::Limit { field });
+        }
+    }
+    Ok(())
+}
+
+/// Who is asked. This server itself never is: named in the configuration it is an error, found in a resolv.conf (a
+/// host that uses us as its resolver) it is left out.
+fn upstreams(wanted: &Upstreams, own: &[SocketAddr]) -> Result<Vec<SocketAddr>, DnsError> {
+    match wanted {
+        Upstreams::None => Ok(Vec::new()),
+        Upstreams::List(list) => match list.iter().find(|a| own.contains(a)) {
+            Some(own) => Err(DnsError::Loop(*own)),
+            None => Ok(list.clone()),
+        },
+        Upstreams::ResolvConf(path) => {
+            let (ours, others): (Vec<_>, Vec<_>) =
+                nameservers(path).into_iter().partition(|a| own.contains(a));
+            if !ours.is_empty() {
+                tracing::warn!(path = %path.display(), ?ours, "left out as upstream: it is this server");
+            }
+            Ok(others)
+        }
+    }
+}
+
+/// A record type from its mnemonic or `TYPE65` (RFC 3597 section 5).
+fn record_type(text: &str) -> Option<RecordType> {
+    let text = text.to_ascii_uppercase();
+    match text.strip_prefix("TYPE") {
+        Some(number) => number.parse::<u16>().ok().map(RecordType::from),
+        None => text.parse().ok(),
+    }
+}

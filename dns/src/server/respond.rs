@@ -1,0 +1,140 @@
+//! From a packet to its reply, the same for both transports.
+
+use crate::{
+    answer::{Answer, AnswerOptions, Question, answer},
+    encode::{self, Screened},
+    forward::{ForwardError, Forwarded, Forwarder, Permit},
+    metrics::{Dropped, Metrics, Transport},
+    view::DnsView,
+};
+use arc_swap::ArcSwap;
+use hickory_proto::op::ResponseCode;
+use hickory_server::server::Request;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+/// Everything a reply depends on.
+#[derive(Debug)]
+pub(super) struct Responder {
+    view: Arc<ArcSwap<DnsView>>,
+    pub(super) options: AnswerOptions,
+    pub(super) forwarder: Arc<Forwarder>,
+    pub(super) metrics: Metrics,
+    turns: AtomicU64,
+}
+
+/// What becomes of a packet.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// Nothing.
+    Drop,
+    /// This goes back at once.
+    Reply(Vec<u8>),
+    /// An upstream is to be asked, which takes a while: [`Responder::forward`].
+    Forward(Box<Pending>),
+}
+
+/// A query on its way to an upstream.
+#[derive(Debug)]
+pub(super) struct Pending {
+    request: Request,
+    transport: Transport,
+    arrived: Instant,
+    permit: Permit,
+}
+
+impl Responder {
+    pub(super) fn new(
+        view: Arc<ArcSwap<DnsView>>,
+        options: AnswerOptions,
+        forwarder: Arc<Forwarder>,
+        metrics: Metrics,
+    ) -> Self {
+        Responder { view, options, forwarder, metrics, turns: AtomicU64::new(0) }
+    }
+
+    /// Decides on one packet, without waiting for anything.
+    pub(super) fn respond(&self, packet: &[u8], client: SocketAddr, transport: Transport) -> Verdict {
+        let arrived = Instant::now();
+        let request = match encode::screen(packet, client) {
+            Screened::Drop => {
+                self.metrics.dropped(Dropped::NotAQuery);
+                return Verdict::Drop;
+            }
+            Screened::Reply(reply, rcode) => {
+                self.metrics.request(transport, client.ip(), None);
+                self.metrics.response(rcode, arrived.elapsed());
+                return Verdict::Reply(reply);
+            }
+            Screened::Query(request) => *request,
+        };
+        let question = encode::question(&request);
+        self.metrics.request(transport, client.ip(), question.as_ref().map(|q| q.kind));
+        let edns_version = request.edns.as_ref().map_or(0, hickory_proto::op::Edns::version);
+        let bare = |rcode| Some(Answer::bare(rcode));
+        let answer = match &question {
+            None => bare(ResponseCode::FormErr),
+            // RFC 6891 section 6.1.3.
+            Some(_) if edns_version > 0 => bare(ResponseCode::BADVERS),
+            Some(question) => self.answer(question),
+        };
+        let udp = transport == Transport::Udp;
+        let recursion = !self.forwarder.is_empty();
+        let answer = match answer {
+            Some(answer) => answer,
+            None if !recursion => Answer::bare(ResponseCode::Refused),
+            None => match self.forwarder.admit() {
+                Some(permit) => {
+                    return Verdict::Forward(Box::new(Pending { request, transport, arrived, permit }));
+                }
+                None => Answer::bare(ResponseCode::Refused),
+            },
+        };
+        let (reply, rcode) = encode::reply(&request, &answer, udp, recursion);
+        self.metrics.response(rcode, arrived.elapsed());
+        Verdict::Reply(reply)
+    }
+
+    /// The answer of the live view; `None` when the name is not ours.
+    pub(super) fn answer(&self, question: &Question) -> Option<Answer> {
+        answer(&self.view.load(), question, self.turn(), &self.options)
+    }
+
+    /// Asks the upstreams and always comes to a reply, if only SERVFAIL.
+    pub(super) async fn forward(&self, pending: Pending) -> Vec<u8> {
+        let Pending { request, transport, arrived, permit } = pending;
+        let udp = transport == Transport::Udp;
+        let (reply, rcode) = match self.forwarder.forward(request.as_slice(), !udp, permit).await {
+            Ok(Forwarded { reply, rcode, .. }) if udp && reply.len() > encode::advertised(&request) => {
+                (encode::truncated(&reply).unwrap_or_default(), rcode)
+            }
+            Ok(Forwarded { reply, rcode, .. }) => (reply, rcode),
+            Err(error) => {
+                tracing::debug!(%error, "forward failed");
+                let rcode = match error {
+                    ForwardError::NotAQuery => ResponseCode::FormErr,
+                    ForwardError::NoUpstream => ResponseCode::Refused,
+                    ForwardError::Unanswered(_) => ResponseCode::ServFail,
+                };
+                encode::reply(&request, &Answer::bare(rcode), udp, true)
+            }
+        };
+        self.metrics.response(rcode, arrived.elapsed());
+        reply
+    }
+
+    /// Where the next answer's rotation begins: a counter, mixed (splitmix64). Not the counter itself, because
+    /// clients ask A and AAAA in pairs and would see only every other endpoint first.
+    fn turn(&self) -> u64 {
+        let mut z = self.turns.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
