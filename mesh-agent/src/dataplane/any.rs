@@ -1,6 +1,11 @@
 //! The data planes there are, as one type.
 
-use super::{ApplyReport, Capabilities, Counters, DataPlane, Explanation, Flow, PlaneError, fake::FakePlane};
+use super::{
+    counters::Counters,
+    explain::{Explanation, Flow},
+    fake::FakePlane,
+    plane::{ApplyReport, Capabilities, DataPlane, PlaneError},
+};
 use crate::plan::{Op, Table};
 
 /// Any data plane. An enum rather than a trait object: the set is closed and the calls stay plain `async fn`s.

@@ -11,6 +11,8 @@ mod metrics;
 mod retry;
 mod status;
 mod task;
+#[cfg(test)]
+mod tests;
 
 pub use handle::{ReconcileGone, ReconcileHandle};
 pub use metrics::ReconcileMetrics;

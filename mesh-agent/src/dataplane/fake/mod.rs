@@ -11,8 +11,9 @@ mod pick;
 pub use flows::{FlowId, FlowState, Opening};
 
 use super::{
-    ApplyError, ApplyReport, BackendCounters, Candidate, Capabilities, Counters, DataPlane, Explanation,
-    Flow, FrontendCounters, PlaneError,
+    counters::{BackendCounters, Counters, FrontendCounters},
+    explain::{Candidate, Explanation, Flow},
+    plane::{ApplyError, ApplyReport, Capabilities, DataPlane, PlaneError},
 };
 use crate::plan::{BackendId, FrontendKey, Op, Table, apply_ops};
 use flows::Flows;
