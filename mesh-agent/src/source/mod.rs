@@ -4,10 +4,13 @@
 //! under its own [`SourceId`], and says [`StateWriter::synced`] when it has told everything once.
 
 pub mod compose;
+pub mod file;
 mod instance;
 mod local;
 mod merge;
 mod state;
+#[cfg(test)]
+pub(crate) mod testing;
 mod writer;
 
 pub use instance::Health;

@@ -1,3 +1,4 @@
 //! The only code that talks to the kernel beside the data planes.
 
+pub mod process;
 pub mod rlimit;

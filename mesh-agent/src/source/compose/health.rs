@@ -19,7 +19,7 @@ struct Timing {
     start_period: Duration,
 }
 
-fn timing(map: &Map<'_>, defaults: Timing, fall: &'static str) -> Timing {
+fn timing(map: &Map<'_>, defaults: &Timing, fall: &'static str) -> Timing {
     let time = |key, range, default| map.get(key).and_then(|f| f.duration(range)).unwrap_or(default);
     let count = |key, default| map.get(key).and_then(|f| f.number(1..=1000)).unwrap_or(default);
     Timing {
@@ -37,7 +37,7 @@ pub(super) fn healthcheck(field: &Field<'_>) -> Option<ExecCheck> {
     map.ignore(&["start_interval"]);
     let defaults =
         Timing { interval: SECS(30), timeout: SECS(30), rise: 1, fall: 3, start_period: Duration::ZERO };
-    let Timing { interval, timeout, rise, fall, start_period } = timing(&map, defaults, "retries");
+    let Timing { interval, timeout, rise, fall, start_period } = timing(&map, &defaults, "retries");
     let disabled = map.get("disable").and_then(|f| f.bool()).unwrap_or(false);
     let command = map.get("test").and_then(|f| command(&f));
     map.finish();
@@ -79,7 +79,7 @@ pub(super) fn health(field: &Field<'_>) -> Option<HealthCheck> {
     let map = field.map()?;
     let defaults =
         Timing { interval: SECS(5), timeout: SECS(2), rise: 2, fall: 3, start_period: Duration::ZERO };
-    let Timing { interval, timeout, rise, fall, start_period } = timing(&map, defaults, "fall");
+    let Timing { interval, timeout, rise, fall, start_period } = timing(&map, &defaults, "fall");
     let kind = match (map.get("tcp"), map.get("http")) {
         (Some(tcp), None) => tcp_check(&tcp),
         (None, Some(http)) => http_check(&http),
