@@ -342,14 +342,13 @@ mod tests {
         for answers in [true, false] {
             let (mut a, mut b) = (Membership::new(id("a", 1, 1), 1), Membership::new(id("b", 2, 1), 2));
             a.apply(vec![Member::alive(id("b", 2, 1))], 0);
-            let mut now = 0;
-            let suspect = loop {
-                now = a.deadline().expect("foca keeps probing");
+            let (suspect, now) = loop {
+                let now = a.deadline().expect("foca keeps probing");
                 assert!(now < 20_000, "never suspected");
                 a.tick(now);
                 a.take_effects();
                 if let Some(suspect) = a.next_to_confirm() {
-                    break suspect;
+                    break (suspect, now);
                 }
             };
             assert_eq!(suspect, id("b", 2, 1));

@@ -144,7 +144,8 @@ impl Node {
         for record in records {
             node.absorb(record, now, false);
         }
-        node.say_node(node.config.info.clone(), now);
+        let info = node.config.info.clone();
+        node.say_node(&info, now);
         node.settle(now);
         Ok(node)
     }

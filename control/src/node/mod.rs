@@ -10,3 +10,6 @@ pub use self::{
     core::{Node, NodeConfig},
     io::{ExchangeId, Input, Output, Target},
 };
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
 //! A seeded network of nodes on a virtual clock: loss, duplication, reordering, partitions, crashes.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use mesh_control::{
     LocalChange, Now,
@@ -19,13 +20,13 @@ const TCP: u64 = 2;
 
 /// What the network does to datagrams.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Weather {
+pub(crate) struct Weather {
     /// Share of datagrams lost.
-    pub loss: f64,
+    pub(crate) loss: f64,
     /// Share delivered twice.
-    pub duplicates: f64,
+    pub(crate) duplicates: f64,
     /// Longest delay in milliseconds; differing delays reorder.
-    pub delay: u64,
+    pub(crate) delay: u64,
 }
 
 enum Event {
@@ -44,15 +45,15 @@ struct Slot {
 }
 
 /// The simulation.
-pub struct Sim {
+pub(crate) struct Sim {
     /// Milliseconds since the beginning.
-    pub now: u64,
-    pub rng: StdRng,
-    pub weather: Weather,
+    pub(crate) now: u64,
+    pub(crate) rng: StdRng,
+    pub(crate) weather: Weather,
     /// Hash of everything that happened.
-    pub trace: u64,
+    pub(crate) trace: u64,
     /// VIPs that must not move any more.
-    pub settled: BTreeMap<ServiceKey, IpAddr>,
+    pub(crate) settled: BTreeMap<ServiceKey, IpAddr>,
     seed: u64,
     key: String,
     cidr: &'static str,
@@ -72,12 +73,12 @@ fn address(i: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, high, low], 7946))
 }
 
-pub fn name(i: usize) -> Name {
+pub(crate) fn name(i: usize) -> Name {
     Name::new(&format!("n{i:03}")).expect("a good name")
 }
 
 impl Sim {
-    pub fn new(seed: u64, nodes: usize, cidr: &'static str, weather: Weather) -> Sim {
+    pub(crate) fn new(seed: u64, nodes: usize, cidr: &'static str, weather: Weather) -> Sim {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut slot = |_| Slot {
             node: None,
@@ -112,7 +113,7 @@ impl Sim {
     }
 
     /// Starts node `i` with nothing kept. The first three nodes are everybody's seeds.
-    pub fn start(&mut self, i: usize) {
+    pub(crate) fn start(&mut self, i: usize) {
         let now = self.clock(i);
         let run = self.slots[i].run + 1;
         let mut sender = [0; 16];
@@ -135,7 +136,7 @@ impl Sim {
     }
 
     /// Kills node `i`, without a word.
-    pub fn crash(&mut self, i: usize) {
+    pub(crate) fn crash(&mut self, i: usize) {
         self.slots[i].node = None;
         self.slots[i].tick_at = u64::MAX;
         let ends: Vec<_> = self.streams.keys().filter(|(node, _)| *node == i).copied().collect();
@@ -145,7 +146,7 @@ impl Sim {
     }
 
     /// Splits the nodes; equal numbers hear each other.
-    pub fn split(&mut self, sides: Vec<u8>) {
+    pub(crate) fn split(&mut self, sides: Vec<u8>) {
         self.sides = sides;
         let cut: Vec<_> = self
             .streams
@@ -160,11 +161,11 @@ impl Sim {
         }
     }
 
-    pub fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         self.sides.fill(0);
     }
 
-    pub fn side(&self, i: usize) -> u8 {
+    pub(crate) fn side(&self, i: usize) -> u8 {
         self.sides[i]
     }
 
@@ -181,15 +182,15 @@ impl Sim {
         }
     }
 
-    pub fn alive(&self) -> Vec<usize> {
+    pub(crate) fn alive(&self) -> Vec<usize> {
         (0..self.slots.len()).filter(|i| self.slots[*i].node.is_some()).collect()
     }
 
-    pub fn node(&self, i: usize) -> &Node {
+    pub(crate) fn node(&self, i: usize) -> &Node {
         self.slots[i].node.as_ref().expect("it runs")
     }
 
-    pub fn submit(&mut self, i: usize, changes: Vec<LocalChange>) {
+    pub(crate) fn submit(&mut self, i: usize, changes: Vec<LocalChange>) {
         let now = self.clock(i);
         let Some(node) = &mut self.slots[i].node else { return };
         let outputs = node.submit(changes, now).expect("good changes");
@@ -207,7 +208,7 @@ impl Sim {
     }
 
     /// Runs until `until`.
-    pub fn run(&mut self, until: u64) {
+    pub(crate) fn run(&mut self, until: u64) {
         while let Some(Reverse((at, sequence))) = self.queue.peek().copied()
             && at <= until
         {
@@ -328,7 +329,7 @@ impl Sim {
     }
 
     /// How to see it again.
-    pub fn failed(&self) -> String {
+    pub(crate) fn failed(&self) -> String {
         format!(
             "at {} ms; replay with SIM_SEED={} cargo test -p mesh-control --test simulation",
             self.now, self.seed
@@ -336,7 +337,7 @@ impl Sim {
     }
 
     /// Checks that all nodes that run hold the same state and see the same services; returns one view.
-    pub fn check_equal(&self) -> &Snapshot {
+    pub(crate) fn check_equal(&self) -> &Snapshot {
         let alive = self.alive();
         let first = self.node(alive[0]);
         for i in &alive {
