@@ -55,6 +55,8 @@ pub(crate) struct Membership {
     confirming: HashMap<SocketAddr, Timer<Identity>>,
     effects: Effects,
     errors: u64,
+    /// The members that foca's configuration was made for.
+    sized_for: usize,
 }
 
 #[derive(Default)]
@@ -91,6 +93,7 @@ impl Membership {
             confirming: HashMap::new(),
             effects: Effects::default(),
             errors: 0,
+            sized_for: 0,
         }
     }
 
@@ -274,7 +277,11 @@ impl Membership {
                 _ => {}
             }
         }
+        if members == self.sized_for {
+            return;
+        }
         // Dissemination and suspicion grow with the logarithm of the mesh.
+        self.sized_for = members;
         if self.foca.set_config(config(members + 1)).is_err() {
             self.errors += 1;
         }

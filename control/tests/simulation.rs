@@ -16,17 +16,17 @@ use std::{collections::BTreeSet, sync::Arc};
 const INTERVAL: u64 = 10_000;
 
 fn service(i: usize) -> ServiceKey {
-    ServiceKey::in_default(&format!("s{i}")).unwrap()
+    ServiceKey::in_default(&format!("s{i}")).expect("good")
 }
 
 fn put(origin: Origin, key: ServiceKey, fixed: Option<u16>) -> LocalChange {
     let port = ServicePort {
         name: None,
         protocol: Protocol::Tcp,
-        port: "80".parse().unwrap(),
+        port: "80".parse().expect("good"),
         target: 80,
         publish: Some(Publish {
-            port: fixed.map(|p| p.to_string().parse().unwrap()),
+            port: fixed.map(|p| p.to_string().parse().expect("good")),
             mode: PublishMode::Ingress,
             address: None,
             allow: vec![],
@@ -38,17 +38,17 @@ fn put(origin: Origin, key: ServiceKey, fixed: Option<u16>) -> LocalChange {
 }
 
 fn announce(i: usize, key: ServiceKey, weight: u16) -> LocalChange {
-    let address = std::net::IpAddr::from([10, 1, 0, u8::try_from(i).unwrap()]);
-    let mut endpoint = Endpoint::new(Name::new(&format!("i{i}")).unwrap(), address.into());
+    let address = std::net::IpAddr::from([10, 1, 0, u8::try_from(i).expect("good")]);
+    let mut endpoint = Endpoint::new(Name::new(&format!("i{i}")).expect("good"), address.into());
     endpoint.weight = weight;
     LocalChange::PutEndpoints { key, endpoints: vec![endpoint] }
 }
 
 /// Declares service `s` at node `i`: some by the node itself, some for the cluster.
 fn declare(sim: &mut Sim, i: usize, s: usize) {
-    let origin = if s % 2 == 0 { Origin::Node(name(i)) } else { Origin::Cluster };
+    let origin = if s.is_multiple_of(2) { Origin::Node(name(i)) } else { Origin::Cluster };
     // A few fight over the same two published ports.
-    let fixed = (s % 5 == 0).then_some(8000 + u16::from(s % 2 == 0));
+    let fixed = (s.is_multiple_of(5)).then_some(8000 + u16::from(s.is_multiple_of(2)));
     sim.submit(i, vec![put(origin, service(s), fixed), announce(i, service(s), 1)]);
 }
 
@@ -63,9 +63,9 @@ fn check_claims(sim: &Sim, what: &str) {
 /// The whole story of one seed; returns its trace.
 fn scenario(seed: u64) -> u64 {
     let sizes = [3, 5, 3, 8, 4, 12, 3, 20, 6, 50];
-    let nodes = sizes[usize::try_from(seed % 10).unwrap()];
+    let nodes = sizes[usize::try_from(seed % 10).expect("good")];
     let weather = Weather {
-        loss: [0.0, 0.05, 0.2][usize::try_from(seed / 2 % 3).unwrap()],
+        loss: [0.0, 0.05, 0.2][usize::try_from(seed / 2 % 3).expect("good")],
         duplicates: 0.05,
         delay: 20,
     };
@@ -98,7 +98,7 @@ fn scenario(seed: u64) -> u64 {
     for s in 12..24 {
         // Not at the node that is about to crash: it may be alone on its side, and it keeps nothing.
         let others: Vec<_> = sim.alive().into_iter().filter(|i| *i != crashed).collect();
-        let i = *others.choose(&mut sim.rng).unwrap();
+        let i = *others.choose(&mut sim.rng).expect("good");
         declare(&mut sim, i, s);
         if s == 15 {
             sim.crash(crashed);
@@ -108,7 +108,7 @@ fn scenario(seed: u64) -> u64 {
     }
     // s1 is deleted for good on one side, s3 deleted and made again.
     sim.settled.remove(&service(1));
-    let i = *sim.alive().choose(&mut sim.rng).unwrap();
+    let i = *sim.alive().choose(&mut sim.rng).expect("good");
     sim.submit(i, vec![LocalChange::DeleteService { origin: Origin::Cluster, key: service(1) }]);
     sim.submit(i, vec![LocalChange::DeleteService { origin: Origin::Cluster, key: service(3) }]);
     sim.run((sim.now + 2_000).max(until));

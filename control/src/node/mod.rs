@@ -2,8 +2,10 @@
 
 mod claiming;
 mod core;
+mod datagrams;
 mod exchange;
 mod io;
+mod records;
 mod submit;
 
 pub use self::{

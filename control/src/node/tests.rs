@@ -267,8 +267,7 @@ fn unknown_kinds_are_kept_and_passed_on() {
 #[test]
 fn bad_changes_are_refused_whole_with_field_value_and_fix() {
     let mut a = node("n1");
-    let mut twice = ServiceSpec::default();
-    twice.ports = vec![spec(None).ports[0].clone(), spec(None).ports[0].clone()];
+    let twice = ServiceSpec { ports: vec![spec(None).ports[0].clone(); 2], ..ServiceSpec::default() };
     let mut huge = ServiceSpec::default();
     huge.labels.insert("x".into(), "y".repeat(300_000));
     let foreign = Origin::Node(name("n2"));
