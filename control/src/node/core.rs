@@ -153,7 +153,7 @@ impl Node {
         match input {
             Input::Tick => {}
             Input::Datagram(mut packet) => self.datagram(&mut packet, now),
-            Input::Opened(id) => self.opened(id, now),
+            Input::Opened(id) => self.opened(id),
             Input::Accepted(id) => self.accepted(id, now),
             Input::Frame(id, bytes) => self.frame(id, &bytes, now),
             Input::Closed(id) => self.closed(id, now),
@@ -260,7 +260,7 @@ impl Node {
             self.view.node_changed(node);
         }
         for id in effects.up {
-            self.meet(id, now);
+            self.meet(id);
         }
         self.start_exchanges(now);
         self.refresh(now);
@@ -294,8 +294,10 @@ impl Node {
                 if *name == me.name {
                     runs.push(&me);
                 }
-                let addresses: Vec<String> = runs.iter().map(|id| id.addr.to_string()).collect();
-                (runs.len() > 1).then(|| (name.clone(), addresses.join(" and ")))
+                (runs.len() > 1).then(|| {
+                    let addresses: Vec<String> = runs.iter().map(|id| id.addr.to_string()).collect();
+                    (name.clone(), addresses.join(" and "))
+                })
             })
             .collect();
         self.namesakes.retain(|name, _| doubled.iter().any(|(n, _)| n == name));

@@ -1,6 +1,6 @@
 //! What a node makes of what its sources and its peers say, without a network.
 
-use super::{Node, NodeConfig};
+use super::{ExchangeId, Input, Node, NodeConfig, Output};
 use crate::{
     api::LocalChange,
     hlc::{Hlc, Now},
@@ -27,10 +27,14 @@ fn key(text: &str) -> ServiceKey {
 }
 
 fn node_at(text: &str, now: Now) -> Node {
+    node_on(7946, text, now)
+}
+
+fn node_on(port: u16, text: &str, now: Now) -> Node {
     let digit = text.bytes().last().unwrap();
     let config = NodeConfig {
         name: name(text),
-        addr: ([10, 0, 0, digit], 7946).into(),
+        addr: ([10, 0, 0, digit], port).into(),
         info: NodeInfo { version: text.into(), ..NodeInfo::default() },
         boot: now.wall,
         seeds: vec![],
@@ -293,8 +297,79 @@ fn orphaned_claims_end_after_the_service_is_long_gone() {
     let claims = |a: &Node| a.records().filter(|r| r.id.kind == crate::key::CLAIM).count();
     assert_eq!(claims(&a), 6);
     for day in 1..=4 {
-        a.handle(super::Input::Tick, at(day * (DAY + 100_000)));
+        a.handle(Input::Tick, at(day * (DAY + 100_000)));
     }
     assert_eq!(claims(&a), 3, "those of db");
     assert!(view(&a, "db").vips.v4.is_some());
+}
+
+#[test]
+fn two_nodes_of_one_name_do_not_fight_over_records() {
+    let (mut a, mut b) = (node_at("n1", at(0)), node_on(7947, "n1", at(1_000)));
+    let mut other = node("n2");
+    submit(&mut a, 2_000, vec![endpoints("web", &["a"])]);
+    submit(&mut b, 2_000, vec![endpoints("web", &["b"])]);
+    let mut hashes = Vec::new();
+    for round in 3..9 {
+        share(&mut a, &mut other, at(round * 1_000));
+        share(&mut b, &mut other, at(round * 1_000));
+        share(&mut other, &mut a, at(round * 1_000));
+        share(&mut other, &mut b, at(round * 1_000));
+        share(&mut a, &mut b, at(round * 1_000));
+        share(&mut b, &mut a, at(round * 1_000));
+        hashes.push(b.state_hash());
+    }
+    assert_eq!(hashes[3], hashes[5], "the writing ends");
+    assert_eq!(a.state_hash(), b.state_hash());
+}
+
+/// Two nodes talk over one connection whose frames are damaged: neither panics, and both still work afterwards.
+#[test]
+fn damaged_and_misplaced_frames_are_refused() {
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+    let mut rng = StdRng::seed_from_u64(31);
+    let (mut a, mut b) = (node("n1"), node("n2"));
+    submit(&mut a, 1, vec![put(Origin::Cluster, "web", spec(None)), endpoints("web", &["a"])]);
+    submit(&mut b, 1, vec![put(Origin::Cluster, "db", spec(None))]);
+    let mut now = 10;
+    let mut frames: Vec<Vec<u8>> = Vec::new();
+    for round in 0..3_000u64 {
+        now += 5_000;
+        // An exchange, each frame of which may be damaged or replaced by an earlier one.
+        a.exchanges = super::exchange::Exchanges::new(&["seed:1".into()], now);
+        let opened = a.handle(Input::Tick, at(now)).into_iter().find_map(|o| match o {
+            Output::Open(id, _) => Some(id),
+            _ => None,
+        });
+        let Some(id) = opened else { continue };
+        let theirs = ExchangeId(ExchangeId::ACCEPTED + round);
+        b.handle(Input::Accepted(theirs), at(now));
+        let mut inbox = vec![(false, Input::Opened(id))];
+        for _ in 0..40 {
+            let Some((to_b, input)) = inbox.pop() else { break };
+            let (node, back) = if to_b { (&mut b, id) } else { (&mut a, theirs) };
+            for output in node.handle(input, at(now)) {
+                let Output::Frame(_, mut bytes) = output else { continue };
+                if frames.len() < 200 {
+                    frames.push(bytes.clone());
+                }
+                match rng.random_range(0..6) {
+                    0 => bytes = frames[rng.random_range(0..frames.len())].clone(),
+                    1 => {
+                        let at = rng.random_range(0..bytes.len());
+                        bytes[at] = rng.random();
+                    }
+                    _ => {}
+                }
+                inbox.insert(0, (!to_b, Input::Frame(back, bytes)));
+            }
+        }
+        a.handle(Input::Closed(id), at(now));
+        b.handle(Input::Closed(theirs), at(now));
+    }
+    let count = |node: &Node| node.stats().refused.iter().map(|(_, n)| n).sum::<u64>();
+    assert!(count(&a) + count(&b) > 100, "{:?} {:?}", a.stats(), b.stats());
+    assert!(
+        a.snapshot().services.contains_key(&key("web")) && b.snapshot().services.contains_key(&key("db"))
+    );
 }
