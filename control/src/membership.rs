@@ -55,6 +55,8 @@ pub(crate) struct Membership {
     confirming: HashMap<SocketAddr, Timer<Identity>>,
     effects: Effects,
     errors: u64,
+    /// The members that foca's configuration was made for.
+    sized_for: usize,
 }
 
 #[derive(Default)]
@@ -91,6 +93,7 @@ impl Membership {
             confirming: HashMap::new(),
             effects: Effects::default(),
             errors: 0,
+            sized_for: 0,
         }
     }
 
@@ -274,7 +277,11 @@ impl Membership {
                 _ => {}
             }
         }
+        if members == self.sized_for {
+            return;
+        }
         // Dissemination and suspicion grow with the logarithm of the mesh.
+        self.sized_for = members;
         if self.foca.set_config(config(members + 1)).is_err() {
             self.errors += 1;
         }
@@ -342,14 +349,13 @@ mod tests {
         for answers in [true, false] {
             let (mut a, mut b) = (Membership::new(id("a", 1, 1), 1), Membership::new(id("b", 2, 1), 2));
             a.apply(vec![Member::alive(id("b", 2, 1))], 0);
-            let mut now = 0;
-            let suspect = loop {
-                now = a.deadline().expect("foca keeps probing");
+            let (suspect, now) = loop {
+                let now = a.deadline().expect("foca keeps probing");
                 assert!(now < 20_000, "never suspected");
                 a.tick(now);
                 a.take_effects();
                 if let Some(suspect) = a.next_to_confirm() {
-                    break suspect;
+                    break (suspect, now);
                 }
             };
             assert_eq!(suspect, id("b", 2, 1));

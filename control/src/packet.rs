@@ -211,7 +211,7 @@ impl Window {
 
     fn place(counter: u64) -> (usize, u64) {
         let index = counter % WINDOW;
-        (usize::from((index / 64) as u8), 1 << (index % 64))
+        (usize::try_from(index / 64).unwrap_or_default(), 1 << (index % 64))
     }
 }
 

@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(store.merge(grave.clone(), NOW), Merge::Applied(None));
         assert_eq!(store.counts(), (0, 1));
         assert!(store.collect(NOW + TOMBSTONE_LIFE).is_empty());
-        assert_eq!(store.collect(NOW + TOMBSTONE_LIFE + 1), [grave.clone()]);
+        assert_eq!(store.collect(NOW + TOMBSTONE_LIFE + 1), std::slice::from_ref(&grave));
         assert_eq!((store.root(), store.counts()), (0, (0, 0)));
         assert_eq!(store.merge(grave, NOW + TOMBSTONE_LIFE + 1), Merge::Expired);
     }
@@ -209,7 +209,7 @@ mod tests {
             let mut r = plain(&format!("k{k}"), at(v), &format!("n{n}"), deleted, &"v".repeat(value.into()));
             if k == 3 {
                 // A claim, whose rank comes first.
-                let mut claim = vec![0, v as u8 % 2, 0, 0, 0, 0, 0, 0, 0, value];
+                let mut claim = vec![0, u8::from(v % 2 == 1), 0, 0, 0, 0, 0, 0, 0, value];
                 claim
                     .extend(postcard::to_stdvec(&crate::claim::Held::Address([10, 0, 0, n].into())).unwrap());
                 r.id.kind = crate::key::CLAIM;

@@ -94,8 +94,8 @@ impl View {
                 self.dirty_nodes.insert(node);
             }
             Key::Endpoints(node, service) => {
-                let parts = self.parts.entry(service.clone()).or_default();
-                let services = self.by_node.entry(node.clone()).or_default();
+                let (service, parts) = canonical(&mut self.parts, service);
+                let (node, services) = canonical(&mut self.by_node, node);
                 if live {
                     parts.nodes.insert(node.clone());
                     services.insert(service.clone());
@@ -108,7 +108,7 @@ impl View {
                 self.dirty.insert(service);
             }
             Key::Service(service, origin) => {
-                let parts = self.parts.entry(service.clone()).or_default();
+                let (service, parts) = canonical(&mut self.parts, service);
                 if live {
                     parts.origins.insert(origin);
                 } else {
@@ -356,6 +356,14 @@ impl View {
         services.extend(declared.map(|(key, _)| key.clone()));
         services.into_iter().collect()
     }
+}
+
+/// The entry of a key, made if missing, and the map's own copy of the key: names are shared texts, and a hundred
+/// thousand records name the same few.
+fn canonical<K: Ord + Clone, V: Default>(map: &mut BTreeMap<K, V>, key: K) -> (K, &mut V) {
+    let key = map.get_key_value(&key).map(|(own, _)| own.clone()).unwrap_or(key);
+    let value = map.entry(key.clone()).or_default();
+    (key, value)
 }
 
 /// The live claim of a key.

@@ -13,14 +13,14 @@ use tokio::time::timeout;
 fn config(i: u8, key: &str, seeds: Vec<String>) -> ControlConfig {
     let address = SocketAddr::from(([127, 77, 0, i], 0));
     ControlConfig {
-        node: Name::new(&format!("n{i}")).unwrap(),
+        node: Name::new(&format!("n{i}")).expect("good"),
         info: NodeInfo { version: "test".into(), ..NodeInfo::default() },
         bind: address,
         advertise: address,
         seeds,
         keys: vec![key.to_owned()],
-        vip_cidrs: vec!["10.99.0.0/16".parse().unwrap(), "fd00:99::/64".parse().unwrap()],
-        dynamic_ports: "30000-32767".parse().unwrap(),
+        vip_cidrs: vec!["10.99.0.0/16".parse().expect("good"), "fd00:99::/64".parse().expect("good")],
+        dynamic_ports: "30000-32767".parse().expect("good"),
         data_dir: None,
     }
 }
@@ -38,14 +38,14 @@ async fn wait(handle: &ControlHandle, what: &str, good: impl Fn(&Snapshot) -> bo
 }
 
 fn web() -> ServiceKey {
-    ServiceKey::in_default("web").unwrap()
+    ServiceKey::in_default("web").expect("good")
 }
 
 fn declare(origin: Origin) -> LocalChange {
     let port = ServicePort {
         name: None,
         protocol: Protocol::Tcp,
-        port: "80".parse().unwrap(),
+        port: "80".parse().expect("good"),
         target: 8080,
         publish: Some(Publish { port: None, mode: PublishMode::Ingress, address: None, allow: vec![] }),
         proxy_protocol: false,
@@ -56,7 +56,7 @@ fn declare(origin: Origin) -> LocalChange {
 
 fn announce(i: u8) -> LocalChange {
     let address = std::net::IpAddr::from([127, 77, 1, i]);
-    let endpoint = Endpoint::new(Name::new(&format!("web-{i}")).unwrap(), address.into());
+    let endpoint = Endpoint::new(Name::new(&format!("web-{i}")).expect("good"), address.into());
     LocalChange::PutEndpoints { key: web(), endpoints: vec![endpoint] }
 }
 
@@ -70,16 +70,16 @@ fn endpoints(snapshot: &Snapshot) -> (usize, usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_share_a_service_through_leave_crash_and_restart() {
-    let key = generate_key().unwrap();
-    let n1 = Control::start(config(1, &key, vec![])).await.unwrap();
+    let key = generate_key().expect("good");
+    let n1 = Control::start(config(1, &key, vec![])).await.expect("good");
     assert!(n1.joined());
     let seeds = vec![n1.address().to_string()];
-    let n2 = Control::start(config(2, &key, seeds.clone())).await.unwrap();
-    let n3 = Control::start(config(3, &key, seeds.clone())).await.unwrap();
+    let n2 = Control::start(config(2, &key, seeds.clone())).await.expect("good");
+    let n3 = Control::start(config(3, &key, seeds.clone())).await.expect("good");
 
-    n1.submit(vec![declare(Origin::Node(Name::new("n1").unwrap())), announce(1)]).await.unwrap();
-    n2.submit(vec![announce(2)]).await.unwrap();
-    n3.submit(vec![announce(3)]).await.unwrap();
+    n1.submit(vec![declare(Origin::Node(Name::new("n1").expect("good"))), announce(1)]).await.expect("good");
+    n2.submit(vec![announce(2)]).await.expect("good");
+    n3.submit(vec![announce(3)]).await.expect("good");
     let mut views = Vec::new();
     for node in [&n1, &n2, &n3] {
         let ready = |s: &Snapshot| {
@@ -98,8 +98,8 @@ async fn three_nodes_share_a_service_through_leave_crash_and_restart() {
     assert_eq!(service(&views[0]).published, service(&views[2]).published);
 
     // Nothing changed, nothing is written.
-    let revision = n1.submit(vec![announce(1)]).await.unwrap();
-    assert_eq!(revision, n1.submit(vec![announce(1)]).await.unwrap());
+    let revision = n1.submit(vec![announce(1)]).await.expect("good");
+    assert_eq!(revision, n1.submit(vec![announce(1)]).await.expect("good"));
 
     // Leaving is known at once, long before a failure detector could know.
     n3.shutdown().await;
@@ -110,14 +110,14 @@ async fn three_nodes_share_a_service_through_leave_crash_and_restart() {
     assert!(matches!(n3.submit(vec![announce(3)]).await, Err(ControlError::Stopped)));
 
     // Back at another port, with nothing kept: its records come back to it.
-    let n3 = Control::start(config(3, &key, seeds)).await.unwrap();
+    let n3 = Control::start(config(3, &key, seeds)).await.expect("good");
     let back = |s: &Snapshot| state(s, "n3") == Some(NodeState::Alive) && endpoints(s) == (3, 0);
     for node in [&n1, &n2, &n3] {
         let view = wait(node, "n3 is back with its endpoint", back).await;
         assert_eq!(service(&view).vips, service(&views[0]).vips);
     }
     assert_eq!(n3.own_services(), [web()]);
-    n3.submit(vec![LocalChange::PutEndpoints { key: web(), endpoints: vec![] }]).await.unwrap();
+    n3.submit(vec![LocalChange::PutEndpoints { key: web(), endpoints: vec![] }]).await.expect("good");
     wait(&n1, "n3 withdrew a leftover", |s| endpoints(s) == (2, 0)).await;
     for node in [n1, n2, n3] {
         node.shutdown().await;
@@ -126,21 +126,22 @@ async fn three_nodes_share_a_service_through_leave_crash_and_restart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_and_garbage_leave_a_mesh_alone() {
-    let key = generate_key().unwrap();
-    let n1 = Control::start(config(11, &key, vec![])).await.unwrap();
+    let key = generate_key().expect("good");
+    let n1 = Control::start(config(11, &key, vec![])).await.expect("good");
     let seeds = vec![n1.address().to_string()];
-    let stranger = Control::start(config(12, &generate_key().unwrap(), seeds.clone())).await.unwrap();
-    let socket = tokio::net::UdpSocket::bind("127.77.0.13:0").await.unwrap();
+    let stranger =
+        Control::start(config(12, &generate_key().expect("good"), seeds.clone())).await.expect("good");
+    let socket = tokio::net::UdpSocket::bind("127.77.0.13:0").await.expect("good");
     for length in [0, 1, 44, 45, 200, 1500, 9000] {
-        socket.send_to(&vec![1; length], n1.address()).await.unwrap();
+        socket.send_to(&vec![1; length], n1.address()).await.expect("good");
     }
     for garbage in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[0xff; 4096]] {
         use tokio::io::AsyncWriteExt;
-        let mut stream = tokio::net::TcpStream::connect(n1.address()).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(n1.address()).await.expect("good");
         // The node may close first.
         let _ = stream.write_all(garbage).await;
     }
-    let n2 = Control::start(config(13, &key, seeds)).await.unwrap();
+    let n2 = Control::start(config(13, &key, seeds)).await.expect("good");
     wait(&n2, "the mesh still takes nodes", |s| state(s, "n11") == Some(NodeState::Alive)).await;
     assert!(n1.stats().refused.iter().any(|(_, count)| *count > 0), "{:?}", n1.stats());
     assert!(!stranger.joined());
@@ -152,31 +153,31 @@ async fn strangers_and_garbage_leave_a_mesh_alone() {
 
 #[tokio::test]
 async fn kept_records_survive_a_restart_of_the_whole_mesh() {
-    let dir = tempfile::tempdir().unwrap();
-    let key = generate_key().unwrap();
+    let dir = tempfile::tempdir().expect("good");
+    let key = generate_key().expect("good");
     let config = || ControlConfig { data_dir: Some(dir.path().to_owned()), ..config(21, &key, vec![]) };
-    let n1 = Control::start(config()).await.unwrap();
-    n1.submit(vec![declare(Origin::Cluster)]).await.unwrap();
+    let n1 = Control::start(config()).await.expect("good");
+    n1.submit(vec![declare(Origin::Cluster)]).await.expect("good");
     let before = wait(&n1, "a VIP", |s| s.services.get(&web()).is_some_and(|s| s.vips.v4.is_some())).await;
     n1.shutdown().await;
-    let n1 = Control::start(config()).await.unwrap();
+    let n1 = Control::start(config()).await.expect("good");
     let after = wait(&n1, "the service is back", |s| s.services.contains_key(&web())).await;
     assert_eq!(after.services[&web()], before.services[&web()]);
     n1.shutdown().await;
     // A damaged file is refused with its name and what to do.
     let file = dir.path().join("state");
-    let mut bytes = std::fs::read(&file).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(&file, bytes).unwrap();
+    let mut bytes = std::fs::read(&file).expect("good");
+    *bytes.last_mut().expect("good") ^= 1;
+    std::fs::write(&file, bytes).expect("good");
     let error = Control::start(config()).await.unwrap_err().to_string();
-    assert!(error.contains("damaged") && error.contains(file.to_str().unwrap()), "{error}");
+    assert!(error.contains("damaged") && error.contains(file.to_str().expect("good")), "{error}");
 }
 
 #[tokio::test]
 async fn what_is_wrong_is_said_before_anything_runs() {
-    let key = generate_key().unwrap();
-    let taken = std::net::TcpListener::bind("127.77.0.31:0").unwrap();
-    let address = taken.local_addr().unwrap();
+    let key = generate_key().expect("good");
+    let taken = std::net::TcpListener::bind("127.77.0.31:0").expect("good");
+    let address = taken.local_addr().expect("good");
     let good = || config(31, &key, vec![]);
     let error = |c: ControlConfig| async { Control::start(c).await.unwrap_err().to_string() };
     let message = error(ControlConfig { bind: address, advertise: address, ..good() }).await;
@@ -185,11 +186,11 @@ async fn what_is_wrong_is_said_before_anything_runs() {
     assert!(message.contains("key generate") && !message.contains("abc"), "{message}");
     let message = error(ControlConfig { seeds: vec!["node1".into()], ..good() }).await;
     assert!(message.contains("`node1`") && message.contains("host:port"), "{message}");
-    let message = error(ControlConfig { advertise: "0.0.0.0:1".parse().unwrap(), ..good() }).await;
+    let message = error(ControlConfig { advertise: "0.0.0.0:1".parse().expect("good"), ..good() }).await;
     assert!(message.contains("advertise"), "{message}");
 
-    let node = Control::start(good()).await.unwrap();
-    let other = Origin::Node(Name::new("n99").unwrap());
+    let node = Control::start(good()).await.expect("good");
+    let other = Origin::Node(Name::new("n99").expect("good"));
     let refused = node.submit(vec![announce(1), declare(other)]).await.unwrap_err().to_string();
     assert!(refused.contains("n99") && refused.contains("web"), "{refused}");
     assert_eq!(node.own_services(), [], "all or none");

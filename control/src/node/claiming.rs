@@ -29,6 +29,16 @@ impl Node {
         self.joined() || now.mono >= self.started + GRACE
     }
 
+    /// A first exchange is through: what is lacking may be claimed now.
+    pub(super) fn set_synced(&mut self, now: Now) {
+        if !self.synced {
+            self.synced = true;
+            for (due, _) in self.unmet.values_mut() {
+                *due = now.mono;
+            }
+        }
+    }
+
     /// Claims for a service that this node just declared; `anew` when nobody declared it before.
     pub(super) fn claim_for_declaration(&mut self, service: &ServiceKey, anew: bool, now: Now) {
         if !self.may_claim(now) {

@@ -1,6 +1,7 @@
 //! The node's state, its timers and the way of a record through it.
 
 use super::{
+    datagrams::Tag,
     exchange::Exchanges,
     io::{Input, Output},
 };
@@ -8,18 +9,17 @@ use crate::{
     api::ControlStats,
     gossip::{self, Spread},
     hlc::{Clock, Now},
-    key::Key,
     keyring::{KeyError, Keyring},
     member::Identity,
     membership::Membership,
     model::{NodeInfo, NodeName, PortRange, ServiceKey, Snapshot},
     packet::{Opener, Sealer, SenderId},
     record::{Record, RecordId, Writer},
-    store::{Merge, Store},
+    store::Store,
     view::{Liveness, View},
 };
 use ipnetwork::IpNetwork;
-use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
@@ -56,11 +56,6 @@ pub struct NodeConfig {
     pub sender: [u8; 16],
 }
 
-/// Tags of datagram bodies; wire constants.
-pub(super) const MEMBERSHIP: u8 = 0;
-pub(super) const RECORDS: u8 = 1;
-pub(super) const GOODBYE: u8 = 2;
-
 /// One node.
 pub struct Node {
     pub(super) config: NodeConfig,
@@ -82,16 +77,16 @@ pub struct Node {
     pub(super) unmet: BTreeMap<ServiceKey, (u64, usize)>,
     pub(super) out: Vec<Output>,
     pub(super) refused: BTreeMap<&'static str, u64>,
-    sealer: Sealer,
-    opener: Opener,
+    pub(super) sealer: Sealer,
+    pub(super) opener: Opener,
     suspects: BTreeSet<NodeName>,
     namesakes: BTreeMap<NodeName, (u64, bool)>,
-    gossip_at: Option<u64>,
+    pub(super) gossip_at: Option<u64>,
     housekeeping_at: u64,
     collect_at: u64,
-    last_round: u64,
-    udp_sent: (u64, u64),
-    udp_received: (u64, u64),
+    pub(super) last_round: u64,
+    pub(super) udp_sent: (u64, u64),
+    pub(super) udp_received: (u64, u64),
 }
 
 impl Node {
@@ -144,7 +139,8 @@ impl Node {
         for record in records {
             node.absorb(record, now, false);
         }
-        node.say_node(node.config.info.clone(), now);
+        let info = node.config.info.clone();
+        node.say_node(&info, now);
         node.settle(now);
         Ok(node)
     }
@@ -157,7 +153,7 @@ impl Node {
         match input {
             Input::Tick => {}
             Input::Datagram(mut packet) => self.datagram(&mut packet, now),
-            Input::Opened(id) => self.opened(id, now),
+            Input::Opened(id) => self.opened(id),
             Input::Accepted(id) => self.accepted(id, now),
             Input::Frame(id, bytes) => self.frame(id, &bytes, now),
             Input::Closed(id) => self.closed(id, now),
@@ -227,128 +223,8 @@ impl Node {
         }
     }
 
-    /// Says good-bye to the mesh and falls silent; the outputs are the last ones.
-    pub fn leave(&mut self, now: Now) -> Vec<Output> {
-        if self.gone {
-            return Vec::new();
-        }
-        let id = Key::Node(self.config.name.clone()).id();
-        if let Some(record) = self.store.get(&id) {
-            // The tombstone keeps what the node said, for the tables of the others.
-            let value = Arc::clone(&record.value);
-            self.write(id, true, value, now);
-        }
-        let bodies = self.spread.round(&self.store, gossip::FANOUT, self.membership.peers().alive().len());
-        let goodbye = postcard::to_stdvec(self.membership.me()).unwrap_or_default();
-        for peer in self.some_peers(64) {
-            for body in &bodies {
-                self.send(&peer, RECORDS, body);
-            }
-            self.send(&peer, GOODBYE, &goodbye);
-        }
-        self.membership.leave(now.mono);
-        for (to, message) in self.membership.take_effects().sends {
-            self.send(&to, MEMBERSHIP, &message);
-        }
-        self.gone = true;
-        std::mem::take(&mut self.out)
-    }
-
     pub(super) fn refuse(&mut self, reason: &'static str) {
         *self.refused.entry(reason).or_default() += 1;
-    }
-
-    fn datagram(&mut self, packet: &mut [u8], now: Now) {
-        self.udp_received.0 += 1;
-        self.udp_received.1 += packet.len() as u64;
-        let body = match self.opener.open(packet) {
-            Ok(body) => body.to_vec(),
-            Err(reason) => return self.refuse(reason.as_str()),
-        };
-        match body.split_first() {
-            Some((&MEMBERSHIP, message)) => self.membership.receive(message, now.mono),
-            Some((&RECORDS, records)) => match Record::decode_all(records) {
-                Ok(records) => records.into_iter().for_each(|record| {
-                    self.absorb(record, now, true);
-                }),
-                Err(_) => self.refuse("bad record"),
-            },
-            Some((&GOODBYE, body)) => match postcard::from_bytes(body) {
-                Ok(id) => self.membership.left(id, now.mono),
-                Err(_) => self.refuse("malformed"),
-            },
-            // A later release's message.
-            _ => self.refuse("unknown message"),
-        }
-    }
-
-    /// Merges a peer's record; whether it was news. `spread` passes it on by datagram.
-    pub(super) fn absorb(&mut self, record: Record, now: Now, spread: bool) -> bool {
-        self.clock.observe(record.version, now.wall);
-        let id = record.id.clone();
-        match self.store.merge(record, now.wall) {
-            Merge::Applied(old) => {
-                let new = self.store.get(&id);
-                self.view.changed(old.as_ref(), new);
-                if spread {
-                    self.spread.push(id.clone());
-                }
-                self.reassert(&id, now);
-                true
-            }
-            Merge::Stale => false,
-            Merge::Expired => {
-                self.refuse("expired tombstone");
-                false
-            }
-            Merge::Full => {
-                self.refuse("store full");
-                false
-            }
-        }
-    }
-
-    /// A record of this node's own came back from an earlier run: if this run's sources said otherwise, they stand.
-    fn reassert(&mut self, id: &RecordId, now: Now) {
-        let Some(record) = self.store.get(id) else { return };
-        let writer = Arc::clone(&record.writer);
-        if writer == self.writer
-            || Key::of(id).and_then(|k| k.owner().cloned()).as_ref() != Some(&self.config.name)
-        {
-            return;
-        }
-        if writer.boot > self.writer.boot {
-            if self.membership.peers().is_up(&self.config.name) {
-                // Another node has this name and started later: fighting over records would never end.
-                return;
-            }
-            // The clock was ahead when the earlier run began.
-            let boot = writer.boot.saturating_add(1);
-            self.writer = Arc::new(Writer { node: self.config.name.clone(), boot });
-        }
-        let Some(desired) = self.desired.get(id).cloned() else { return };
-        let differs = desired.as_ref() != (!record.deleted).then_some(&record.value);
-        if differs {
-            self.write(id.clone(), desired.is_none(), desired.unwrap_or_default(), now);
-        }
-    }
-
-    /// Writes a record, newer than the one it replaces, and spreads it promptly.
-    pub(super) fn write(&mut self, id: RecordId, deleted: bool, value: Arc<[u8]>, now: Now) {
-        let after = self.store.get(&id).map(|r| r.version).unwrap_or_default();
-        let version = self.clock.tick(now.wall, after);
-        let record = Record::new(id.clone(), version, Arc::clone(&self.writer), deleted, value);
-        match self.store.merge(record, now.wall) {
-            Merge::Applied(old) => {
-                let new = self.store.get(&id);
-                self.view.changed(old.as_ref(), new);
-                self.spread.push(id);
-                let prompt = (self.last_round + 2 * gossip::PROMPT).max(now.mono + gossip::PROMPT);
-                self.gossip_at = Some(self.gossip_at.map_or(prompt, |at| at.min(prompt)));
-            }
-            Merge::Full => self.refuse("store full"),
-            Merge::Stale | Merge::Expired => self.refuse("write lost"),
-        }
     }
 
     /// Runs what is due.
@@ -374,51 +250,17 @@ impl Node {
         }
     }
 
-    fn round(&mut self, now: Now) {
-        self.last_round = now.mono;
-        let nodes = self.membership.peers().alive().len() + 1;
-        let peers = self.some_peers(gossip::FANOUT);
-        if peers.is_empty() {
-            // Whoever comes up gets everything by anti-entropy.
-            self.spread = Spread::default();
-            return;
-        }
-        for body in self.spread.round(&self.store, peers.len(), nodes) {
-            for peer in &peers {
-                self.send(peer, RECORDS, &body);
-            }
-        }
-    }
-
-    /// Up to `count` distinct members that are up, at random.
-    pub(super) fn some_peers(&mut self, count: usize) -> Vec<Identity> {
-        let alive = self.membership.peers().alive();
-        alive.sample(&mut self.rng, count).cloned().collect()
-    }
-
-    fn send(&mut self, to: &Identity, tag: u8, body: &[u8]) {
-        let mut plain = Vec::with_capacity(1 + body.len());
-        plain.push(tag);
-        plain.extend_from_slice(body);
-        let Some(packet) = self.sealer.seal(to.name.as_str(), &plain) else {
-            return self.refuse("cannot seal");
-        };
-        self.udp_sent.0 += 1;
-        self.udp_sent.1 += packet.len() as u64;
-        self.out.push(Output::Datagram(to.addr, packet));
-    }
-
     /// Draws the consequences of an input: messages, liveness, the view, claims.
     pub(super) fn settle(&mut self, now: Now) {
         let effects = self.membership.take_effects();
         for (to, message) in effects.sends {
-            self.send(&to, MEMBERSHIP, &message);
+            self.send(&to, Tag::Membership, &message);
         }
         for node in effects.changed {
             self.view.node_changed(node);
         }
         for id in effects.up {
-            self.meet(id, now);
+            self.meet(id);
         }
         self.start_exchanges(now);
         self.refresh(now);
@@ -452,8 +294,10 @@ impl Node {
                 if *name == me.name {
                     runs.push(&me);
                 }
-                let addresses: Vec<String> = runs.iter().map(|id| id.addr.to_string()).collect();
-                (runs.len() > 1).then(|| (name.clone(), addresses.join(" and ")))
+                (runs.len() > 1).then(|| {
+                    let addresses: Vec<String> = runs.iter().map(|id| id.addr.to_string()).collect();
+                    (name.clone(), addresses.join(" and "))
+                })
             })
             .collect();
         self.namesakes.retain(|name, _| doubled.iter().any(|(n, _)| n == name));

@@ -114,7 +114,7 @@ impl Exchanges {
 
 impl Node {
     /// A member came up: exchange with it soon.
-    pub(super) fn meet(&mut self, id: Identity, _now: Now) {
+    pub(super) fn meet(&mut self, id: Identity) {
         let met = &mut self.exchanges.met;
         if met.len() < MAX_MET && !met.contains(&id) {
             met.push_back(id);
@@ -219,7 +219,7 @@ impl Node {
         self.exchanges.running.insert(id, Exchange { role, deadline: now.mono + SILENCE, learned: 0 });
     }
 
-    pub(super) fn opened(&mut self, id: ExchangeId, _now: Now) {
+    pub(super) fn opened(&mut self, id: ExchangeId) {
         let Some(Exchange { role: Role::Initiator { to, .. }, .. }) = self.exchanges.running.get(&id) else {
             self.out.push(Output::Close(id));
             return;
@@ -270,7 +270,10 @@ impl Node {
             }
             (Frame::Records(records), _, true) => {
                 let few = records.len() <= BULK;
-                let learned = records.into_iter().filter(|r| self.absorb(r.clone(), now, few)).count();
+                let mut learned = 0;
+                for record in records {
+                    learned += usize::from(self.absorb(record, now, few));
+                }
                 if let Some(exchange) = self.exchanges.running.get_mut(&id) {
                     exchange.learned += learned;
                 }
@@ -309,7 +312,7 @@ impl Node {
             *greeted = true;
         }
         if equal && theirs.name != self.config.name {
-            self.synced = true;
+            self.set_synced(now);
         }
     }
 
@@ -366,7 +369,7 @@ impl Node {
             let soon = now.mono + 700 + self.rng.random_range(0..600);
             self.exchanges.periodic_at = self.exchanges.periodic_at.min(soon);
         }
-        self.synced = true;
+        self.set_synced(now);
         self.exchanges.done += 1;
         self.finish(id);
     }

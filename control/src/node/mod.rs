@@ -2,11 +2,16 @@
 
 mod claiming;
 mod core;
+mod datagrams;
 mod exchange;
 mod io;
+mod records;
 mod submit;
 
 pub use self::{
     core::{Node, NodeConfig},
     io::{ExchangeId, Input, Output, Target},
 };
+
+#[cfg(test)]
+mod tests;

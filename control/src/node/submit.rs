@@ -33,19 +33,19 @@ impl Node {
             match change {
                 LocalChange::PutService { origin, key, spec } => {
                     let anew = !self.view.is_declared(&key);
-                    self.say(Key::Service(key.clone(), origin), Some(encode(spec.as_ref())), now);
+                    self.say(&Key::Service(key.clone(), origin), Some(encode(spec.as_ref())), now);
                     declared.push((key, anew));
                 }
                 LocalChange::DeleteService { origin, key } => {
-                    self.say(Key::Service(key, origin), None, now);
+                    self.say(&Key::Service(key, origin), None, now);
                 }
                 LocalChange::PutEndpoints { key, endpoints } => {
                     let value = (!endpoints.is_empty()).then(|| encode(&endpoints));
-                    self.say(Key::Endpoints(self.config.name.clone(), key), value, now);
+                    self.say(&Key::Endpoints(self.config.name.clone(), key), value, now);
                 }
                 LocalChange::SetNode(info) => {
-                    self.config.info = info.clone();
-                    self.say_node(info, now);
+                    self.say_node(&info, now);
+                    self.config.info = info;
                 }
             }
         }
@@ -58,11 +58,11 @@ impl Node {
     }
 
     /// Says `info` of this node.
-    pub(super) fn say_node(&mut self, info: NodeInfo, now: Now) {
-        self.say(Key::Node(self.config.name.clone()), Some(encode(&info)), now);
+    pub(super) fn say_node(&mut self, info: &NodeInfo, now: Now) {
+        self.say(&Key::Node(self.config.name.clone()), Some(encode(info)), now);
     }
 
-    fn say(&mut self, key: Key, value: Option<Arc<[u8]>>, now: Now) {
+    fn say(&mut self, key: &Key, value: Option<Arc<[u8]>>, now: Now) {
         let id = key.id();
         let known = self.store.get(&id);
         let same = match (&value, known) {

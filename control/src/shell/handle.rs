@@ -8,7 +8,10 @@ use crate::{
 };
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -68,6 +71,8 @@ pub struct ControlHandle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) address: SocketAddr,
+    /// Connections that did not prove to have a key.
+    pub(super) strangers: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for ControlHandle {
@@ -104,7 +109,12 @@ impl ControlHandle {
     /// Counts for status and metrics, as of now.
     #[must_use]
     pub fn stats(&self) -> ControlStats {
-        self.node.lock().stats()
+        let mut stats = self.node.lock().stats();
+        let strangers = self.strangers.load(Ordering::Relaxed);
+        if strangers > 0 {
+            stats.refused.push(("connection", strangers));
+        }
+        stats
     }
 
     /// Whether this node synced with at least one peer, or has no seeds but itself.

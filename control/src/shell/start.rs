@@ -12,7 +12,10 @@ use crate::{
     node::{Node, NodeConfig},
 };
 use ring::rand::{SecureRandom, SystemRandom};
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
 use tokio::{
     net::{TcpListener, UdpSocket},
     sync::{mpsc, watch},
@@ -65,11 +68,12 @@ impl Control {
         let (publish, snapshots) = watch::channel(Arc::new(node.snapshot().clone()));
         let node = Shared::new(node);
         let (commands, received) = mpsc::channel(COMMANDS);
-        let streams = Streams::start(listener, ring);
+        let strangers = Arc::new(AtomicU64::new(0));
+        let streams = Streams::start(listener, ring, Arc::clone(&strangers));
         tokio::spawn(
             Task { node: node.clone(), clocks, commands: received, socket, streams, publish, keeper }.run(),
         );
-        Ok(ControlHandle { node, clocks, commands, snapshots, address })
+        Ok(ControlHandle { node, clocks, commands, snapshots, address, strangers })
     }
 }
 

@@ -61,9 +61,9 @@ impl Drop for Streams {
 
 impl Streams {
     /// Begins to accept.
-    pub(super) fn start(listener: TcpListener, ring: Arc<Keyring>) -> Streams {
+    pub(super) fn start(listener: TcpListener, ring: Arc<Keyring>, strangers: Arc<AtomicU64>) -> Streams {
         let (sender, events) = mpsc::channel(EVENTS);
-        let acceptor = tokio::spawn(accept(listener, Arc::clone(&ring), sender.clone()));
+        let acceptor = tokio::spawn(accept(listener, Arc::clone(&ring), sender.clone(), strangers));
         Streams { events, sender, frames: HashMap::new(), tasks: JoinSet::new(), acceptor, ring }
     }
 
@@ -117,7 +117,12 @@ impl Streams {
     }
 }
 
-async fn accept(listener: TcpListener, ring: Arc<Keyring>, events: mpsc::Sender<Event>) {
+async fn accept(
+    listener: TcpListener,
+    ring: Arc<Keyring>,
+    events: mpsc::Sender<Event>,
+    strangers: Arc<AtomicU64>,
+) {
     let slots = Arc::new(Semaphore::new(MAX_ACCEPTED));
     let next = AtomicU64::new(ExchangeId::ACCEPTED);
     let mut tasks = JoinSet::new();
@@ -133,7 +138,7 @@ async fn accept(listener: TcpListener, ring: Arc<Keyring>, events: mpsc::Sender<
             }
         };
         let id = ExchangeId(next.fetch_add(1, Ordering::Relaxed));
-        let (ring, events) = (Arc::clone(&ring), events.clone());
+        let (ring, events, strangers) = (Arc::clone(&ring), events.clone(), Arc::clone(&strangers));
         tasks.spawn(async move {
             let _slot = slot;
             match timeout(GREET, answer(&mut stream, &ring)).await {
@@ -145,8 +150,14 @@ async fn accept(listener: TcpListener, ring: Arc<Keyring>, events: mpsc::Sender<
                         let _ = events.send(Event { input: Input::Closed(id), frames: None }).await;
                     }
                 }
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "connection refused"),
-                Err(_) => tracing::debug!(%peer, "connection refused: it says nothing"),
+                Ok(Err(error)) => {
+                    strangers.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(%peer, %error, "connection refused");
+                }
+                Err(_) => {
+                    strangers.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(%peer, "connection refused: it says nothing");
+                }
             }
         });
     }

@@ -1,0 +1,115 @@
+//! Datagrams: what comes in, and what goes out to whom.
+
+use super::{core::Node, io::Output};
+use crate::{
+    gossip::{self, Spread},
+    hlc::Now,
+    key::Key,
+    member::Identity,
+    record::Record,
+};
+use rand::seq::IndexedRandom;
+use std::sync::Arc;
+
+/// First byte of a datagram's body; wire constants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Tag {
+    /// A message of the failure detector.
+    Membership = 0,
+    /// Records.
+    Records = 1,
+    /// The identity that leaves.
+    Goodbye = 2,
+}
+
+/// Members that a leaving node tells itself; the others hear it from them.
+const GOODBYES: usize = 64;
+
+impl Node {
+    /// Says good-bye to the mesh and falls silent; the outputs are the last ones.
+    pub fn leave(&mut self, now: Now) -> Vec<Output> {
+        if self.gone {
+            return Vec::new();
+        }
+        let id = Key::Node(self.config.name.clone()).id();
+        if let Some(record) = self.store.get(&id) {
+            // The tombstone keeps what the node said, for the tables of the others.
+            let value = Arc::clone(&record.value);
+            self.write(id, true, value, now);
+        }
+        let bodies = self.spread.round(&self.store, gossip::FANOUT, self.membership.peers().alive().len());
+        let goodbye = postcard::to_stdvec(self.membership.me()).unwrap_or_default();
+        for peer in self.some_peers(GOODBYES) {
+            for body in &bodies {
+                self.send(&peer, Tag::Records, body);
+            }
+            self.send(&peer, Tag::Goodbye, &goodbye);
+        }
+        self.membership.leave(now.mono);
+        for (to, message) in self.membership.take_effects().sends {
+            self.send(&to, Tag::Membership, &message);
+        }
+        self.gone = true;
+        std::mem::take(&mut self.out)
+    }
+
+    pub(super) fn datagram(&mut self, packet: &mut [u8], now: Now) {
+        self.udp_received.0 += 1;
+        self.udp_received.1 += packet.len() as u64;
+        let body = match self.opener.open(packet) {
+            Ok(body) => body.to_vec(),
+            Err(reason) => return self.refuse(reason.as_str()),
+        };
+        let Some((tag, body)) = body.split_first() else { return self.refuse("malformed") };
+        match *tag {
+            tag if tag == Tag::Membership as u8 => self.membership.receive(body, now.mono),
+            tag if tag == Tag::Records as u8 => match Record::decode_all(body) {
+                Ok(records) => records.into_iter().for_each(|record| {
+                    self.absorb(record, now, true);
+                }),
+                Err(_) => self.refuse("bad record"),
+            },
+            tag if tag == Tag::Goodbye as u8 => match postcard::from_bytes(body) {
+                Ok(id) => self.membership.left(id, now.mono),
+                Err(_) => self.refuse("malformed"),
+            },
+            // A later release's message.
+            _ => self.refuse("unknown message"),
+        }
+    }
+
+    pub(super) fn round(&mut self, now: Now) {
+        self.last_round = now.mono;
+        let nodes = self.membership.peers().alive().len() + 1;
+        let peers = self.some_peers(gossip::FANOUT);
+        if peers.is_empty() {
+            // Whoever comes up gets everything by anti-entropy.
+            self.spread = Spread::default();
+            return;
+        }
+        for body in self.spread.round(&self.store, peers.len(), nodes) {
+            for peer in &peers {
+                self.send(peer, Tag::Records, &body);
+            }
+        }
+    }
+
+    /// Up to `count` distinct members that are up, at random.
+    pub(super) fn some_peers(&mut self, count: usize) -> Vec<Identity> {
+        let alive = self.membership.peers().alive();
+        alive.sample(&mut self.rng, count).cloned().collect()
+    }
+
+    pub(super) fn send(&mut self, to: &Identity, tag: Tag, body: &[u8]) {
+        let mut plain = Vec::with_capacity(1 + body.len());
+        plain.push(tag as u8);
+        plain.extend_from_slice(body);
+        let Some(packet) = self.sealer.seal(to.name.as_str(), &plain) else {
+            return self.refuse("cannot seal");
+        };
+        self.udp_sent.0 += 1;
+        self.udp_sent.1 += packet.len() as u64;
+        self.out.push(Output::Datagram(to.addr, packet));
+    }
+}
