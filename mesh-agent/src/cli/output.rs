@@ -114,7 +114,7 @@ mod tests {
         table.row(vec!["a-long-name".into(), "ready".into()]);
         table.row(vec!["x\x1b[2J".into(), String::new()]);
         let text = table.render(false);
-        assert_eq!(text, "NAME         STATE\na-long-name  ready\nx\u{fffd}[2J       -\n");
+        assert_eq!(text, "NAME         STATE\na-long-name  ready\nx\u{fffd}[2J        -\n");
         assert!(table.render(true).contains("\x1b[32mready\x1b[0m"));
     }
 }

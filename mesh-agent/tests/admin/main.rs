@@ -1,0 +1,11 @@
+//! The admin API, its metrics and the command line, over real sockets against a backend in memory.
+
+mod api;
+mod cli;
+mod cli_commands;
+mod doors;
+mod fake;
+mod hostile;
+mod metrics;
+mod openapi;
+mod world;
