@@ -60,9 +60,11 @@ impl Table {
         Table { rows: vec![heads.iter().map(|h| (*h).to_owned()).collect()] }
     }
 
-    pub(crate) fn row(&mut self, cells: Vec<String>) {
-        let cells = cells.iter().map(|c| if c.is_empty() { "-".to_owned() } else { clean(c) });
-        self.rows.push(cells.collect());
+    pub(crate) fn row(&mut self, mut cells: Vec<String>) {
+        for cell in &mut cells {
+            *cell = if cell.is_empty() { "-".to_owned() } else { clean(cell) };
+        }
+        self.rows.push(cells);
     }
 
     fn render(&self, color: bool) -> String {
