@@ -7,7 +7,7 @@ use hyper::StatusCode;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
-    pub(crate) body: ErrorBody,
+    pub(crate) body: Box<ErrorBody>,
     /// The methods a 405 allows (RFC 9110 section 15.5.6).
     pub(crate) allow: Option<String>,
     /// The connection cannot be used further, as a body is left unread on it.
@@ -16,7 +16,7 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        let body = ErrorBody { error: error.into(), ..ErrorBody::default() };
+        let body = Box::new(ErrorBody { error: error.into(), ..ErrorBody::default() });
         ApiError { status, body, allow: None, close: false }
     }
 

@@ -59,7 +59,7 @@ pub fn unpublish(
     let mut changed = spec.clone();
     for (index, port) in changed.ports.iter_mut().enumerate() {
         let Some(publish) = &port.publish else { continue };
-        let first = publish.port.map(|p| p.first()).or_else(|| held(index));
+        let first = publish.port.map(mesh_control::model::PortRange::first).or_else(|| held(index));
         if port.protocol == request.protocol && first == Some(request.published) {
             port.publish = None;
             return Ok(changed);

@@ -60,9 +60,11 @@ impl Table {
         Table { rows: vec![heads.iter().map(|h| (*h).to_owned()).collect()] }
     }
 
-    pub(crate) fn row(&mut self, cells: Vec<String>) {
-        let cells = cells.iter().map(|c| if c.is_empty() { "-".to_owned() } else { clean(c) });
-        self.rows.push(cells.collect());
+    pub(crate) fn row(&mut self, mut cells: Vec<String>) {
+        for cell in &mut cells {
+            *cell = if cell.is_empty() { "-".to_owned() } else { clean(cell) };
+        }
+        self.rows.push(cells);
     }
 
     fn render(&self, color: bool) -> String {
@@ -114,7 +116,7 @@ mod tests {
         table.row(vec!["a-long-name".into(), "ready".into()]);
         table.row(vec!["x\x1b[2J".into(), String::new()]);
         let text = table.render(false);
-        assert_eq!(text, "NAME         STATE\na-long-name  ready\nx\u{fffd}[2J       -\n");
+        assert_eq!(text, "NAME         STATE\na-long-name  ready\nx\u{fffd}[2J        -\n");
         assert!(table.render(true).contains("\x1b[32mready\x1b[0m"));
     }
 }

@@ -1,0 +1,12 @@
+//! The admin API, its metrics and the command line, over real sockets against a backend in memory.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop, helpers included")]
+
+mod api;
+mod cli;
+mod cli_commands;
+mod doors;
+mod fake;
+mod hostile;
+mod metrics;
+mod openapi;
+mod world;
