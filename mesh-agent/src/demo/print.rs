@@ -2,7 +2,7 @@
 
 use super::layout::{Layout, Node, Service};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fmt::Write, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 /// What is only known once the mesh runs.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +49,10 @@ pub fn json(layout: &Layout, running: &Running) -> Value {
 #[must_use]
 pub fn text(layout: &Layout, running: &Running, exe: &Path) -> String {
     let mut out = String::new();
-    let mut line = |text: String| drop(writeln!(out, "{text}"));
+    let mut line = |text: String| {
+        out += &text;
+        out.push('\n');
+    };
     line(format!("A mesh of {} agents runs on this machine.\n", layout.nodes.len()));
     for n in &layout.nodes {
         let pid = running.pids.get(&n.name).map_or_else(|| "-".to_owned(), u32::to_string);

@@ -50,7 +50,10 @@ pub(super) async fn ask(layout: &Layout, exe: &Path) -> Result<Running, String> 
             }
         }
         if status.plane.revision.is_none_or(|r| r < services.revision) || !status.plane.failed.is_empty() {
-            return Err(missing(format!("the data plane is not there yet: {}", status.plane.failed.join(", "))));
+            return Err(missing(format!(
+                "the data plane is not there yet: {}",
+                status.plane.failed.join(", ")
+            )));
         }
     }
     Ok(running)
@@ -69,6 +72,10 @@ async fn call<T: DeserializeOwned>(exe: &Path, node: &Node, command: &[&str]) ->
         .await
         .map_err(|e| format!("cannot run {}: {e}", exe.display()))?;
     serde_json::from_slice(&output.stdout).map_err(|_| {
-        format!("{}: {}", node.name, String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("no answer"))
+        format!(
+            "{}: {}",
+            node.name,
+            String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("no answer")
+        )
     })
 }

@@ -73,8 +73,7 @@ pub async fn run(options: &Options, exe: &Path) -> Result<(), DemoError> {
         return Err(DemoError::Taken(taken));
     }
     let key = mesh_control::generate_key().map_err(|e| DemoError::NotReady(e.to_string()))?;
-    write_files(&layout, &key)
-        .map_err(|e| DemoError::System("cannot write the demo's files", e))?;
+    write_files(&layout, &key).map_err(|e| DemoError::System("cannot write the demo's files", e))?;
     let _instances =
         Instances::start(&layout).await.map_err(|e| DemoError::System("cannot start an instance", e))?;
     let mut agents = Agents { layout: &layout, exe, slots: Vec::new() };

@@ -9,6 +9,9 @@ pub struct RunArgs {
     /// The configuration file
     #[arg(long, short, value_name = "FILE", env = "MESH_CONFIG")]
     pub config: PathBuf,
+    /// Stop when standard input, a pipe, closes: how `demo` keeps its agents from outliving it
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,
@@ -20,9 +23,9 @@ pub struct DemoArgs {
     /// How many nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     pub nodes: u8,
-    /// First of the ports that the demo publishes and listens on; the demo's own choice when absent
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=60000))]
-    pub base_port: Option<u16>,
+    /// The part of the loopback network to use; several demos run side by side in different ones
+    #[arg(long, value_name = "127.X.0.0/16", default_value = "127.77.0.0/16")]
+    pub network: ipnetwork::Ipv4Network,
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,

@@ -1,0 +1,207 @@
+//! The running agent as the admin API sees it.
+
+use crate::{
+    admin::{
+        self, Answer, Backend, BackendError, DnsAnswer, DnsRecord, Drain, HealthResult, PlaneStatus,
+        PublishRequest, SourceStatus, UnpublishRequest,
+    },
+    dataplane::{Counters, Explanation, Flow},
+    health::{CheckResult, CheckState, HealthHandle},
+    plan::Op,
+    reconcile::{ReconcileConfig, ReconcileGone, ReconcileHandle},
+    source::{ApiSource, StateWriter, WriterError},
+};
+use mesh_control::{
+    ControlHandle, ControlStats,
+    model::{Endpoint, Name, ServiceKey, ServiceSpec, Snapshot},
+};
+use mesh_dns::{AnswerSource, DnsHandle, LookupError, LookupRecord};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// The handles of a running agent.
+pub(super) struct Running {
+    pub(super) control: ControlHandle,
+    pub(super) writer: StateWriter,
+    pub(super) api: ApiSource,
+    pub(super) health: HealthHandle,
+    pub(super) reconcile: ReconcileHandle,
+    pub(super) reconcile_config: ReconcileConfig,
+    pub(super) dns: Option<DnsHandle>,
+}
+
+impl Running {
+    /// The spec in force of a service that is declared.
+    fn spec(&self, key: &ServiceKey) -> Result<Arc<ServiceSpec>, BackendError> {
+        let snapshot = self.snapshot();
+        let view = snapshot.services.get(key);
+        view.map(|v| Arc::clone(&v.spec))
+            .ok_or_else(|| BackendError::NotFound(format!("there is no service {key}")))
+    }
+}
+
+fn gone(error: ReconcileGone) -> BackendError {
+    BackendError::Unavailable(error.to_string())
+}
+
+fn writer(error: WriterError) -> BackendError {
+    match error {
+        WriterError::Closed => BackendError::Unavailable(error.to_string()),
+        WriterError::Refused { .. } => {
+            BackendError::Invalid { field: "service".into(), problem: error.to_string() }
+        }
+        WriterError::NoSuchEndpoint(_) => BackendError::NotFound(error.to_string()),
+    }
+}
+
+fn dns(error: LookupError) -> BackendError {
+    let text = error.to_string();
+    match error {
+        LookupError::Name(_) => BackendError::Invalid { field: "name".into(), problem: text },
+        LookupError::Type(_) => BackendError::Invalid { field: "type".into(), problem: text },
+        _ => BackendError::Unavailable(text),
+    }
+}
+
+fn record(record: LookupRecord) -> DnsRecord {
+    DnsRecord { name: record.name, record_type: record.kind, ttl: record.ttl, data: record.data }
+}
+
+impl Backend for Running {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.control.snapshots().borrow())
+    }
+
+    fn control_stats(&self) -> ControlStats {
+        self.control.stats()
+    }
+
+    fn joined(&self) -> bool {
+        self.control.joined()
+    }
+
+    fn plane(&self) -> PlaneStatus {
+        let status = self.reconcile.status();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        PlaneStatus {
+            name: status.plane.to_owned(),
+            revision: status.last_sync.as_ref().map(|_| status.applied_revision),
+            error: status.plane_error,
+            failed: status.errors.iter().map(|e| e.error.clone()).collect(),
+            since_ok: status.last_sync.map(|sync| now.saturating_sub(Duration::from_millis(sync.at))),
+            // An audit runs at every interval even when nothing changes; three missed ones are no coincidence.
+            stale_after: self.reconcile_config.audit_interval * 3,
+            frontends: status.frontends,
+            capabilities: Some(status.capabilities),
+        }
+    }
+
+    fn sources(&self) -> Vec<SourceStatus> {
+        let status = |s: &crate::source::SourceStatus| SourceStatus {
+            name: s.id.to_string(),
+            synced: s.synced,
+            services: s.services,
+            errors: s.errors.clone(),
+        };
+        self.writer.statuses().iter().map(status).collect()
+    }
+
+    fn health(&self) -> Vec<HealthResult> {
+        let result = |r: CheckResult| HealthResult {
+            service: r.service,
+            instance: r.instance,
+            healthy: match r.state {
+                CheckState::Waiting => None,
+                CheckState::Healthy => Some(true),
+                CheckState::Unhealthy => Some(false),
+            },
+            detail: r.last_error.unwrap_or_default(),
+        };
+        self.health.results().into_iter().map(result).collect()
+    }
+
+    fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns.as_ref().and_then(|dns| dns.addresses().first().copied())
+    }
+
+    fn counters(&self) -> Answer<'_, Result<Counters, BackendError>> {
+        Box::pin(async { self.reconcile.counters().await.map_err(gone) })
+    }
+
+    fn explain(&self, flow: Flow) -> Answer<'_, Result<Explanation, BackendError>> {
+        Box::pin(async move { self.reconcile.explain(flow).await.map_err(gone) })
+    }
+
+    fn plan(&self) -> Answer<'_, Result<Vec<Op>, BackendError>> {
+        Box::pin(async { self.reconcile.plan().await.map_err(gone) })
+    }
+
+    fn apply_compose(&self, text: String, dry_run: bool) -> Answer<'_, Result<Vec<ServiceKey>, Vec<String>>> {
+        Box::pin(async move { self.api.apply_compose(&text, dry_run).await })
+    }
+
+    fn remove_service(&self, key: ServiceKey) -> Answer<'_, Result<(), BackendError>> {
+        Box::pin(async move { self.api.remove(&key).await })
+    }
+
+    fn publish(&self, key: ServiceKey, request: PublishRequest) -> Answer<'_, Result<(), BackendError>> {
+        Box::pin(async move {
+            let spec = admin::publish(&*self.spec(&key)?, &request)?;
+            self.api.declare(&key, spec).await
+        })
+    }
+
+    fn unpublish(&self, key: ServiceKey, request: UnpublishRequest) -> Answer<'_, Result<(), BackendError>> {
+        Box::pin(async move {
+            let snapshot = self.snapshot();
+            let held = |index: usize| {
+                let view = snapshot.services.get(&key)?;
+                view.published.iter().find(|p| p.index == index)?.port.map(|p| p.first())
+            };
+            let spec = admin::unpublish(&*self.spec(&key)?, request, held)?;
+            self.api.declare(&key, spec).await
+        })
+    }
+
+    fn add_endpoint(&self, key: ServiceKey, endpoint: Endpoint) -> Answer<'_, Result<(), BackendError>> {
+        Box::pin(async move { self.api.add_endpoint(&key, endpoint).await })
+    }
+
+    fn remove_endpoint(&self, key: ServiceKey, instance: Name) -> Answer<'_, Result<(), BackendError>> {
+        Box::pin(async move { self.api.remove_endpoint(&key, &instance).await })
+    }
+
+    fn drain_endpoint(
+        &self,
+        key: ServiceKey,
+        instance: Name,
+        drain: Drain,
+    ) -> Answer<'_, Result<(), BackendError>> {
+        Box::pin(async move {
+            match drain {
+                Drain::Start(deadline) => { let _ = deadline; self.writer.drain(&key, &instance).await },
+                Drain::Undo => self.writer.undrain(&key, &instance).await,
+            }
+            .map_err(writer)
+        })
+    }
+
+    fn drain_node(&self, draining: bool) -> Answer<'_, Result<(), BackendError>> {
+        Box::pin(async move { self.writer.drain_node(draining).await.map_err(writer) })
+    }
+
+    fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, BackendError>> {
+        Box::pin(async move {
+            let off = || BackendError::Unavailable("DNS is switched off (dns.enabled)".into());
+            let reply = self.dns.as_ref().ok_or_else(off)?.query(&name, &record_type).await.map_err(dns)?;
+            Ok(DnsAnswer {
+                rcode: reply.rcode,
+                authoritative: reply.source == AnswerSource::Mesh,
+                records: reply.answers.into_iter().map(record).collect(),
+            })
+        })
+    }
+}

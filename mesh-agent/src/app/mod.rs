@@ -1,0 +1,171 @@
+//! Starts and stops the parts of an agent, in order.
+//!
+//! Start: control plane, writer, data plane and reconciler, DNS, admin, and last the sources, so that an address that
+//! is taken stops the start before anything was declared. Stop: admin, sources, leave the mesh, let flows end, data
+//! plane, DNS.
+
+mod backend;
+mod parts;
+mod stop;
+
+use crate::{
+    admin::{AdminError, AdminHandle, AdminServer},
+    config::Config,
+    dataplane::{AnyDataPlane, PlaneError, userspace::UserspacePlane},
+    health::HealthHandle,
+    reconcile::{self, ReconcileConfig, ReconcileMetrics},
+    source::{ApiSource, SourceId, StateWriter, file::FileSource},
+};
+use backend::Running;
+use mesh_control::{Control, ControlError, ControlHandle};
+use mesh_dns::{DnsError, DnsServer};
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+
+/// How long a node that has seeds waits to hear from one before it takes what it has for complete. After that it
+/// serves alone and goes on trying.
+const JOIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why the agent did not start; whatever had been started is stopped again.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Gossip.
+    #[error("cluster: {0}")]
+    Control(#[from] ControlError),
+    /// The data plane.
+    #[error("data_plane: {0}")]
+    Plane(#[from] PlaneError),
+    /// DNS.
+    #[error("dns: {0}")]
+    Dns(#[from] DnsError),
+    /// The admin API or the metrics listener.
+    #[error("{0}")]
+    Admin(#[from] AdminError),
+    /// Two parts name a metric alike, which is a bug.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// A source.
+    #[error("sources: {0}")]
+    Source(String),
+}
+
+/// A running agent.
+pub struct App {
+    running: Arc<Running>,
+    admin: AdminHandle,
+    files: Option<FileSource>,
+    writer_task: JoinHandle<()>,
+    leftovers: JoinHandle<()>,
+}
+
+impl App {
+    /// Starts everything that `config` asks for.
+    ///
+    /// # Errors
+    /// [`StartError`] naming the part and the fix.
+    pub async fn start(config: &Config) -> Result<App, StartError> {
+        let registry = prometheus::Registry::new();
+        let control = Control::start(parts::control(config)).await?;
+        match Self::with_control(config, &control, &registry).await {
+            Ok(app) => Ok(app),
+            Err(error) => {
+                control.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn with_control(
+        config: &Config,
+        control: &ControlHandle,
+        registry: &prometheus::Registry,
+    ) -> Result<App, StartError> {
+        let (file_id, api_id) = (FileSource::id(), SourceId("api".into()));
+        let sources: Vec<SourceId> =
+            config.sources.files.iter().map(|_| file_id.clone()).chain([api_id.clone()]).collect();
+        let to_control = control.clone();
+        let (writer, writer_task) = StateWriter::spawn(
+            config.node.name.clone(),
+            parts::info(config),
+            &sources,
+            control.snapshots(),
+            move |changes| {
+                let control = to_control.clone();
+                async move { control.submit(changes).await.map(drop).map_err(|e| e.to_string()) }
+            },
+        );
+
+        let plane = AnyDataPlane::from(UserspacePlane::start(parts::userspace(config))?);
+        let reconcile_config = ReconcileConfig::new(parts::node_facts(config), parts::policy(config));
+        let (complete, synced) = watch::channel(false);
+        let leftovers = tokio::spawn(complete_state(writer.clone(), control.clone(), complete));
+        let reconcile = reconcile::spawn(
+            plane,
+            control.snapshots(),
+            synced,
+            reconcile_config.clone(),
+            ReconcileMetrics::new(registry)?,
+        );
+
+        let dns = match parts::dns(config) {
+            Some(dns) => Some(DnsServer::start(dns, control.snapshots(), registry).await?),
+            None => None,
+        };
+        let health = HealthHandle::spawn(writer.clone(), control.snapshots(), registry)?;
+        let api = ApiSource; drop(writer.synced(&api_id).await);
+        let running = Arc::new(Running {
+            control: control.clone(),
+            writer: writer.clone(),
+            api,
+            health,
+            reconcile,
+            reconcile_config,
+            dns,
+        });
+        let admin =
+            AdminServer::start(parts::admin(config), Arc::clone(&running) as _, registry.clone()).await?;
+        let files = match &config.sources.files {
+            Some(files) => Some(FileSource::spawn(files.clone(), config.node.name.clone(), writer)),
+            None => None,
+        };
+        tracing::info!(node = %config.node.name, gossip = %control.address(), "the agent runs");
+        Ok(App { running, admin, files, writer_task, leftovers })
+    }
+
+    /// Stops in order: takes no new work, tells the mesh, lets flows end for a moment, then closes everything.
+    pub async fn stop(self) {
+        tracing::info!("stopping");
+        drop(self.files);
+        self.leftovers.abort();
+        self.admin.shutdown().await;
+        self.running.control.shutdown().await;
+        stop::until_idle(&self.running.reconcile).await;
+        if let Err(error) = self.running.reconcile.shutdown(true).await {
+            tracing::warn!(%error, "the data plane left something behind");
+        }
+        self.writer_task.abort();
+        // The last handle: DNS answers until here, so that what still runs on this host can resolve.
+        drop(self.running);
+        tracing::info!("stopped");
+    }
+}
+
+/// Says `complete` once the sources have told everything and, with seeds, a peer was heard; before that a data plane
+/// must not remove what it holds. Then withdraws what a previous boot of this node announced and nobody does now.
+async fn complete_state(writer: StateWriter, control: ControlHandle, complete: watch::Sender<bool>) {
+    let mut synced = writer.all_synced();
+    if synced.wait_for(|s| *s).await.is_err() {
+        return;
+    }
+    let mut snapshots = control.snapshots();
+    let heard = async { while !control.joined() && snapshots.changed().await.is_ok() {} };
+    if timeout(JOIN_WITHIN, heard).await.is_err() {
+        tracing::warn!("no seed answered within {JOIN_WITHIN:?}: serving alone and trying on");
+    }
+    complete.send_replace(true);
+    if let Err(error) = writer.withdraw_leftovers(control.own_services()).await {
+        tracing::warn!(%error, "could not withdraw what a previous run announced");
+    }
+    // The receivers watch this sender: it lives as long as the task, which ends with the agent.
+    std::future::pending::<()>().await;
+}

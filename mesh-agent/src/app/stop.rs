@@ -1,0 +1,27 @@
+//! Letting flows end.
+
+use crate::reconcile::ReconcileHandle;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Longest wait for open flows once the node has left the mesh.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Waits until no flow is open, at most [`GRACE`].
+pub(super) async fn until_idle(reconcile: &ReconcileHandle) {
+    let deadline = Instant::now() + GRACE;
+    loop {
+        let Ok(counters) = reconcile.counters().await else { return };
+        let open: u64 = counters
+            .backends
+            .iter()
+            .filter(|b| b.protocol == mesh_control::model::Protocol::Tcp)
+            .map(|b| b.active)
+            .sum();
+        if open == 0 || Instant::now() >= deadline {
+            return;
+        }
+        tracing::debug!(open, "waiting for open connections");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
