@@ -3,6 +3,7 @@
 //! A source owns what it writes and can never touch another's: it replaces or upserts through a [`StateWriter`]
 //! under its own [`SourceId`], and says [`StateWriter::synced`] when it has told everything once.
 
+pub mod api;
 pub mod compose;
 pub mod file;
 mod instance;

@@ -7,7 +7,7 @@ use super::{
 };
 use mesh_control::{
     LocalChange,
-    model::{Name, NodeInfo, NodeName, ServiceKey, Snapshot},
+    model::{Name, NodeInfo, NodeName, Origin, ServiceKey, ServiceSpec, Snapshot},
 };
 use std::{
     collections::BTreeMap,
@@ -61,6 +61,7 @@ enum Statement {
     Undrain(ServiceKey, Name),
     DrainNode(bool),
     Leftovers(Vec<ServiceKey>),
+    Cluster(ServiceKey, Option<Arc<ServiceSpec>>),
 }
 
 /// Takes what the sources and checks say, in order, and tells the control plane what changed. Clones share one task.
@@ -201,6 +202,19 @@ impl StateWriter {
         self.say(Statement::Leftovers(own)).await
     }
 
+    /// Declares a service for the whole cluster (`Some`) or withdraws that declaration (`None`), once: anybody may edit
+    /// it afterwards, so it is handed on as it comes and not kept here.
+    ///
+    /// # Errors
+    /// [`WriterError::Refused`] for good: it is not tried again. [`WriterError::Closed`].
+    pub async fn declare_for_cluster(
+        &self,
+        key: &ServiceKey,
+        spec: Option<Arc<ServiceSpec>>,
+    ) -> Result<(), WriterError> {
+        self.say(Statement::Cluster(key.clone(), spec)).await
+    }
+
     /// Whether every source has told everything once.
     #[must_use]
     pub fn all_synced(&self) -> watch::Receiver<bool> {
@@ -247,6 +261,10 @@ where
             }
             let mut answers = Vec::new();
             for (statement, answer) in batch.drain(..) {
+                if let Statement::Cluster(key, spec) = statement {
+                    drop(answer.send(self.hand_on(key, spec).await));
+                    continue;
+                }
                 let keys = statement.keys();
                 match self.take(statement) {
                     Ok(()) => answers.push((keys, answer)),
@@ -265,6 +283,15 @@ where
                 drop(answer.send(result));
             }
         }
+    }
+
+    async fn hand_on(&mut self, key: ServiceKey, spec: Option<Arc<ServiceSpec>>) -> Result<(), WriterError> {
+        let (service, origin) = (key.clone(), Origin::Cluster);
+        let change = match spec {
+            Some(spec) => LocalChange::PutService { origin, key, spec },
+            None => LocalChange::DeleteService { origin, key },
+        };
+        (self.submit)(vec![change]).await.map_err(|reason| WriterError::Refused { service, reason })
     }
 
     /// When there is something to do without a statement.
@@ -294,6 +321,8 @@ where
             Statement::Undrain(key, instance) => self.merge.undrain(&key, &instance)?,
             Statement::DrainNode(draining) => self.merge.drain_node(draining),
             Statement::Leftovers(own) => self.merge.withdraw_leftovers(own),
+            // Handed on by the caller; nothing of it is kept.
+            Statement::Cluster(..) => {}
         }
         Ok(())
     }
@@ -373,7 +402,8 @@ impl Statement {
             Statement::Remove(_, key)
             | Statement::Verdict(key, ..)
             | Statement::Drain(key, _)
-            | Statement::Undrain(key, _) => vec![key.clone()],
+            | Statement::Undrain(key, _)
+            | Statement::Cluster(key, _) => vec![key.clone()],
             Statement::Leftovers(own) => own.clone(),
             Statement::Synced(_) | Statement::Errors(..) | Statement::DrainNode(_) => Vec::new(),
         }
