@@ -9,11 +9,15 @@ use crate::{
     health::{CheckResult, CheckState, HealthHandle},
     plan::Op,
     reconcile::{ReconcileConfig, ReconcileGone, ReconcileHandle},
-    source::{ApiSource, StateWriter, WriterError},
+    source::{
+        LocalService, StateWriter, WriterError,
+        api::{ApiError, ApiSource},
+        compose,
+    },
 };
 use mesh_control::{
     ControlHandle, ControlStats,
-    model::{Endpoint, Name, ServiceKey, ServiceSpec, Snapshot},
+    model::{Endpoint, Name, Origin, PortRange, ServiceKey, ServiceView, Snapshot},
 };
 use mesh_dns::{AnswerSource, DnsHandle, LookupError, LookupRecord};
 use std::{
@@ -33,16 +37,6 @@ pub(super) struct Running {
     pub(super) dns: Option<DnsHandle>,
 }
 
-impl Running {
-    /// The spec in force of a service that is declared.
-    fn spec(&self, key: &ServiceKey) -> Result<Arc<ServiceSpec>, BackendError> {
-        let snapshot = self.snapshot();
-        let view = snapshot.services.get(key);
-        view.map(|v| Arc::clone(&v.spec))
-            .ok_or_else(|| BackendError::NotFound(format!("there is no service {key}")))
-    }
-}
-
 fn gone(error: ReconcileGone) -> BackendError {
     BackendError::Unavailable(error.to_string())
 }
@@ -54,6 +48,25 @@ fn writer(error: WriterError) -> BackendError {
             BackendError::Invalid { field: "service".into(), problem: error.to_string() }
         }
         WriterError::NoSuchEndpoint(_) => BackendError::NotFound(error.to_string()),
+    }
+}
+
+impl From<ApiError> for BackendError {
+    fn from(error: ApiError) -> Self {
+        let problem = error.to_string();
+        match error {
+            ApiError::NoSuchService(_) | ApiError::NoSuchEndpoint { .. } => BackendError::NotFound(problem),
+            ApiError::NotClusters { .. } => {
+                let fix = "edit the file, or remove it there and apply it here".to_owned();
+                BackendError::Conflict { problem, fix }
+            }
+            ApiError::BadEndpoint { .. } => BackendError::Invalid { field: "endpoint".into(), problem },
+            ApiError::Spec { .. } | ApiError::Command(_) => {
+                BackendError::Invalid { field: "service".into(), problem }
+            }
+            ApiError::Store(_) => BackendError::Unavailable(problem),
+            ApiError::Writer(error) => writer(error),
+        }
     }
 }
 
@@ -140,38 +153,45 @@ impl Backend for Running {
     }
 
     fn apply_compose(&self, text: String, dry_run: bool) -> Answer<'_, Result<Vec<ServiceKey>, Vec<String>>> {
-        Box::pin(async move { self.api.apply_compose(&text, dry_run).await })
+        Box::pin(async move {
+            let context = compose::Context { node: &self.snapshot().local.clone(), origin: &Origin::Cluster };
+            let declared = compose::parse("request", &text, context).map_err(|problems| problems.lines())?;
+            let services: Vec<LocalService> = declared.into_iter().map(|d| d.service).collect();
+            let keys = services.iter().map(|s| s.key.clone()).collect();
+            if !dry_run {
+                self.api.apply(services).await.map_err(|e| vec![e.to_string()])?;
+            }
+            Ok(keys)
+        })
     }
 
     fn remove_service(&self, key: ServiceKey) -> Answer<'_, Result<(), BackendError>> {
-        Box::pin(async move { self.api.remove(&key).await })
+        Box::pin(async move { Ok(self.api.remove(&key).await?) })
     }
 
     fn publish(&self, key: ServiceKey, request: PublishRequest) -> Answer<'_, Result<(), BackendError>> {
-        Box::pin(async move {
-            let spec = admin::publish(&*self.spec(&key)?, &request)?;
-            self.api.declare(&key, spec).await
-        })
+        Box::pin(async move { self.api.change(&key, |view| admin::publish(&view.spec, &request)).await })
     }
 
     fn unpublish(&self, key: ServiceKey, request: UnpublishRequest) -> Answer<'_, Result<(), BackendError>> {
         Box::pin(async move {
-            let snapshot = self.snapshot();
-            let held = |index: usize| {
-                let view = snapshot.services.get(&key)?;
-                view.published.iter().find(|p| p.index == index)?.port.map(|p| p.first())
+            let change = |view: &ServiceView| {
+                let held = |index: usize| {
+                    let published = view.published.iter().find(|p| p.index == index)?;
+                    published.port.map(PortRange::first)
+                };
+                admin::unpublish(&view.spec, request, held)
             };
-            let spec = admin::unpublish(&*self.spec(&key)?, request, held)?;
-            self.api.declare(&key, spec).await
+            self.api.change(&key, change).await
         })
     }
 
     fn add_endpoint(&self, key: ServiceKey, endpoint: Endpoint) -> Answer<'_, Result<(), BackendError>> {
-        Box::pin(async move { self.api.add_endpoint(&key, endpoint).await })
+        Box::pin(async move { Ok(self.api.add_endpoint(&key, endpoint).await?) })
     }
 
     fn remove_endpoint(&self, key: ServiceKey, instance: Name) -> Answer<'_, Result<(), BackendError>> {
-        Box::pin(async move { self.api.remove_endpoint(&key, &instance).await })
+        Box::pin(async move { Ok(self.api.remove_endpoint(&key, &instance).await?) })
     }
 
     fn drain_endpoint(
@@ -182,7 +202,10 @@ impl Backend for Running {
     ) -> Answer<'_, Result<(), BackendError>> {
         Box::pin(async move {
             match drain {
-                Drain::Start(deadline) => { let _ = deadline; self.writer.drain(&key, &instance).await },
+                Drain::Start(deadline) => {
+                    let _ = deadline;
+                    self.writer.drain(&key, &instance).await
+                }
                 Drain::Undo => self.writer.undrain(&key, &instance).await,
             }
             .map_err(writer)

@@ -14,7 +14,7 @@ use crate::{
     dataplane::{AnyDataPlane, PlaneError, userspace::UserspacePlane},
     health::HealthHandle,
     reconcile::{self, ReconcileConfig, ReconcileMetrics},
-    source::{ApiSource, SourceId, StateWriter, file::FileSource},
+    source::{SourceId, StateWriter, api::ApiSource, file::FileSource},
 };
 use backend::Running;
 use mesh_control::{Control, ControlError, ControlHandle};
@@ -80,9 +80,8 @@ impl App {
         control: &ControlHandle,
         registry: &prometheus::Registry,
     ) -> Result<App, StartError> {
-        let (file_id, api_id) = (FileSource::id(), SourceId("api".into()));
         let sources: Vec<SourceId> =
-            config.sources.files.iter().map(|_| file_id.clone()).chain([api_id.clone()]).collect();
+            config.sources.files.iter().map(|_| FileSource::id()).chain([ApiSource::id()]).collect();
         let to_control = control.clone();
         let (writer, writer_task) = StateWriter::spawn(
             config.node.name.clone(),
@@ -112,7 +111,9 @@ impl App {
             None => None,
         };
         let health = HealthHandle::spawn(writer.clone(), control.snapshots(), registry)?;
-        let api = ApiSource; drop(writer.synced(&api_id).await);
+        let api = ApiSource::start(config.cluster.data_dir.as_deref(), writer.clone(), control.snapshots())
+            .await
+            .map_err(|e| StartError::Source(e.to_string()))?;
         let running = Arc::new(Running {
             control: control.clone(),
             writer: writer.clone(),

@@ -76,14 +76,15 @@ fn runtime() -> Result<Runtime, Failure> {
 
 /// Resolves on SIGINT, SIGTERM or, when asked, on the end of standard input. The signals are caught from here on.
 fn stop_asked(on_stdin: bool) -> Result<impl Future<Output = ()>, Failure> {
-    let watch = |kind| {
-        signal(kind).map_err(|e| Failure::new(Code::Failure, format!("cannot watch signals: {e}")))
-    };
+    let watch =
+        |kind| signal(kind).map_err(|e| Failure::new(Code::Failure, format!("cannot watch signals: {e}")));
     let (mut interrupt, mut terminate) = (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?);
     // tokio's own stdin would read on a thread that cannot be stopped and so keep the process alive.
-    let pipe = |file| pipe::Receiver::from_file(file).map_err(|e| {
-        Failure::new(Code::Usage, format!("--until-stdin-closes: standard input is no pipe: {e}"))
-    });
+    let pipe = |file| {
+        pipe::Receiver::from_file(file).map_err(|e| {
+            Failure::new(Code::Usage, format!("--until-stdin-closes: standard input is no pipe: {e}"))
+        })
+    };
     let stdin = std::io::stdin().as_fd().try_clone_to_owned().map(std::fs::File::from);
     let mut stdin = match (on_stdin, stdin) {
         (true, Ok(file)) => Some(pipe(file)?),

@@ -6,8 +6,7 @@ use crate::source::{
     writer::{StateWriter, WriterError},
 };
 use mesh_control::model::{
-    Endpoint, Name, Origin, PortRange, Protocol, Publish, ServiceKey, ServiceSpec, ServiceView, Snapshot,
-    SpecError,
+    Endpoint, Name, Origin, PortRange, ServiceKey, ServiceSpec, ServiceView, Snapshot, SpecError,
 };
 use std::{
     path::{Path, PathBuf},
@@ -39,18 +38,6 @@ pub enum ApiError {
         service: ServiceKey,
         /// The nodes, as text.
         by: String,
-    },
-    /// No such port.
-    #[error("the service {service} has no port {port}/{protocol}: it has {known}")]
-    NoSuchPort {
-        /// The service.
-        service: ServiceKey,
-        /// The port.
-        port: u16,
-        /// Its protocol.
-        protocol: Protocol,
-        /// Those it has.
-        known: String,
     },
     /// No such endpoint.
     #[error("the API has added no endpoint {instance} to {service} on this node")]
@@ -209,51 +196,22 @@ impl ApiSource {
         self.put(&mut kept, key, all).await
     }
 
-    /// Publishes the port (of the VIP) of a service that the cluster declares, or changes how it is published.
+    /// Changes the declaration of a service that the cluster declares; `change` gets what is in force. Changes come
+    /// one after the other, so that none starts from a spec without the other's.
     ///
     /// # Errors
-    /// [`ApiError`].
-    pub async fn publish(
+    /// [`ApiError`], or whatever `change` says.
+    pub async fn change<E: From<ApiError>>(
         &self,
         key: &ServiceKey,
-        port: u16,
-        protocol: Protocol,
-        publish: Publish,
-    ) -> Result<(), ApiError> {
-        self.change_port(key, port, protocol, Some(publish)).await
-    }
-
-    /// Closes a published port again; the port of the VIP stays.
-    ///
-    /// # Errors
-    /// [`ApiError`].
-    pub async fn unpublish(&self, key: &ServiceKey, port: u16, protocol: Protocol) -> Result<(), ApiError> {
-        self.change_port(key, port, protocol, None).await
-    }
-
-    async fn change_port(
-        &self,
-        key: &ServiceKey,
-        port: u16,
-        protocol: Protocol,
-        publish: Option<Publish>,
-    ) -> Result<(), ApiError> {
-        // Held, so that two changes at once do not each start from the spec without the other.
+        change: impl FnOnce(&ServiceView) -> Result<ServiceSpec, E>,
+    ) -> Result<(), E> {
         let _one_at_a_time = self.kept.lock().await;
         let view = self.clusters(key)?;
-        let mut spec = (*view.spec).clone();
-        let known =
-            spec.ports.iter().map(|p| format!("{}/{}", p.port, p.protocol)).collect::<Vec<_>>().join(", ");
-        let found = spec.ports.iter_mut().find(|p| p.protocol == protocol && p.port.contains(port));
-        let Some(found) = found else {
-            let service = key.clone();
-            let known = if known.is_empty() { "none".to_owned() } else { known };
-            return Err(ApiError::NoSuchPort { service, port, protocol, known });
-        };
-        found.publish = publish;
+        let spec = Arc::new(change(&view)?);
         check_spec(key, &spec)?;
-        let spec = Arc::new(spec);
-        self.writer.declare_for_cluster(key, Some(spec.clone())).await?;
+        let declared = self.writer.declare_for_cluster(key, Some(spec.clone())).await;
+        declared.map_err(ApiError::from)?;
         self.wait(|s| s.services.get(key).is_some_and(|v| v.spec == spec)).await;
         Ok(())
     }
