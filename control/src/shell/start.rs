@@ -12,6 +12,7 @@ use crate::{
     node::{Node, NodeConfig},
 };
 use ring::rand::{SecureRandom, SystemRandom};
+use socket2::SockRef;
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
@@ -23,6 +24,8 @@ use tokio::{
 
 /// Commands that wait for the task.
 const COMMANDS: usize = 64;
+/// Bytes of the datagram socket's receive buffer, as far as the system allows.
+const RECEIVE_BUFFER: usize = 1 << 20;
 /// Tries to find a port that is free for TCP and UDP alike, when the configuration leaves it open.
 const PORT_TRIES: usize = 16;
 
@@ -117,7 +120,11 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, UdpSocket), ControlEr
             TcpListener::bind(address).await.map_err(|source| bind_error(address, "tcp", source))?;
         let bound = listener.local_addr().map_err(|source| bind_error(address, "tcp", source))?;
         match UdpSocket::bind(bound).await {
-            Ok(socket) => return Ok((listener, socket)),
+            Ok(socket) => {
+                // Room for a burst while the task is busy; a smaller buffer only loses datagrams sooner.
+                let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
+                return Ok((listener, socket));
+            }
             Err(_) if address.port() == 0 && tries < PORT_TRIES => {}
             Err(source) => return Err(bind_error(address, "udp", source)),
         }
