@@ -69,14 +69,25 @@ impl Control {
         };
         let node = Node::with_records(node, Arc::clone(&ring), records, now)?;
         let (publish, snapshots) = watch::channel(Arc::new(node.snapshot().clone()));
+        let (joining, joined) = watch::channel(node.joined());
         let node = Shared::new(node);
         let (commands, received) = mpsc::channel(COMMANDS);
         let strangers = Arc::new(AtomicU64::new(0));
         let streams = Streams::start(listener, ring, Arc::clone(&strangers));
         tokio::spawn(
-            Task { node: node.clone(), clocks, commands: received, socket, streams, publish, keeper }.run(),
+            Task {
+                node: node.clone(),
+                clocks,
+                commands: received,
+                socket,
+                streams,
+                publish,
+                joining,
+                keeper,
+            }
+            .run(),
         );
-        Ok(ControlHandle { node, clocks, commands, snapshots, address, strangers })
+        Ok(ControlHandle { node, clocks, commands, snapshots, joined, address, strangers })
     }
 }
 
