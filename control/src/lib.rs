@@ -1,8 +1,23 @@
 //! The control plane of the mesh, deliberately small: the [`model`] every other part speaks, the record store
 //! and its merge, claims of virtual IPs and published ports, and gossip.
 //!
-//! Data flows one way: a source hands [`LocalChange`]s to `ControlHandle::submit`; the store merges them with
+//! Data flows one way: a source hands [`LocalChange`]s to [`ControlHandle::submit`]; the store merges them with
 //! what peers gossip; every merged state comes out as an immutable [`model::Snapshot`].
+//!
+//! ```text
+//! submit ─▶ node/submit ─▶ node/records ─▶ store ─▶ view ─▶ Snapshot
+//!                            ▲      │        ▲ claims: who holds which address and port
+//! datagrams ─▶ packet ───────┤      └─▶ gossip ─▶ datagrams to 3 members, 8 times
+//! TCP ─▶ session ─▶ frame ───┘          node/exchange ─▶ anti-entropy and membership push/pull
+//!                            membership (foca): who is up
+//! ```
+//! Everything but `shell/` is a pure function of inputs, the time and a seed: [`node::Node`] is a whole node without
+//! sockets, which `tests/simulation.rs` runs by the dozen.
+//!
+//! # What is trusted
+//! Whoever has a cluster key is a member and may write any shared record; members are trusted not to lie about time,
+//! and a clock that is off by hours harms nobody but itself. Whoever has none learns only sizes, times and addresses, and
+//! can neither forge, replay nor redirect a message. Every decoder bounds what it reads before it allocates.
 #![forbid(unsafe_code)]
 
 mod api;

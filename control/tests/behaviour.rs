@@ -9,7 +9,7 @@ use mesh_control::{
 use sim::{Sim, Weather, name};
 use std::sync::Arc;
 
-const LAN: Weather = Weather { loss: 0.0, duplicates: 0.0, delay: 2 };
+const LAN: Weather = Weather { loss: 0.0, duplicates: 0.0, delay: 2, skew: 1_000 };
 
 fn mesh(seed: u64, nodes: usize, weather: Weather) -> Sim {
     let mut sim = Sim::new(seed, nodes, "10.96.0.0/16", weather);
@@ -77,7 +77,7 @@ fn a_killed_node_is_down_everywhere_within_six_seconds_at_three_nodes() {
 #[test]
 fn lost_datagrams_alone_take_nobody_down() {
     for seed in 0..4 {
-        let mut sim = mesh(seed, 8, Weather { loss: 0.3, duplicates: 0.1, delay: 50 });
+        let mut sim = mesh(seed, 8, Weather { loss: 0.3, duplicates: 0.1, delay: 50, skew: 1_000 });
         while sim.now < 120_000 {
             sim.run(sim.now + 200);
             for i in sim.alive() {

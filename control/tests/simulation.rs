@@ -68,6 +68,7 @@ fn scenario(seed: u64) -> u64 {
         loss: [0.0, 0.05, 0.2][usize::try_from(seed / 2 % 3).expect("good")],
         duplicates: 0.05,
         delay: 20,
+        skew: [3_000, 3_600_000][usize::try_from(seed / 3 % 2).unwrap_or_default()],
     };
     let mut sim = Sim::new(seed, nodes, "10.96.0.0/26", weather);
     for i in 0..nodes {

@@ -91,7 +91,7 @@ async fn three_nodes_share_a_service_through_leave_crash_and_restart() {
                 && s.nodes.len() == 3
         };
         views.push(wait(node, "three endpoints and a VIP", ready).await);
-        assert!(node.joined());
+        timeout(Duration::from_secs(30), node.until_joined()).await.expect("it joins");
     }
     let service = |s: &Snapshot| Arc::clone(&s.services[&web()]);
     assert_eq!(service(&views[0]).vips, service(&views[1]).vips);
@@ -195,4 +195,41 @@ async fn what_is_wrong_is_said_before_anything_runs() {
     assert!(refused.contains("n99") && refused.contains("web"), "{refused}");
     assert_eq!(node.own_services(), [], "all or none");
     node.shutdown().await;
+}
+
+/// More than gossip carries and than one frame holds: anti-entropy brings it, in chunks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_services_reach_a_node_that_joins_late() {
+    const SERVICES: usize = 2_000;
+    let key = generate_key().expect("good");
+    let n1 = Control::start(config(41, &key, vec![])).await.expect("good");
+    let mut changes = Vec::new();
+    for s in 0..SERVICES {
+        let service = ServiceKey::in_default(&format!("bulk-{s}")).expect("good");
+        let instance = |i| Name::new(&format!("bulk-{s}-{i}")).expect("good");
+        let address = |i| std::net::IpAddr::from([10, 1, 1, i]).into();
+        let endpoints = (0..10).map(|i| Endpoint::new(instance(i), address(i))).collect();
+        let spec = Arc::new(ServiceSpec::default());
+        changes.push(LocalChange::PutService { origin: Origin::Cluster, key: service.clone(), spec });
+        changes.push(LocalChange::PutEndpoints { key: service, endpoints });
+    }
+    for some in changes.chunks(500) {
+        n1.submit(some.to_vec()).await.expect("good");
+    }
+    let n2 = Control::start(config(42, &key, vec![n1.address().to_string()])).await.expect("good");
+    let complete = |s: &Snapshot| {
+        let whole =
+            |s: &Arc<mesh_control::model::ServiceView>| s.endpoints.len() == 10 && s.vips.v4.is_some();
+        s.services.len() == SERVICES && s.services.values().all(whole)
+    };
+    wait(&n2, "all services with endpoints and VIPs", complete).await;
+    timeout(Duration::from_secs(30), n2.until_joined()).await.expect("the exchange ends");
+    assert!(n2.joined());
+    // A small change still goes through at once, by gossip.
+    n2.submit(vec![declare(Origin::Cluster)]).await.expect("good");
+    wait(&n1, "a change the other way", |s| s.services.get(&web()).is_some_and(|s| s.vips.v6.is_some()))
+        .await;
+    for node in [n1, n2] {
+        node.shutdown().await;
+    }
 }

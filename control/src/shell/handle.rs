@@ -70,6 +70,7 @@ pub struct ControlHandle {
     pub(super) clocks: Clocks,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(super) joined: watch::Receiver<bool>,
     pub(super) address: SocketAddr,
     /// Connections that did not prove to have a key.
     pub(super) strangers: Arc<AtomicU64>,
@@ -121,6 +122,13 @@ impl ControlHandle {
     #[must_use]
     pub fn joined(&self) -> bool {
         self.node.lock().joined()
+    }
+
+    /// Waits until [`joined`](Self::joined), or until the shutdown. Seeds that never answer make it wait for ever: give
+    /// it a timeout.
+    pub async fn until_joined(&self) {
+        // An error means that the control plane is shut down.
+        let _ = self.joined.clone().wait_for(|joined| *joined).await;
     }
 
     /// The services of which this node has endpoint records or which it declares as itself, also what an earlier run

@@ -12,6 +12,7 @@ use crate::{
     node::{Node, NodeConfig},
 };
 use ring::rand::{SecureRandom, SystemRandom};
+use socket2::SockRef;
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
@@ -23,6 +24,8 @@ use tokio::{
 
 /// Commands that wait for the task.
 const COMMANDS: usize = 64;
+/// Bytes of the datagram socket's receive buffer, as far as the system allows.
+const RECEIVE_BUFFER: usize = 1 << 20;
 /// Tries to find a port that is free for TCP and UDP alike, when the configuration leaves it open.
 const PORT_TRIES: usize = 16;
 
@@ -66,14 +69,25 @@ impl Control {
         };
         let node = Node::with_records(node, Arc::clone(&ring), records, now)?;
         let (publish, snapshots) = watch::channel(Arc::new(node.snapshot().clone()));
+        let (joining, joined) = watch::channel(node.joined());
         let node = Shared::new(node);
         let (commands, received) = mpsc::channel(COMMANDS);
         let strangers = Arc::new(AtomicU64::new(0));
         let streams = Streams::start(listener, ring, Arc::clone(&strangers));
         tokio::spawn(
-            Task { node: node.clone(), clocks, commands: received, socket, streams, publish, keeper }.run(),
+            Task {
+                node: node.clone(),
+                clocks,
+                commands: received,
+                socket,
+                streams,
+                publish,
+                joining,
+                keeper,
+            }
+            .run(),
         );
-        Ok(ControlHandle { node, clocks, commands, snapshots, address, strangers })
+        Ok(ControlHandle { node, clocks, commands, snapshots, joined, address, strangers })
     }
 }
 
@@ -117,7 +131,11 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, UdpSocket), ControlEr
             TcpListener::bind(address).await.map_err(|source| bind_error(address, "tcp", source))?;
         let bound = listener.local_addr().map_err(|source| bind_error(address, "tcp", source))?;
         match UdpSocket::bind(bound).await {
-            Ok(socket) => return Ok((listener, socket)),
+            Ok(socket) => {
+                // Room for a burst while the task is busy; a smaller buffer only loses datagrams sooner.
+                let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
+                return Ok((listener, socket));
+            }
             Err(_) if address.port() == 0 && tries < PORT_TRIES => {}
             Err(source) => return Err(bind_error(address, "udp", source)),
         }

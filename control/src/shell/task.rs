@@ -31,6 +31,7 @@ pub(super) struct Task {
     pub(super) socket: UdpSocket,
     pub(super) streams: Streams,
     pub(super) publish: watch::Sender<Arc<Snapshot>>,
+    pub(super) joining: watch::Sender<bool>,
     pub(super) keeper: Option<Keeper>,
 }
 
@@ -41,7 +42,12 @@ impl Task {
         let mut answer = None;
         loop {
             let now = self.clocks.now();
-            let pending = self.node.lock().snapshot().revision != self.publish.borrow().revision;
+            let (joined, revision) = {
+                let node = self.node.lock();
+                (node.joined(), node.snapshot().revision)
+            };
+            self.joining.send_if_modified(|before| std::mem::replace(before, joined) != joined);
+            let pending = revision != self.publish.borrow().revision;
             if pending && now.mono >= published_at + PUBLISH {
                 published_at = now.mono;
                 let snapshot = self.node.lock().snapshot().clone();

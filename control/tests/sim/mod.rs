@@ -27,6 +27,8 @@ pub(crate) struct Weather {
     pub(crate) duplicates: f64,
     /// Longest delay in milliseconds; differing delays reorder.
     pub(crate) delay: u64,
+    /// How far wall clocks are off at most, either way, in milliseconds.
+    pub(crate) skew: i64,
 }
 
 enum Event {
@@ -84,7 +86,7 @@ impl Sim {
             node: None,
             run: 0,
             tick_at: u64::MAX,
-            skew: rng.random_range(-3_000..=3_000),
+            skew: rng.random_range(-weather.skew..=weather.skew),
             seen: 0,
         };
         let slots = (0..nodes).map(&mut slot).collect();
