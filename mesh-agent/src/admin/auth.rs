@@ -63,12 +63,10 @@ impl Token {
     }
 }
 
-/// What keeps a web page from driving an unauthenticated API on loopback.
-///
-/// DNS rebinding: the page's own name resolves to 127.0.0.1, but its Host header still carries that name, so only
-/// addresses and `localhost` are accepted. Cross-site requests: browsers put an Origin on every write.
-pub(crate) fn check_browser(method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
-    let host = headers.get(header::HOST).map(|h| h.to_str().unwrap_or(""));
+/// Against DNS rebinding, where a web page's own name resolves to 127.0.0.1: its Host header still carries that
+/// name, so an API that asks nobody who they are accepts only addresses and `localhost`.
+pub(crate) fn check_host(headers: &HeaderMap) -> Result<(), ApiError> {
+    let host = host(headers);
     let local = |authority: &str| {
         let name = host_name(authority);
         name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
@@ -78,6 +76,13 @@ pub(crate) fn check_browser(method: &Method, headers: &HeaderMap) -> Result<(), 
             "dial the API by its address or as localhost; a name needs a token or client certificates",
         ));
     }
+    Ok(())
+}
+
+/// Against writes that a page of another site makes a browser send: browsers put an Origin on every one. Client
+/// certificates do not help there, as the browser would bring its own.
+pub(crate) fn check_origin(method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
+    let host = host(headers);
     let origin = headers.get(header::ORIGIN).map(|o| o.to_str().unwrap_or(""));
     let same = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
     if method != Method::GET && method != Method::HEAD && origin.is_some_and(|o| !same(o)) {
@@ -85,6 +90,10 @@ pub(crate) fn check_browser(method: &Method, headers: &HeaderMap) -> Result<(), 
             .fix("set a token to use the API from a browser application"));
     }
     Ok(())
+}
+
+fn host(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::HOST).map(|h| h.to_str().unwrap_or(""))
 }
 
 fn host_name(authority: &str) -> &str {
@@ -131,7 +140,7 @@ mod tests {
 
     #[test]
     fn pages_cannot_reach_in() {
-        let get = |h| check_browser(&Method::GET, &headers(&[("host", h)])).is_ok();
+        let get = |h| check_host(&headers(&[("host", h)])).is_ok();
         for good in ["127.0.0.1", "127.0.0.1:80", "[::1]:80", "localhost:1", "LOCALHOST"] {
             assert!(get(good), "{good}");
         }
@@ -139,7 +148,7 @@ mod tests {
             assert!(!get(bad), "{bad}");
         }
         let put = |origin| {
-            check_browser(&Method::PUT, &headers(&[("host", "127.0.0.1:8"), ("origin", origin)])).is_ok()
+            check_origin(&Method::PUT, &headers(&[("host", "127.0.0.1:8"), ("origin", origin)])).is_ok()
         };
         assert!(put("http://127.0.0.1:8"));
         assert!(!put("http://evil.example") && !put("null") && !put("http://127.0.0.1:9"));

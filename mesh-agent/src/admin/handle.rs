@@ -2,7 +2,7 @@
 
 use super::{
     api,
-    auth::check_browser,
+    auth::{check_host, check_origin},
     call::{Call, Reply, Shared},
     config::Limits,
     error::ApiError,
@@ -70,12 +70,15 @@ async fn answer(shared: &Shared, door: Door, request: Request<Incoming>) -> Resu
     let found = find(request.method().as_str(), request.uri().path());
     let probe = matches!(found, Found::Route(action, _) if action.is_probe());
     match door {
-        Door::TcpOpen => check_browser(request.method(), request.headers())?,
-        Door::TcpProven if !probe => {
-            if let Some(token) = &shared.token {
-                token.check(request.headers())?;
-            }
+        Door::TcpOpen => {
+            check_host(request.headers())?;
+            check_origin(request.method(), request.headers())?;
         }
+        Door::TcpProven if !probe => match &shared.token {
+            // No page has the token, so whoever brings it may be one of any site.
+            Some(token) => token.check(request.headers())?,
+            None => check_origin(request.method(), request.headers())?,
+        },
         _ => {}
     }
     let nothing = || {

@@ -54,10 +54,13 @@ impl UnixSocket {
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(fail("there is a file that is no socket: move it away".to_owned()));
             }
-            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-                return Err(fail(IN_USE.to_owned()));
-            }
-            Ok(_) => {}
+            Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+                Ok(_) => return Err(fail(IN_USE.to_owned())),
+                // Nobody listens: its agent is dead.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
+                // Whoever owns it may live, as when it is another user's.
+                Err(e) => return Err(system("there is a socket that cannot be tried", &e)),
+            },
         }
         // Bound under another name and renamed once its mode is right: nobody else can connect in between, and
         // a stale socket is replaced in one step.

@@ -210,9 +210,17 @@ impl Accept for Tcp {
     }
 }
 
+/// Most connections of the metrics listener.
+const SCRAPERS: usize = 16;
+
 /// Accepts until told to stop, then waits for the connections it has.
 async fn listen<A: Accept>(accept: A, door: Door, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
-    let permits = Arc::new(Semaphore::new(shared.limits.connections));
+    let permits = match door {
+        // Anybody may scrape, and the answer for a large mesh is large.
+        Door::Metrics => shared.limits.connections.min(SCRAPERS),
+        _ => shared.limits.connections,
+    };
+    let permits = Arc::new(Semaphore::new(permits));
     let mut connections = JoinSet::new();
     let connection_stop = stop.clone();
     loop {

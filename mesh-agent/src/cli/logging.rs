@@ -36,3 +36,16 @@ pub fn init(args: &LogArgs, format: Option<LogFormat>, filter: Option<&str>) -> 
     };
     started.map_err(|e| Failure::new(Code::Failure, format!("logging: {e}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_cannot_be_read_is_wrong_usage() {
+        let args = LogArgs { log: Some("mesh=loudest".to_owned()), ..LogArgs::default() };
+        let failure = init(&args, Some(LogFormat::Json), None).unwrap_err();
+        assert_eq!(failure.code, Code::Usage);
+        assert!(failure.message.contains("mesh=loudest"), "{failure}");
+    }
+}

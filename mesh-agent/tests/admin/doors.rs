@@ -124,7 +124,7 @@ async fn client_certificates_open_tls() {
             Some(TlsConfig { cert: at("server.pem"), key: at("server.key"), client_ca: Some(at("ca.pem")) });
     })
     .await;
-    let connect = async |who: Option<&str>| {
+    let ask_as = async |who: Option<&str>, line: &str, headers: &str| {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(at("ca.pem")).unwrap()).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -141,12 +141,17 @@ async fn client_certificates_open_tls() {
         };
         let name = ServerName::try_from("localhost").unwrap();
         let mut stream = TlsConnector::from(Arc::new(config)).connect(name, world.tcp().await).await.ok()?;
-        let request = "GET /v1/status HTTP/1.1\r\nHost: node.example\r\nConnection: close\r\n\r\n";
+        let request = format!("{line} HTTP/1.1\r\nHost: node.example\r\n{headers}Connection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let text = read_all(&mut stream).await;
         (!text.is_empty()).then(|| Heard::parse(&text).status)
     };
+    let connect = async |who| ask_as(who, "GET /v1/status", "").await;
     assert_eq!(connect(Some("client")).await, Some(200));
+    // A browser would bring its certificate to any page's request.
+    let delete = "DELETE /v1/services/web";
+    assert_eq!(ask_as(Some("client"), delete, "Origin: https://evil.example\r\n").await, Some(403));
+    assert_eq!(ask_as(Some("client"), delete, "Origin: https://node.example\r\n").await, Some(200));
     assert_eq!(connect(None).await, None);
     assert_eq!(connect(Some("stranger")).await, None);
     let mut plain = world.tcp().await;

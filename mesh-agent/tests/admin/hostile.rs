@@ -124,6 +124,21 @@ async fn too_many_connections_are_told_so() {
 }
 
 #[tokio::test]
+async fn scrapers_are_fewer() {
+    let world = World::start().await;
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        let mut stream = world.metrics().await;
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.unwrap();
+        held.push(stream);
+    }
+    assert_eq!(Heard::parse(&read_all(&mut world.metrics().await).await).status, 503);
+    is_served(&world).await;
+}
+
+#[tokio::test]
 async fn garbage_is_answered_or_dropped() {
     let world = World::start().await;
     let seed = 0x5eed_ad31_u64;

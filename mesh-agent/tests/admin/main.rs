@@ -1,5 +1,5 @@
 //! The admin API, its metrics and the command line, over real sockets against a backend in memory.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop, helpers included")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop, also outside the test function")]
 
 mod api;
 mod cli;

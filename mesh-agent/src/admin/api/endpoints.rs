@@ -6,7 +6,7 @@ use crate::admin::{
     error::ApiError,
     query::Query,
     state::Drain,
-    wire::{AddEndpoint, DrainBody, EndpointJson, EndpointsJson, flows},
+    wire::{AddEndpoint, DrainBody, EndpointJson, EndpointsJson, checks, flows},
 };
 use hyper::StatusCode;
 use mesh_control::model::{Addresses, Endpoint, Family, Name};
@@ -23,12 +23,13 @@ pub(super) async fn list(shared: &Shared, call: &Call) -> Result<Reply, ApiError
     {
         return Err(no_service(&key.to_string()));
     }
-    let (flows, health) = (flows(&counters), shared.backend.health());
+    let results = shared.backend.health();
+    let (flows, checks) = (flows(&counters), checks(&results));
     let services = snapshot.services.iter().filter(|(key, _)| only.as_ref().is_none_or(|o| o == *key));
     let endpoints = services
         .flat_map(|(key, view)| view.endpoints.iter().map(move |e| (key, e)))
         .filter(|(_, e)| node.is_none_or(|n| n == e.node.as_str()))
-        .map(|(key, e)| EndpointJson::new(&snapshot, key, e, &flows, &health))
+        .map(|(key, e)| EndpointJson::new(&snapshot, key, e, &flows, &checks))
         .collect();
     Ok(Reply::json(StatusCode::OK, &EndpointsJson { revision: snapshot.revision, endpoints }))
 }

@@ -5,7 +5,7 @@ use crate::admin::{
     error::ApiError,
     query::Query,
     state::{PublishRequest, UnpublishRequest},
-    wire::{Applied, EndpointJson, PublishBody, ServiceDetail, ServiceJson, ServicesJson, flows},
+    wire::{Applied, EndpointJson, PublishBody, ServiceDetail, ServiceJson, ServicesJson, checks, flows},
 };
 use hyper::StatusCode;
 use mesh_control::model::{PortRange, Protocol, PublishMode};
@@ -25,11 +25,12 @@ pub(super) async fn detail(shared: &Shared, call: &Call) -> Result<Reply, ApiErr
     let counters = shared.backend.counters().await?;
     let snapshot = shared.backend.snapshot();
     let view = snapshot.services.get(&key).ok_or_else(|| no_service(&key.to_string()))?;
-    let (flows, health) = (flows(&counters), shared.backend.health());
+    let results = shared.backend.health();
+    let (flows, checks) = (flows(&counters), checks(&results));
     let endpoints = view.endpoints.iter();
     let detail = ServiceDetail {
         service: ServiceJson::new(&snapshot, view),
-        endpoints: endpoints.map(|e| EndpointJson::new(&snapshot, &key, e, &flows, &health)).collect(),
+        endpoints: endpoints.map(|e| EndpointJson::new(&snapshot, &key, e, &flows, &checks)).collect(),
     };
     Ok(Reply::json(StatusCode::OK, &detail))
 }

@@ -18,7 +18,7 @@ pub use service::{
 };
 pub use status::{ControlJson, HealthzJson, PlaneJson, ReadyJson, SourceJson, StatusJson};
 
-pub(crate) use service::{endpoint_counts, flows};
+pub(crate) use service::{checks, endpoint_counts, flows};
 pub(crate) use words::origin_text;
 
 use serde::{Deserialize, Serialize};

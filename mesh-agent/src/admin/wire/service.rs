@@ -181,6 +181,14 @@ impl ConnectionsJson {
 /// Flows by backend, found in O(log n).
 pub(crate) type Flows<'a> = BTreeMap<(&'a ServiceKey, &'a str, &'a NodeName), ConnectionsJson>;
 
+/// Health checks by endpoint, found in O(log n).
+pub(crate) type Checks<'a> = BTreeMap<(&'a ServiceKey, &'a str), &'a HealthResult>;
+
+/// Indexes check results.
+pub(crate) fn checks(results: &[HealthResult]) -> Checks<'_> {
+    results.iter().map(|h| ((&h.service, h.instance.as_str()), h)).collect()
+}
+
 /// Sums counters over protocols and states.
 pub(crate) fn flows(counters: &Counters) -> Flows<'_> {
     let mut map = Flows::new();
@@ -276,12 +284,11 @@ impl EndpointJson {
         key: &ServiceKey,
         view: &EndpointView,
         flows: &Flows<'_>,
-        health: &[HealthResult],
+        checks: &Checks<'_>,
     ) -> Self {
         let e = &view.endpoint;
-        let checked = (view.node == snapshot.local)
-            .then(|| health.iter().find(|h| h.service == *key && h.instance == e.instance))
-            .flatten();
+        // Checks are this node's; another node may announce an instance of the same name.
+        let checked = checks.get(&(key, e.instance.as_str())).filter(|_| view.node == snapshot.local);
         EndpointJson {
             service: key.to_string(),
             instance: e.instance.to_string(),
