@@ -143,7 +143,7 @@ impl MeshBuilder {
         let folder = tempfile::Builder::new().prefix("mesh-test-").tempdir()?;
         let options = Options { nodes: self.nodes, json: false, network: net.cidr().parse()? };
         let layout = Layout::new(&options, folder.path()).map_err(anyhow::Error::msg)?;
-        write_files(&layout, &mesh_control::generate_key())?;
+        write_files(&layout, &mesh_control::generate_key()?)?;
         if let Some(text) = &self.services {
             std::fs::write(&layout.service_file, text)?;
         }

@@ -171,11 +171,11 @@ async fn an_instance_that_fails_its_check_leaves_dns_and_balancing_on_all_nodes(
         assert_eq!(nodata.status, "NOERROR", "no ready endpoint is NODATA");
         assert!(http_get((node.place.address, 8085).into(), "/").await.is_err(), "an empty service rejects");
     }
-    until("its address is free again", BOUND, || async {
-        mesh_agent::demo::instances::Instances::default().add(who.clone(), "tcp", at).await.map(|h| h.abort())
+    let _back = until("its address is free again", BOUND, || async {
+        let mut instances = mesh_agent::demo::instances::Instances::default();
+        instances.add(who.clone(), "tcp", at).await.map(|_| instances)
     })
     .await;
-    mesh.instances.add(who, "tcp", at).await.unwrap();
     for node in &nodes {
         until("it returns", BOUND, || node.whoami(8085)).await;
     }

@@ -158,9 +158,7 @@ async fn complete_state(writer: StateWriter, control: ControlHandle, complete: w
     if synced.wait_for(|s| *s).await.is_err() {
         return;
     }
-    let mut snapshots = control.snapshots();
-    let heard = async { while !control.joined() && snapshots.changed().await.is_ok() {} };
-    if timeout(JOIN_WITHIN, heard).await.is_err() {
+    if timeout(JOIN_WITHIN, control.until_joined()).await.is_err() {
         tracing::warn!("no seed answered within {JOIN_WITHIN:?}: serving alone and trying on");
     }
     complete.send_replace(true);

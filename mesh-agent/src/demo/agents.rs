@@ -1,6 +1,7 @@
 //! The demo's agents: one child process a node, each the real `mesh-agent run`.
 
 use super::layout::{Layout, Node};
+use rustix::process::{Pid, WaitOptions, waitpid};
 use std::{
     fs::{self, File, OpenOptions},
     io,
@@ -56,7 +57,6 @@ impl Agent {
             .stderr(log)
             // Ctrl-C reaches the demo alone, which then stops its agents in order.
             .process_group(0)
-            .kill_on_drop(true)
             .spawn()?;
         Ok(Agent { stdin: child.stdin.take(), child })
     }
@@ -98,5 +98,19 @@ impl Agent {
     /// When it cannot be killed.
     pub async fn kill(&mut self) -> io::Result<()> {
         self.child.kill().await
+    }
+}
+
+impl Drop for Agent {
+    /// Kills it if it still runs, and waits until its sockets are free.
+    fn drop(&mut self) {
+        // An id that is still there has not been waited for, so it is our child's and nobody else's.
+        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(pid) = pid
+            && self.child.start_kill().is_ok()
+        {
+            // SIGKILL cannot be caught: this returns as soon as the kernel has taken the process down.
+            let _ended = waitpid(Some(pid), WaitOptions::empty());
+        }
     }
 }
