@@ -1,9 +1,9 @@
 //! Who may talk to the API over TCP.
 
-use super::{config::AdminError, error::ApiError};
+use super::error::ApiError;
 use hyper::{HeaderMap, Method, StatusCode, header};
 use ring::{hmac, rand::SystemRandom};
-use std::{fs, net::IpAddr, path::Path};
+use std::net::IpAddr;
 
 /// The bearer token, kept as a keyed digest: comparing digests takes the same time whatever was presented.
 pub(crate) struct Token {
@@ -12,31 +12,8 @@ pub(crate) struct Token {
 }
 
 impl Token {
-    const MIN: usize = 16;
-    const MAX: u64 = 4096;
-
-    /// Reads a token file: one line of at least 16 visible ASCII characters.
-    pub(crate) fn read(path: &Path) -> Result<Token, AdminError> {
-        let fail = |problem: String| AdminError::File {
-            field: "admin.tcp.token_file",
-            path: path.to_owned(),
-            problem,
-        };
-        let size = fs::metadata(path).map_err(|e| fail(e.to_string()))?.len();
-        if size > Self::MAX {
-            return Err(fail(format!("{size} bytes: a token has at most {}", Self::MAX)));
-        }
-        let text = fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
-        let token = text.trim();
-        if token.len() < Self::MIN || !token.bytes().all(|b| b.is_ascii_graphic()) {
-            let rule =
-                "must be one line of at least 16 visible characters, as `mesh-agent key generate` prints";
-            return Err(fail(rule.to_owned()));
-        }
-        Token::new(token).ok_or_else(|| fail("the system gives no random numbers".to_owned()))
-    }
-
-    fn new(token: &str) -> Option<Token> {
+    /// Keeps `token`, whose form the configuration has checked; `None` when the system gives no random numbers.
+    pub(crate) fn new(token: &str) -> Option<Token> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok()?;
         let tag = hmac::sign(&key, token.as_bytes());
         Some(Token { key, tag })
@@ -56,7 +33,7 @@ impl Token {
         match token {
             Some(token) if self.is(token) => Ok(()),
             Some(_) => Err(ApiError::new(StatusCode::UNAUTHORIZED, "the token is not the agent's")
-                .fix("use the content of the agent's admin.tcp.token_file")),
+                .fix("use the content of the agent's admin.token_file")),
             None => Err(ApiError::new(StatusCode::UNAUTHORIZED, "a token is needed")
                 .fix("send `Authorization: Bearer TOKEN`; the CLI takes --token-file")),
         }
@@ -123,19 +100,6 @@ mod tests {
             assert!(!check(bad), "{bad}");
         }
         assert!(token.check(&HeaderMap::new()).is_err());
-    }
-
-    #[test]
-    fn a_token_file_must_hold_a_token() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("token");
-        for bad in ["", "short", "0123456789 abcdef", "0123456789abcdef\nmore"] {
-            fs::write(&path, bad).unwrap();
-            assert!(Token::read(&path).is_err(), "{bad:?}");
-        }
-        fs::write(&path, "0123456789abcdef\n").unwrap();
-        assert!(Token::read(&path).unwrap().is("0123456789abcdef"));
-        assert!(Token::read(&dir.path().join("none")).is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How the admin side is to be reached, and its limits.
 
+use crate::config::Secret;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -25,8 +26,8 @@ pub struct AdminConfig {
 pub struct TcpConfig {
     /// Address; port 0 takes any free one.
     pub listen: SocketAddr,
-    /// A file with the token that requests must bring as `Authorization: Bearer`.
-    pub token_file: Option<PathBuf>,
+    /// The token that requests must bring as `Authorization: Bearer`.
+    pub token: Option<Secret>,
     /// TLS, with client certificates when it names a client CA.
     pub tls: Option<TlsConfig>,
 }
@@ -80,7 +81,7 @@ impl Default for Limits {
 pub enum AdminError {
     /// The API would be open to the network.
     #[error(
-        "admin.tcp.listen: {0} is beyond loopback: set admin.tcp.token_file or admin.tcp.tls.client_ca, or listen on 127.0.0.1"
+        "admin.listen: {0} is beyond loopback: set admin.token_file or admin.tls.client_ca, or listen on 127.0.0.1"
     )]
     Open(SocketAddr),
     /// A TCP address cannot be bound.
@@ -94,7 +95,7 @@ pub enum AdminError {
         source: io::Error,
     },
     /// The unix socket cannot be made.
-    #[error("admin.unix: {path}: {problem}")]
+    #[error("admin.socket: {path}: {problem}")]
     Unix {
         /// Where.
         path: PathBuf,
@@ -111,6 +112,9 @@ pub enum AdminError {
         /// What is wrong with it, and the fix.
         problem: String,
     },
+    /// Without random numbers a token cannot be compared safely.
+    #[error("admin.token_file: the system gives no random numbers")]
+    Random,
     /// The registry already has a metric of ours.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -135,7 +139,7 @@ impl TcpConfig {
     /// Whether clients must prove who they are.
     #[must_use]
     pub fn is_authenticated(&self) -> bool {
-        self.token_file.is_some() || self.tls.as_ref().is_some_and(|t| t.client_ca.is_some())
+        self.token.is_some() || self.tls.as_ref().is_some_and(|t| t.client_ca.is_some())
     }
 }
 
@@ -156,8 +160,7 @@ mod tests {
             client_ca: ca.map(PathBuf::from),
         };
         let check = |listen: &str, token: Option<&str>, tls: Option<TlsConfig>| {
-            let tcp =
-                TcpConfig { listen: listen.parse().unwrap(), token_file: token.map(PathBuf::from), tls };
+            let tcp = TcpConfig { listen: listen.parse().unwrap(), token: token.map(Secret::new), tls };
             AdminConfig { tcp: Some(tcp), ..AdminConfig::default() }.validate()
         };
         for loopback in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {

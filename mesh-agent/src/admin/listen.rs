@@ -112,17 +112,17 @@ pub(crate) fn tls(config: &TlsConfig) -> Result<TlsAcceptor, AdminError> {
         }
         Ok(list)
     };
-    let chain = certs("admin.tcp.tls.cert", &config.cert)?;
+    let chain = certs("admin.tls.cert", &config.cert)?;
     let key = PrivateKeyDer::from_pem_file(&config.key)
-        .map_err(|e| fail("admin.tcp.tls.key", &config.key, e.to_string()))?;
+        .map_err(|e| fail("admin.tls.key", &config.key, e.to_string()))?;
     let provider = Arc::new(default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|e| fail("admin.tcp.tls.cert", &config.cert, e.to_string()))?;
+        .map_err(|e| fail("admin.tls.cert", &config.cert, e.to_string()))?;
     let builder = match &config.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let field = "admin.tcp.tls.client_ca";
+            let field = "admin.tls.client_ca";
             let mut roots = RootCertStore::empty();
             for cert in certs(field, path)? {
                 roots.add(cert).map_err(|e| fail(field, path, e.to_string()))?;
@@ -133,7 +133,7 @@ pub(crate) fn tls(config: &TlsConfig) -> Result<TlsAcceptor, AdminError> {
     };
     let mut server = builder
         .with_single_cert(chain, key)
-        .map_err(|e| fail("admin.tcp.tls.key", &config.key, format!("does not fit the certificate: {e}")))?;
+        .map_err(|e| fail("admin.tls.key", &config.key, format!("does not fit the certificate: {e}")))?;
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(server)))
 }
@@ -179,7 +179,7 @@ mod tests {
         let cert = dir.path().join("cert.pem");
         let config = TlsConfig { cert: cert.clone(), key: dir.path().join("key.pem"), client_ca: None };
         let error = tls(&config).err().unwrap().to_string();
-        assert!(error.starts_with("admin.tcp.tls.cert: "), "{error}");
+        assert!(error.starts_with("admin.tls.cert: "), "{error}");
         fs::write(&cert, "no pem").unwrap();
         assert!(tls(&config).err().unwrap().to_string().contains("no PEM certificate"));
     }

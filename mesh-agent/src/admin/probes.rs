@@ -44,7 +44,7 @@ pub(crate) fn ready(backend: &dyn Backend) -> ReadyJson {
         let reason = plane.error.map(|e| format!(": {e}")).unwrap_or_default();
         missing.push(format!("data plane {} was not reconciled yet{reason}", plane.name));
     }
-    if backend.dns_address().is_none() {
+    if backend.dns_wanted() && backend.dns_address().is_none() {
         missing.push("DNS does not listen".to_owned());
     }
     ReadyJson { ready: missing.is_empty(), missing }

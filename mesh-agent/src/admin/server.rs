@@ -52,7 +52,10 @@ impl AdminServer {
     ) -> Result<AdminHandle, AdminError> {
         config.validate()?;
         let tcp_config = config.tcp.as_ref();
-        let token = tcp_config.and_then(|t| t.token_file.as_deref()).map(Token::read).transpose()?;
+        let token = match tcp_config.and_then(|t| t.token.as_ref()) {
+            Some(secret) => Some(Token::new(secret.expose()).ok_or(AdminError::Random)?),
+            None => None,
+        };
         let acceptor = tcp_config.and_then(|t| t.tls.as_ref()).map(tls).transpose()?;
         let proven = tcp_config.is_some_and(super::config::TcpConfig::is_authenticated);
         if let Some(tcp) = tcp_config
@@ -60,15 +63,15 @@ impl AdminServer {
             && acceptor.is_none()
             && !is_loopback(tcp.listen.ip())
         {
-            tracing::warn!(listen = %tcp.listen, "the admin token crosses the network in clear: set admin.tcp.tls");
+            tracing::warn!(listen = %tcp.listen, "the admin token crosses the network in clear: set admin.tls");
         }
         let unix = config.unix.as_deref().map(UnixSocket::bind).transpose()?;
         let tcp = match tcp_config {
-            Some(t) => Some(bind("admin.tcp.listen", t.listen).await?),
+            Some(t) => Some(bind("admin.listen", t.listen).await?),
             None => None,
         };
         let metrics = match config.metrics {
-            Some(address) => Some(bind("admin.metrics", address).await?),
+            Some(address) => Some(bind("metrics.listen", address).await?),
             None => None,
         };
 

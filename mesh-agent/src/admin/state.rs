@@ -30,6 +30,8 @@ pub trait Backend: Send + Sync + 'static {
     fn sources(&self) -> Vec<SourceStatus>;
     /// What the health checks of this node's endpoints say.
     fn health(&self) -> Vec<HealthResult>;
+    /// Whether DNS is switched on.
+    fn dns_wanted(&self) -> bool;
     /// Where DNS listens; absent while it does not.
     fn dns_address(&self) -> Option<SocketAddr>;
     /// Connections and bytes of this node's data plane.

@@ -131,9 +131,18 @@ impl Backend for Running {
                 CheckState::Healthy => Some(true),
                 CheckState::Unhealthy => Some(false),
             },
-            detail: r.last_error.unwrap_or_default(),
+            detail: r.last_error.unwrap_or_else(|| match r.state {
+                CheckState::Waiting => "not checked yet".to_owned(),
+                CheckState::Healthy => "ok".to_owned(),
+                CheckState::Unhealthy => "ok, not often enough yet".to_owned(),
+            }),
         };
         self.health.results().into_iter().map(result).collect()
+    }
+
+    fn dns_wanted(&self) -> bool {
+        // It is started before the admin API or the agent does not start.
+        self.dns.is_some()
     }
 
     fn dns_address(&self) -> Option<SocketAddr> {

@@ -78,7 +78,7 @@ pub(super) fn admin(config: &Config) -> admin::AdminConfig {
         unix: chosen.socket.clone(),
         tcp: chosen.listen.map(|listen| admin::TcpConfig {
             listen,
-            token_file: None,
+            token: chosen.token.clone(),
             tls: chosen.tls.as_ref().map(|tls| admin::TlsConfig {
                 cert: tls.cert.clone(),
                 key: tls.key.clone(),

@@ -125,7 +125,7 @@ impl Client {
                 (_, Address::Unix(_)) => failure.fix(
                     "is it running? Start it with `mesh-agent run`, or name another with --admin or MESH_ADMIN",
                 ),
-                _ => failure.fix("is it running, and is admin.tcp.listen this address? Name another with --admin"),
+                _ => failure.fix("is it running, and is admin.listen this address? Name another with --admin"),
             }
         })
     }

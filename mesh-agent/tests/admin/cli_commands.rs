@@ -4,6 +4,7 @@ use crate::{
     cli::{Ran, run},
     world::World,
 };
+use mesh_agent::config::Secret;
 use serde_json::json;
 use std::{fs, process::Stdio};
 
@@ -181,7 +182,7 @@ async fn tcp_and_tokens_work() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     fs::write(&token, "0123456789abcdef").unwrap();
-    let world = World::with(|c| c.tcp.as_mut().unwrap().token_file = Some(token.clone())).await;
+    let world = World::with(|c| c.tcp.as_mut().unwrap().token = Some(Secret::new("0123456789abcdef"))).await;
     let admin = format!("http://{}", world.admin.tcp().unwrap());
     let ran = run(&["status", "--admin", &admin], "").await;
     assert!(ran.code == 77 && ran.err.contains("--token-file"), "{ran:?}");

@@ -4,7 +4,10 @@ use crate::{
     fake::Fake,
     world::{Heard, World, ask, read_all},
 };
-use mesh_agent::admin::{AdminConfig, AdminServer, TcpConfig, TlsConfig};
+use mesh_agent::{
+    admin::{AdminConfig, AdminServer, TcpConfig, TlsConfig},
+    config::Secret,
+};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
@@ -65,9 +68,9 @@ async fn nothing_starts_when_one_listener_cannot() {
         ..AdminConfig::default()
     };
     let error = AdminServer::start(config, Fake::new(), prometheus::Registry::new()).await.unwrap_err();
-    assert!(error.to_string().starts_with("admin.metrics: cannot listen on 127.0.0.1:"), "{error}");
+    assert!(error.to_string().starts_with("metrics.listen: cannot listen on 127.0.0.1:"), "{error}");
     assert!(!path.exists());
-    let tcp = TcpConfig { listen: "0.0.0.0:0".parse().unwrap(), token_file: None, tls: None };
+    let tcp = TcpConfig { listen: "0.0.0.0:0".parse().unwrap(), token: None, tls: None };
     let config = AdminConfig { tcp: Some(tcp), ..AdminConfig::default() };
     let error = AdminServer::start(config, Fake::new(), prometheus::Registry::new()).await.unwrap_err();
     assert!(error.to_string().contains("beyond loopback"), "{error}");
@@ -75,10 +78,8 @@ async fn nothing_starts_when_one_listener_cannot() {
 
 #[tokio::test]
 async fn a_token_opens_tcp_and_the_socket_needs_none() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("token");
-    fs::write(&file, "0123456789abcdef\n").unwrap();
-    let world = World::with(|c| c.tcp.as_mut().unwrap().token_file = Some(file)).await;
+    let token = Some(Secret::new("0123456789abcdef"));
+    let world = World::with(|c| c.tcp.as_mut().unwrap().token = token).await;
     let tcp = async |path: &str, headers: &str| ask(world.tcp().await, "GET", path, headers, "").await;
     let refused = tcp("/v1/status", "").await;
     assert_eq!(refused.status, 401);

@@ -216,6 +216,10 @@ impl Backend for Fake {
         vec![HealthResult { service: key("web"), instance: name("web-1"), healthy: Some(true), detail }]
     }
 
+    fn dns_wanted(&self) -> bool {
+        true
+    }
+
     fn dns_address(&self) -> Option<SocketAddr> {
         self.knobs().dns
     }

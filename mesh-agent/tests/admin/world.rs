@@ -52,7 +52,7 @@ impl World {
         let local = "127.0.0.1:0".parse().unwrap();
         let mut config = AdminConfig {
             unix: Some(dir.path().join("admin.sock")),
-            tcp: Some(TcpConfig { listen: local, token_file: None, tls: None }),
+            tcp: Some(TcpConfig { listen: local, token: None, tls: None }),
             metrics: Some(local),
             limits: Limits::default(),
         };
