@@ -310,3 +310,13 @@ fn any_history_ends_in_what_the_sources_say() {
         assert!(healths.iter().all(|h| *h == Health::Unchecked));
     }
 }
+
+/// Telling ten thousand services is work in proportion to them, not to their square.
+#[test]
+fn a_large_relist_is_told_in_batches() {
+    let mut r = rig();
+    let all = (0..10_000).map(|i| service(&format!("s{i}"), draining(1), &["a", "b"])).collect();
+    assert_eq!(r.says(0, "file", all), 20_000);
+    assert_eq!((r.held.specs.len(), r.held.endpoints.len()), (10_000, 10_000));
+    assert!(r.merge.changes(9, &BTreeMap::new()).is_empty());
+}
