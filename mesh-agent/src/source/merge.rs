@@ -229,16 +229,23 @@ impl Merge {
     /// At most about `most` changes that the mesh has not been told, by service, without those of `except`.
     #[must_use]
     pub fn changes(&mut self, most: usize, except: &BTreeMap<ServiceKey, String>) -> Vec<LocalChange> {
-        self.forget_idle();
         let mut changes = Vec::new();
         if self.info != self.told_info {
             changes.push(LocalChange::SetNode(self.info.clone()));
         }
+        let mut idle = Vec::new();
         for key in self.dirty.iter().filter(|k| !except.contains_key(*k)) {
             if changes.len() >= most {
                 break;
             }
+            let before = changes.len();
             self.changes_of(key, &mut changes);
+            if changes.len() == before {
+                idle.push(key.clone());
+            }
+        }
+        for key in &idle {
+            self.forget(key);
         }
         changes
     }
@@ -301,26 +308,24 @@ impl Merge {
                 self.leftover_specs.remove(key);
             }
         }
-        self.forget_idle();
+        for key in changes.iter().filter_map(key_of) {
+            let mut left = Vec::new();
+            self.changes_of(key, &mut left);
+            if left.is_empty() {
+                self.forget(key);
+            }
+        }
     }
 
-    /// Drops what needs no telling from the list of what may.
-    fn forget_idle(&mut self) {
-        let idle = |key: &&ServiceKey| {
-            let mut changes = Vec::new();
-            self.changes_of(key, &mut changes);
-            changes.is_empty()
-        };
-        let idle: Vec<ServiceKey> = self.dirty.iter().filter(idle).cloned().collect();
-        for key in idle {
-            self.dirty.remove(&key);
-            self.leftover_specs.remove(&key);
-            if self.told_specs.get(&key).is_some_and(BTreeMap::is_empty) {
-                self.told_specs.remove(&key);
-            }
-            if self.told_endpoints.get(&key).is_some_and(Vec::is_empty) {
-                self.told_endpoints.remove(&key);
-            }
+    /// A service needs no telling.
+    fn forget(&mut self, key: &ServiceKey) {
+        self.dirty.remove(key);
+        self.leftover_specs.remove(key);
+        if self.told_specs.get(key).is_some_and(BTreeMap::is_empty) {
+            self.told_specs.remove(key);
+        }
+        if self.told_endpoints.get(key).is_some_and(Vec::is_empty) {
+            self.told_endpoints.remove(key);
         }
     }
 
@@ -440,4 +445,14 @@ fn was_ready(snapshot: &Snapshot, node: &NodeName, key: &ServiceKey, endpoint: &
 
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The service that a change is about.
+pub(super) fn key_of(change: &LocalChange) -> Option<&ServiceKey> {
+    match change {
+        LocalChange::PutService { key, .. }
+        | LocalChange::DeleteService { key, .. }
+        | LocalChange::PutEndpoints { key, .. } => Some(key),
+        LocalChange::SetNode(_) => None,
+    }
 }

@@ -9,10 +9,14 @@ pub mod file;
 mod instance;
 mod local;
 mod merge;
+#[cfg(test)]
+mod merge_tests;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 mod writer;
+#[cfg(test)]
+mod writer_tests;
 
 pub use instance::Health;
 pub use local::{ExecCheck, LocalService, SourceId, Verdict};

@@ -2,7 +2,7 @@
 
 use super::{
     local::{LocalService, SourceId, Verdict},
-    merge::{Merge, NoSuchEndpoint},
+    merge::{Merge, NoSuchEndpoint, key_of},
     state::{LocalState, SourceStatus},
 };
 use mesh_control::{
@@ -381,15 +381,6 @@ where
             self.retry = Some(Instant::now() + self.pause);
             self.pause = (self.pause * 2).min(RETRY.1);
         }
-    }
-}
-
-fn key_of(change: &LocalChange) -> Option<&ServiceKey> {
-    match change {
-        LocalChange::PutService { key, .. }
-        | LocalChange::DeleteService { key, .. }
-        | LocalChange::PutEndpoints { key, .. } => Some(key),
-        LocalChange::SetNode(_) => None,
     }
 }
 
