@@ -1,1 +1,3 @@
 //! Harness and contract suite.
+
+pub mod contract;
