@@ -45,8 +45,8 @@ impl Rig {
         Rig::with(UserspaceConfig::default())
     }
 
-    pub(super) fn with(config: UserspaceConfig) -> Rig {
-        let config = UserspaceConfig { workers: 2, seed: Some(7), ..config };
+    pub(super) fn with(mut config: UserspaceConfig) -> Rig {
+        (config.workers, config.seed) = (2, Some(7));
         Rig { plane: UserspacePlane::start(config).unwrap(), vip: own_address() }
     }
 
@@ -186,6 +186,14 @@ pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(start.elapsed() < DEADLINE, "never: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Asserts that a connection is reset, be it so early that connecting says so.
+pub(super) async fn assert_turned_away(attempt: io::Result<TcpStream>) {
+    match attempt {
+        Ok(mut stream) => assert_reset(&mut stream).await,
+        Err(e) => assert_eq!(e.kind(), io::ErrorKind::ConnectionReset),
     }
 }
 

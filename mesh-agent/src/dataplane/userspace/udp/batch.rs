@@ -10,7 +10,8 @@ use std::{
 };
 
 /// Datagrams per call.
-pub(super) const BATCH: usize = 32;
+pub(super) const BATCH: usize = COUNT as usize;
+const COUNT: libc::c_uint = 32;
 /// Bytes per datagram: the most that UDP carries.
 const SLOT: usize = 65_536;
 /// Room for one control message with a packet info.
@@ -90,15 +91,8 @@ pub(super) fn receive<R>(fd: RawFd, each: impl FnOnce(&[Received<'_>]) -> R) -> 
             header
         });
         // SAFETY: every header points to buffers of the sizes it states, which outlive the call.
-        let rc = unsafe {
-            libc::recvmmsg(
-                fd,
-                headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
-                libc::MSG_DONTWAIT,
-                ptr::null_mut(),
-            )
-        };
+        let rc =
+            unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), COUNT, libc::MSG_DONTWAIT, ptr::null_mut()) };
         let count = usize::try_from(rc).map_err(|_| io::Error::last_os_error())?;
         let empty = Received { from: None, to: None, data: &[] };
         let mut received = [empty; BATCH];
