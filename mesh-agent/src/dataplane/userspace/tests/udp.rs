@@ -5,10 +5,13 @@ use crate::{
     dataplane::userspace::UserspaceConfig,
     plan::{BackendState, Frontend, FrontendKey, Listen, Op},
 };
-use mesh_control::model::{Family, PortRange, Protocol::Udp};
+use mesh_control::model::{
+    Family, PortRange,
+    Protocol::{Tcp, Udp},
+};
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -157,4 +160,47 @@ async fn large_and_empty_datagrams_pass_whole() {
         let text = "y".repeat(size);
         assert_eq!(ask(&socket, rig.at(5300), &text).await.unwrap(), format!("a:{text}"));
     }
+}
+
+#[tokio::test]
+async fn a_removed_frontend_takes_its_sessions_and_its_port_along() {
+    let mut rig = Rig::start();
+    let frontend = rig.frontend(5300, Udp);
+    rig.serve(&frontend, &[udp_backend("a").await]).await;
+    let socket = client().await;
+    socket.connect(rig.at(5300)).await.unwrap();
+    let mut buffer = [0; 10];
+    socket.send(b"x").await.unwrap();
+    assert_eq!(within(socket.recv(&mut buffer)).await.unwrap(), 3);
+    rig.apply(&[Op::RemoveFrontend(frontend.key)]).await;
+    socket.send(b"x").await.unwrap();
+    let error = within(socket.recv(&mut buffer)).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    rig.serve(&frontend, &[udp_backend("b").await]).await;
+    assert_eq!(rig.counters("a", Udp).active, 0);
+    socket.send(b"x").await.unwrap();
+    assert_eq!(within(socket.recv(&mut buffer)).await.unwrap(), 3);
+    assert_eq!(&buffer[..3], b"b:x");
+}
+
+#[tokio::test]
+async fn every_address_of_ipv6_is_served_and_ipv4_is_not() {
+    let mut rig = Rig::start();
+    let to = {
+        let probe = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+        probe.local_addr().unwrap()
+    };
+    for (protocol, backend) in [(Tcp, tcp_backend("a").await), (Udp, udp_backend("a").await)] {
+        let key = FrontendKey {
+            listen: Listen::AnyLocal(Family::V6),
+            ports: PortRange::single(to.port()).unwrap(),
+            protocol,
+        };
+        rig.serve(&Frontend { key, ..rig.frontend(1, protocol) }, &[backend]).await;
+    }
+    assert_eq!(open(to).await.unwrap().1, "a");
+    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await.unwrap();
+    assert_eq!(ask(&socket, to, "1").await.unwrap(), "a:1");
+    let other = open(SocketAddr::new(rig.vip, to.port())).await.unwrap_err();
+    assert_eq!(other.kind(), io::ErrorKind::ConnectionRefused);
 }
