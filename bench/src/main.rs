@@ -1,2 +1,44 @@
-//! Side-by-side benchmarks.
-fn main() {}
+//! Side-by-side benchmarks. Peers and floors run interleaved with ours in one run; medians and ratios are printed.
+
+mod plan;
+mod proxy;
+mod table;
+
+use clap::{Parser, Subcommand};
+
+/// Benchmarks that print ratios against peers and floors.
+#[derive(Parser)]
+struct Args {
+    /// One JSON object a row instead of tables.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Everything, one after the other.
+    All,
+    /// Cost of compile and diff at 100, 1,000 and 10,000 services.
+    Plan,
+    /// The userspace data plane against HAProxy and nginx, one worker each.
+    Proxy(proxy::Options),
+    /// The proxy under test, in a process of its own.
+    #[command(hide = true)]
+    ServeProxy(proxy::Serve),
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    match args.what {
+        What::All => {
+            plan::run(args.json);
+            proxy::run(&proxy::Options::default(), args.json)?;
+        }
+        What::Plan => plan::run(args.json),
+        What::Proxy(options) => proxy::run(&options, args.json)?,
+        What::ServeProxy(serve) => proxy::serve(&serve)?,
+    }
+    Ok(())
+}

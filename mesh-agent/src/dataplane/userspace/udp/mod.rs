@@ -1,0 +1,5 @@
+//! UDP: sessions from a client's address to a backend.
+
+mod batch;
+pub(super) mod serve;
+mod session;
