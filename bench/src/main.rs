@@ -1,6 +1,7 @@
 //! Side-by-side benchmarks. Peers and floors run interleaved with ours in one run; medians and ratios are printed.
 
 mod plan;
+mod proxy;
 mod table;
 
 use clap::{Parser, Subcommand};
@@ -21,12 +22,23 @@ enum What {
     All,
     /// Cost of compile and diff at 100, 1,000 and 10,000 services.
     Plan,
+    /// The userspace data plane against HAProxy and nginx, one worker each.
+    Proxy(proxy::Options),
+    /// The proxy under test, in a process of its own.
+    #[command(hide = true)]
+    ServeProxy(proxy::Serve),
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     match args.what {
-        What::All | What::Plan => plan::run(args.json),
+        What::All => {
+            plan::run(args.json);
+            proxy::run(&proxy::Options::default(), args.json)?;
+        }
+        What::Plan => plan::run(args.json),
+        What::Proxy(options) => proxy::run(&options, args.json)?,
+        What::ServeProxy(serve) => proxy::serve(&serve)?,
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! `Mesh::of(3).start(agent_binary!())` gives a running mesh; `mesh.node(3).whoami(8080)` asks it as a user would;
 //! `until(what, BOUND, condition)` waits.
 
+pub mod contract;
 mod load;
 mod loopback;
 mod mesh;

@@ -37,15 +37,12 @@ enum After {
 
 impl<'a> Batch<'a> {
     /// A batch that nothing has happened in yet.
-    pub(super) fn new(registry: &'a mut Registry, workers: &'a [Worker], config: &'a UserspaceConfig) -> Self {
-        Batch {
-            registry,
-            workers,
-            config,
-            touched: BTreeMap::new(),
-            after: Vec::new(),
-            closing: Vec::new(),
-        }
+    pub(super) fn new(
+        registry: &'a mut Registry,
+        workers: &'a [Worker],
+        config: &'a UserspaceConfig,
+    ) -> Self {
+        Batch { registry, workers, config, touched: BTreeMap::new(), after: Vec::new(), closing: Vec::new() }
     }
 
     /// Applies `ops` in order.

@@ -68,9 +68,7 @@ pub(super) fn explain(registry: &Registry, flow: &Flow, now: Instant) -> Explana
     let bound = affinity.as_ref().and_then(|id| view.position(id)).filter(|at| loads[*at].eligible);
     let probabilities = match bound {
         Some(at) => (0..loads.len()).map(|i| if i == at { 1.0 } else { 0.0 }).collect(),
-        None => {
-            chances(view.frontend.scheduler, &loads, view.maglev.as_ref(), flow.client.map(client_hash))
-        }
+        None => chances(view.frontend.scheduler, &loads, view.maglev.as_ref(), flow.client.map(client_hash)),
     };
     let offset = flow.destination.port().saturating_sub(held.frontend.key.ports.first());
     let candidates = view

@@ -15,6 +15,7 @@ mod explain;
 mod listen;
 mod pick;
 pub mod proxy_protocol;
+mod ready;
 mod registry;
 mod service;
 mod stats;

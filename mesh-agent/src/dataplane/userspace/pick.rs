@@ -65,9 +65,9 @@ impl PickState {
             Scheduler::Rr => self.round_robin(loads),
             Scheduler::Wrr => self.smooth(loads),
             Scheduler::Lc => self.least_connections(loads),
-            Scheduler::Maglev => maglev
-                .and_then(|table| by_table(loads, table, hash))
-                .or_else(|| by_share(loads, hash)),
+            Scheduler::Maglev => {
+                maglev.and_then(|table| by_table(loads, table, hash)).or_else(|| by_share(loads, hash))
+            }
             Scheduler::Random => by_share(loads, random),
         }
     }

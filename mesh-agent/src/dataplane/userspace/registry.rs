@@ -78,11 +78,13 @@ impl Registry {
 
     /// A service, made when it is new.
     pub(super) fn service(&mut self, key: &ServiceKey, affinity_entries: usize) -> Arc<ServiceState> {
-        let service = self.services.entry(key.clone()).or_insert_with(|| {
-            self.orphans.push_back(key.clone());
-            Service { state: Arc::new(ServiceState::new(key.clone(), affinity_entries)), frontends: 0 }
-        });
-        Arc::clone(&service.state)
+        if let Some(service) = self.services.get(key) {
+            return Arc::clone(&service.state);
+        }
+        let state = Arc::new(ServiceState::new(key.clone(), affinity_entries));
+        self.services.insert(key.clone(), Service { state: Arc::clone(&state), frontends: 0 });
+        self.orphan(key);
+        state
     }
 
     /// One frontend more belongs to the service.
@@ -93,14 +95,18 @@ impl Registry {
         }
     }
 
-    /// One frontend less belongs to the service; of services without any, the oldest are forgotten.
+    /// One frontend less belongs to the service. Of services without any, the oldest are forgotten at some number.
     pub(super) fn forget_service(&mut self, key: &ServiceKey) {
         if let Some(service) = self.services.get_mut(key) {
             service.frontends = service.frontends.saturating_sub(1);
             if service.frontends == 0 {
-                self.orphans.push_back(key.clone());
+                self.orphan(key);
             }
         }
+    }
+
+    fn orphan(&mut self, key: &ServiceKey) {
+        self.orphans.push_back(key.clone());
         while self.orphans.len() > ORPHANS {
             if let Some(orphan) = self.orphans.pop_front() {
                 self.services.remove(&orphan);

@@ -104,10 +104,8 @@ mod tests {
     #[test]
     fn totals_of_removed_backends_come_back_and_are_bounded() {
         let service = ServiceState::new("web".parse().unwrap(), 10);
-        let id = |n: usize| BackendId {
-            instance: format!("i{n}").parse().unwrap(),
-            node: "n1".parse().unwrap(),
-        };
+        let id =
+            |n: usize| BackendId { instance: format!("i{n}").parse().unwrap(), node: "n1".parse().unwrap() };
         service.backend(&id(9999), Protocol::Tcp).established();
         assert_eq!(established(&service), 1);
         drop(service.backend(&id(9999), Protocol::Tcp));

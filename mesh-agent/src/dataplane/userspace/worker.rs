@@ -1,8 +1,6 @@
 //! A worker: one thread, one event loop, its own listening sockets and flows.
 
-use super::{
-    config::UserspaceConfig, context::Context, listen::ListenSocket, tcp, udp, view::BackendSlot,
-};
+use super::{config::UserspaceConfig, context::Context, listen::ListenSocket, tcp, udp, view::BackendSlot};
 use crate::plan::BackendId;
 use mesh_control::model::Protocol;
 use std::{

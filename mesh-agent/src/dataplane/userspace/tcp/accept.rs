@@ -4,14 +4,14 @@ use super::{
     flow::{self, Accepted},
     leg::Leg,
 };
-use crate::dataplane::userspace::{context::Context, listen::ListenSocket};
+use crate::dataplane::userspace::{context::Context, listen::ListenSocket, ready};
 use rustix::{
     io::Errno,
     net::{SocketFlags, acceptfrom_with},
 };
 use std::{io, net::SocketAddr, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::unix::AsyncFd,
     net::TcpStream,
     task::{spawn_local, yield_now},
     time::sleep,
@@ -32,7 +32,7 @@ pub(in super::super) async fn serve(context: Rc<Context>, socket: Arc<ListenSock
             continue;
         }
         // Registered anew after every gate change: an event loop keeps a hang-up for good.
-        match AsyncFd::with_interest(Arc::clone(&socket), Interest::READABLE) {
+        match ready::listening(&socket) {
             Ok(ready) => accept_while_open(&context, &socket, &ready, &mut wait).await,
             Err(e) => shortage(&socket, &e, &mut wait).await,
         }

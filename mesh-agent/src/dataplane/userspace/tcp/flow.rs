@@ -146,8 +146,12 @@ async fn reach(context: &Rc<Context>, accepted: &mut Accepted) -> Option<(Leg, R
                 if place.is_none() {
                     place = context.hold();
                 }
+                if place.is_none() {
+                    view.stats.no_backend();
+                    return None;
+                }
                 let woken = tokio::time::timeout_at(give_up, watch.changed()).await;
-                if place.is_none() || !matches!(woken, Ok(Ok(()))) {
+                if !matches!(woken, Ok(Ok(()))) {
                     view.stats.no_backend();
                     return None;
                 }

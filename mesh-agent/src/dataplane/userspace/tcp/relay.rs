@@ -67,8 +67,8 @@ pub(super) async fn relay(
     let mut down = Direction::default();
     std::future::poll_fn(|cx| {
         let before = (up.total, down.total);
-        let up_done = up.poll(cx, &mut client_read, &mut backend_write, pipes)?;
-        let down_done = down.poll(cx, &mut backend_read, &mut client_write, pipes)?;
+        let up_done = up.poll(cx, &mut client_read, &mut backend_write, pipes, down.end)?;
+        let down_done = down.poll(cx, &mut backend_read, &mut client_write, pipes, up.end)?;
         let (n_in, n_out) = (up.total - before.0, down.total - before.1);
         if n_in > 0 {
             meter.bytes_in(n_in);
@@ -108,20 +108,24 @@ enum End {
 }
 
 impl Direction {
-    /// Moves what can be moved. Ready when the end was passed on.
+    /// Moves what can be moved. Ready when the end was passed on, or will be by closing both connections, because
+    /// the `other` direction has ended before.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut ReadHalf<'_>,
         to: &mut WriteHalf<'_>,
         pipes: &Rc<PipePool>,
+        other: End,
     ) -> Poll<io::Result<()>> {
         for _ in 0..TURNS {
             ready!(self.poll_flush(cx, to))?;
             match self.end {
                 End::Passed => return Poll::Ready(Ok(())),
                 End::Seen => {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                    if other != End::Passed {
+                        ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                    }
                     self.end = End::Passed;
                     self.pending = Vec::new();
                     self.pipe = None;

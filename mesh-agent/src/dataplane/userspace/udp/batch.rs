@@ -10,7 +10,8 @@ use std::{
 };
 
 /// Datagrams per call.
-pub(super) const BATCH: usize = 32;
+pub(super) const BATCH: usize = COUNT as usize;
+const COUNT: libc::c_uint = 32;
 /// Bytes per datagram: the most that UDP carries.
 const SLOT: usize = 65_536;
 /// Room for one control message with a packet info.
@@ -57,11 +58,8 @@ impl Buffers {
 /// Asks the kernel to report the local address of every datagram.
 pub(super) fn report_local_address(socket: &impl AsRawFd, v6: bool) -> io::Result<()> {
     let on: libc::c_int = 1;
-    let (level, name) = if v6 {
-        (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
-    } else {
-        (libc::IPPROTO_IP, libc::IP_PKTINFO)
-    };
+    let (level, name) =
+        if v6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) } else { (libc::IPPROTO_IP, libc::IP_PKTINFO) };
     // SAFETY: the descriptor is open, `on` lives and its size is given.
     let rc = unsafe {
         libc::setsockopt(socket.as_raw_fd(), level, name, ptr::from_ref(&on).cast(), len_of::<libc::c_int>())
@@ -93,9 +91,8 @@ pub(super) fn receive<R>(fd: RawFd, each: impl FnOnce(&[Received<'_>]) -> R) -> 
             header
         });
         // SAFETY: every header points to buffers of the sizes it states, which outlive the call.
-        let rc = unsafe {
-            libc::recvmmsg(fd, headers.as_mut_ptr(), BATCH as libc::c_uint, libc::MSG_DONTWAIT, ptr::null_mut())
-        };
+        let rc =
+            unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), COUNT, libc::MSG_DONTWAIT, ptr::null_mut()) };
         let count = usize::try_from(rc).map_err(|_| io::Error::last_os_error())?;
         let empty = Received { from: None, to: None, data: &[] };
         let mut received = [empty; BATCH];
@@ -148,7 +145,9 @@ pub(super) fn send(
     });
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: `count` headers point to buffers of the sizes they state, which outlive the call; sending only reads.
-    let rc = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), libc::c_uint::try_from(count).unwrap_or(0), flags) };
+    let rc = unsafe {
+        libc::sendmmsg(fd, headers.as_mut_ptr(), libc::c_uint::try_from(count).unwrap_or(0), flags)
+    };
     usize::try_from(rc).map_err(|_| io::Error::last_os_error())
 }
 

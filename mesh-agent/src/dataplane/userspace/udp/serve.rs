@@ -9,12 +9,12 @@ use crate::{
         choose::{NoChoice, Seeker, choose},
         context::Context,
         listen::ListenSocket,
+        ready,
     },
     plan::BackendId,
 };
 use std::{io, os::fd::AsRawFd, rc::Rc, sync::Arc, time::Instant};
 use tokio::{
-    io::{Interest, unix::AsyncFd},
     task::{spawn_local, yield_now},
     time::sleep,
 };
@@ -35,7 +35,7 @@ pub(in super::super) async fn serve(context: Rc<Context>, socket: Arc<ListenSock
         tracing::warn!(address = %socket.address, error = %e, "answers may leave from another local address");
     }
     let ready = loop {
-        match AsyncFd::with_interest(Arc::clone(&socket), Interest::READABLE) {
+        match ready::listening(&socket) {
             Ok(ready) => break ready,
             Err(e) if socket.closing() => {
                 return tracing::debug!(address = %socket.address, error = %e, "closed before it was served");

@@ -2,11 +2,7 @@
 
 use super::batch;
 use crate::dataplane::userspace::{
-    choose::Chosen,
-    context::Ticket,
-    listen::ListenSocket,
-    stats::ActiveGuard,
-    view::BackendSlot,
+    choose::Chosen, context::Ticket, listen::ListenSocket, ready, stats::ActiveGuard, view::BackendSlot,
 };
 use socket2::{Domain, Socket, Type};
 use std::{
@@ -19,11 +15,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    task::AbortHandle,
-    time::sleep,
-};
+use tokio::{io::unix::AsyncFd, task::AbortHandle, time::sleep};
 
 /// What tells sessions of one socket apart: the client, and the local address it sent to where the socket has many.
 pub(super) type Key = (SocketAddr, Option<IpAddr>);
@@ -57,7 +49,7 @@ impl Session {
         Ok(Rc::new(Session {
             frontend,
             slot: Arc::clone(&chosen.slot),
-            upstream: AsyncFd::with_interest(socket, Interest::READABLE)?,
+            upstream: ready::connected(socket)?,
             used: Cell::new(now),
             refused: Cell::new(false),
             ended: Cell::new(false),
@@ -159,7 +151,7 @@ pub(super) fn pump(
 /// Carries answers for as long as the socket works.
 async fn answers(session: &Session, socket: &ListenSocket, (client, local): Key) {
     loop {
-        let Ok(mut ready) = session.upstream.readable().await else { return };
+        let Ok(mut readiness) = session.upstream.ready(ready::DATA_OR_ERROR).await else { return };
         let result = batch::receive(session.upstream.as_raw_fd(), |batch| {
             let bytes: usize = batch.iter().map(|d| d.data.len()).sum();
             session.slot.stats.bytes_out(bytes as u64);
@@ -172,15 +164,15 @@ async fn answers(session: &Session, socket: &ListenSocket, (client, local): Key)
                 session.used.set(Instant::now());
                 // Fewer than asked for: there was no more. New ones wake again, for readiness comes by edges.
                 if n < batch::BATCH {
-                    ready.clear_ready();
+                    readiness.clear_ready();
                 }
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => readiness.clear_ready(),
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => session.refuse(),
             Err(e) => {
                 tracing::debug!(backend = %session.slot.id, error = %e, "UDP session");
                 session.refuse();
-                ready.clear_ready();
+                readiness.clear_ready();
             }
         }
     }
