@@ -72,7 +72,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
 }
 
 /// Runs and prints; the sizes are interleaved in every round.
-pub fn run(json: bool) {
+pub(crate) fn run(json: bool) {
     let node = NodeFacts { name: name("node-0"), zone: None };
     let policy = Policy { families: vec![Family::V4], ..Policy::default() };
     let mut cases: Vec<(u32, Snapshot, Desired, [Vec<f64>; 3])> = SIZES

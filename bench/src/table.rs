@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 /// A table of texts.
 #[derive(Clone, Debug)]
-pub struct Table {
+pub(crate) struct Table {
     title: String,
     head: Vec<String>,
     rows: Vec<Vec<String>>,
@@ -13,7 +13,7 @@ pub struct Table {
 impl Table {
     /// An empty table.
     #[must_use]
-    pub fn new(title: &str, head: &[&str]) -> Self {
+    pub(crate) fn new(title: &str, head: &[&str]) -> Self {
         Table {
             title: title.to_owned(),
             head: head.iter().map(|h| (*h).to_owned()).collect(),
@@ -22,13 +22,13 @@ impl Table {
     }
 
     /// Adds a row; it has as many cells as the head.
-    pub fn row(&mut self, cells: &[String]) {
+    pub(crate) fn row(&mut self, cells: &[String]) {
         assert_eq!(cells.len(), self.head.len(), "a row of {} has the wrong length", self.title);
         self.rows.push(cells.to_vec());
     }
 
     /// Prints it: aligned, or one JSON object a row.
-    pub fn print(&self, json: bool) {
+    pub(crate) fn print(&self, json: bool) {
         if json {
             for row in &self.rows {
                 let mut object = Map::new();
@@ -54,7 +54,7 @@ impl Table {
 
 /// The middle value; of an even number the upper middle. Zero of none.
 #[must_use]
-pub fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)

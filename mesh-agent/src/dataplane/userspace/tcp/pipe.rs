@@ -48,6 +48,12 @@ impl Pipe {
         Some(Pipe { ends: Some(ends), held: 0, pool: Rc::clone(pool) })
     }
 
+    /// How many pipes are open in the pool's worker.
+    #[cfg(test)]
+    pub(super) fn open_in(pool: &PipePool) -> usize {
+        pool.open.get()
+    }
+
     /// Its reading and its writing end; absent never, while the pipe lives.
     pub(super) fn ends(&self) -> Option<(&OwnedFd, &OwnedFd)> {
         self.ends.as_ref().map(|(read, write)| (read, write))

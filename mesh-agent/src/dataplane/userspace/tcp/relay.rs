@@ -248,3 +248,64 @@ fn splice_some(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd, most: u
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    #[derive(Default)]
+    struct Count(Cell<u64>, Cell<u64>);
+
+    impl Meter for Count {
+        fn bytes_in(&self, n: u64) {
+            self.0.set(self.0.get() + n);
+        }
+
+        fn bytes_out(&self, n: u64) {
+            self.1.set(self.1.get() + n);
+        }
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    /// Sends `size` bytes through a relay and says how many pipes it opened.
+    async fn pipes_for(size: usize) -> usize {
+        let ((mut client, mut left), (mut right, mut backend)) = (pair().await, pair().await);
+        let (pipes, count, moved) = (Rc::default(), Count::default(), Cell::new(false));
+        let data: Vec<u8> = (0..size).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        let ends = async {
+            let send = async {
+                client.write_all(&data).await.unwrap();
+                client.shutdown().await.unwrap();
+            };
+            let mut got = Vec::new();
+            let receive = async {
+                backend.read_to_end(&mut got).await.unwrap();
+                backend.write_all(b"done").await.unwrap();
+                backend.shutdown().await.unwrap();
+            };
+            tokio::join!(send, receive);
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(got == data && answer == "done");
+        };
+        let (outcome, ()) = tokio::join!(relay(&mut left, &mut right, &pipes, &count, &moved), ends);
+        outcome.unwrap();
+        assert_eq!((count.0.get(), count.1.get()), (size as u64, 4));
+        Pipe::open_in(&pipes)
+    }
+
+    #[tokio::test]
+    async fn bulk_is_spliced_and_small_is_copied() {
+        assert_eq!(pipes_for(1000).await, 0);
+        assert_eq!(pipes_for(32 << 20).await, 1);
+    }
+}
