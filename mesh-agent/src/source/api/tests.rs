@@ -109,22 +109,31 @@ async fn the_same_declaration_may_be_made_again_after_another_edited_it() {
 }
 
 #[tokio::test]
-async fn ports_are_published_and_closed_on_the_spec_in_force() {
+async fn a_declaration_is_changed_from_the_spec_in_force() {
     let (api, _writer, control) = start(None).await;
     let web = key("web");
     assert!(matches!(api.remove(&web).await, Err(ApiError::NoSuchService(_))));
     api.apply(vec![declared("web", &["a"])]).await.unwrap();
     let published = || control.lock().unwrap().specs[&(key("web"), Origin::Cluster)].ports[0].publish.clone();
-    api.publish(&web, 80, Protocol::Tcp, publish(8080)).await.unwrap();
+    let with = |publish: Option<Publish>| {
+        move |view: &ServiceView| {
+            let mut spec = (*view.spec).clone();
+            spec.ports[0].publish = publish;
+            Ok::<_, ApiError>(spec)
+        }
+    };
+    api.change(&web, with(Some(publish(8080)))).await.unwrap();
     assert_eq!(published(), Some(publish(8080)));
-    api.unpublish(&web, 80, Protocol::Tcp).await.unwrap();
+    api.change(&web, with(None)).await.unwrap();
     assert_eq!(published(), None);
-    let missing = api.publish(&web, 80, Protocol::Udp, publish(1)).await.unwrap_err();
-    assert_eq!(missing.to_string(), "the service web has no port 80/udp: it has 80/tcp");
+    let refused: Result<(), ApiError> =
+        api.change(&web, |_| Err(ApiError::NoSuchService(key("other")))).await;
+    assert!(matches!(refused, Err(ApiError::NoSuchService(_))));
     let mut long = publish(1);
     long.port = Some("1-3".parse().unwrap());
-    let bad = api.publish(&web, 80, Protocol::Tcp, long).await.unwrap_err();
+    let bad = api.change(&web, with(Some(long))).await.unwrap_err();
     assert_eq!(bad.to_string(), "web: ports[0]: published 1-3 and port 80 differ in length");
+    assert_eq!(published(), None);
     api.remove(&web).await.unwrap();
     assert_eq!(control.lock().unwrap().shown(), (vec![], vec![]));
 }
