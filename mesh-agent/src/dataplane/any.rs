@@ -5,6 +5,7 @@ use super::{
     explain::{Explanation, Flow},
     fake::FakePlane,
     plane::{ApplyReport, Capabilities, DataPlane, PlaneError},
+    userspace::UserspacePlane,
 };
 use crate::plan::{Op, Table};
 
@@ -13,6 +14,8 @@ use crate::plan::{Op, Table};
 pub enum AnyDataPlane {
     /// The reference in memory.
     Fake(FakePlane),
+    /// The proxy that needs no privileges.
+    Userspace(UserspacePlane),
 }
 
 /// Calls the same method on whichever plane it is.
@@ -20,6 +23,7 @@ macro_rules! each {
     ($any:expr, $plane:ident => $call:expr) => {
         match $any {
             AnyDataPlane::Fake($plane) => $call,
+            AnyDataPlane::Userspace($plane) => $call,
         }
     };
 }
@@ -57,5 +61,11 @@ impl DataPlane for AnyDataPlane {
 impl From<FakePlane> for AnyDataPlane {
     fn from(plane: FakePlane) -> Self {
         AnyDataPlane::Fake(plane)
+    }
+}
+
+impl From<UserspacePlane> for AnyDataPlane {
+    fn from(plane: UserspacePlane) -> Self {
+        AnyDataPlane::Userspace(plane)
     }
 }
