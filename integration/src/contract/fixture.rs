@@ -71,6 +71,12 @@ pub trait PlaneUnderTest: Sized {
     /// Round robin is even to within that many flows.
     fn shards(&self) -> u32;
 
+    /// Whether a new UDP flow is rejected aloud even while old flows of the frontend may be left (on a draining
+    /// backend, or one of weight 0). A plane whose old and new flows share one socket cannot, and is silent.
+    fn rejects_udp_beside_old_flows(&self) -> bool {
+        true
+    }
+
     /// An address and port that nobody uses, for a frontend; the next `ports - 1` ports are free too.
     fn vip(&mut self, ports: u16) -> SocketAddr;
 

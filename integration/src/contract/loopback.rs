@@ -35,6 +35,11 @@ pub trait LoopbackPlane {
 
     /// See [`PlaneUnderTest::shards`].
     fn shards() -> u32;
+
+    /// See [`PlaneUnderTest::rejects_udp_beside_old_flows`].
+    fn rejects_udp_beside_old_flows() -> bool {
+        true
+    }
 }
 
 /// The fixture of a [`LoopbackPlane`].
@@ -177,6 +182,10 @@ impl<L: LoopbackPlane> PlaneUnderTest for Loopback<L> {
 
     fn shards(&self) -> u32 {
         L::shards()
+    }
+
+    fn rejects_udp_beside_old_flows(&self) -> bool {
+        L::rejects_udp_beside_old_flows()
     }
 
     fn vip(&mut self, ports: u16) -> SocketAddr {

@@ -66,8 +66,8 @@ pub(super) struct Flows {
     next: u64,
     flows: BTreeMap<FlowId, FlowRecord>,
     memory: HashMap<FrontendKey, Memory>,
-    /// Per service and client: the backend and the time of the last new flow.
-    affinity: HashMap<(ServiceKey, IpAddr), (BackendId, u64)>,
+    /// Per service and client: the backend, the time of the last new flow, and the timeout then in force.
+    affinity: HashMap<(ServiceKey, IpAddr), (BackendId, u64, Duration)>,
 }
 
 /// What happened to a flow: whose it was and what it is now.
@@ -151,8 +151,9 @@ impl Flows {
             let memory = self.memory.entry(entry.frontend.key).or_default();
             memory.pick(entry, &takers, client)
         })?;
-        if entry.frontend.affinity.is_some() {
-            self.affinity.insert((entry.frontend.service.clone(), client), (picked.clone(), self.now));
+        if let Some(affinity) = entry.frontend.affinity {
+            let key = (entry.frontend.service.clone(), client);
+            self.affinity.insert(key, (picked.clone(), self.now, affinity.timeout));
         }
         Some(picked)
     }
@@ -183,7 +184,7 @@ impl Flows {
     /// What affinity says, while it is in force and its backend takes new flows.
     pub(super) fn remembered(&self, entry: &Entry, client: IpAddr) -> Option<BackendId> {
         let timeout = entry.frontend.affinity?.timeout;
-        let (id, at) = self.affinity.get(&(entry.frontend.service.clone(), client))?;
+        let (id, at, _) = self.affinity.get(&(entry.frontend.service.clone(), client))?;
         let fresh = u128::from(self.now - at) < timeout.as_millis();
         let takes = self.takers(entry).iter().any(|(b, _)| b.id == *id);
         (fresh && takes).then(|| id.clone())
@@ -267,6 +268,8 @@ impl Flows {
         }
         let live = |key: &FrontendKey| table.contains_key(key);
         self.memory.retain(|key, _| live(key));
+        let now = self.now;
+        self.affinity.retain(|_, (_, at, timeout)| u128::from(now - *at) < timeout.as_millis());
         events
     }
 }

@@ -50,7 +50,8 @@ pub(super) trait Meter {
     fn bytes_out(&self, n: u64);
 }
 
-/// Moves bytes until both directions ended in order, passing each half-close on. `moved` is set on every move.
+/// Moves bytes until both directions ended in order, passing each half-close on; the end that comes last is left to
+/// the caller to pass on, by closing both. `moved` is set on every move.
 ///
 /// # Errors
 /// The first error of either side; both should then be reset.
@@ -297,7 +298,13 @@ mod tests {
             client.read_to_string(&mut answer).await.unwrap();
             assert!(got == data && answer == "done");
         };
-        let (outcome, ()) = tokio::join!(relay(&mut left, &mut right, &pipes, &count, &moved), ends);
+        // The last end is passed on by closing, which is its owner's part.
+        let relaying = async {
+            let outcome = relay(&mut left, &mut right, &pipes, &count, &moved).await;
+            (left, right) = (pair().await.0, pair().await.0);
+            outcome
+        };
+        let (outcome, ()) = tokio::join!(relaying, ends);
         outcome.unwrap();
         assert_eq!((count.0.get(), count.1.get()), (size as u64, 4));
         Pipe::open_in(&pipes)
