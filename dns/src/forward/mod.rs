@@ -24,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Asks upstreams. At most [`Limits::forwards`] queries are under way at once.
 #[derive(Debug)]
-pub struct Forwarder {
+pub(crate) struct Forwarder {
     upstreams: Vec<Upstream>,
     board: Mutex<Board>,
     started: Instant,
@@ -42,13 +42,13 @@ struct Upstream {
 
 /// An upstream's reply, with the client's id.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forwarded {
+pub(crate) struct Forwarded {
     /// The whole message.
-    pub reply: Vec<u8>,
+    pub(crate) reply: Vec<u8>,
     /// Its response code (without the EDNS extension).
-    pub rcode: ResponseCode,
+    pub(crate) rcode: ResponseCode,
     /// Who answered.
-    pub upstream: SocketAddr,
+    pub(crate) upstream: SocketAddr,
 }
 
 /// Why there is no reply.
@@ -85,9 +85,8 @@ impl Forwarder {
         }
     }
 
-    /// Whether there is anybody to ask.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    /// Whether there is nobody to ask.
+    pub(crate) fn is_empty(&self) -> bool {
         self.upstreams.is_empty()
     }
 
