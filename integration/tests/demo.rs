@@ -1,4 +1,8 @@
 //! `mesh-agent demo` as a user meets it: what it prints works, and when it ends nothing is left.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails the test by panicking, as the test itself does"
+)]
 
 use anyhow::{Context, Result, ensure};
 use mesh_integration::{BOUND, LoopbackNet, agent_binary, echo, until, whoami};

@@ -84,6 +84,12 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the load run.
+#[expect(clippy::disallowed_methods, reason = "a measurement lasts for a time, it waits for no condition")]
+fn pause(time: Duration) {
+    thread::sleep(time);
+}
+
 /// Runs `clients` threads for `time`; each adds to the count until told to stop.
 fn measure(
     clients: usize,
@@ -94,9 +100,9 @@ fn measure(
     thread::scope(|scope| {
         let threads: Vec<_> = (0..clients).map(|_| scope.spawn(|| client(&stop, &count))).collect();
         // What happens before the first byte is not measured.
-        thread::sleep(time / 10);
+        pause(time / 10);
         let (start, before) = (Instant::now(), count.load(Relaxed));
-        thread::sleep(time);
+        pause(time);
         let (took, units) = (start.elapsed(), count.load(Relaxed) - before);
         stop.store(true, Relaxed);
         for thread in threads {

@@ -65,6 +65,7 @@ pub(super) fn free_ports() -> anyhow::Result<[SocketAddr; 3]> {
 }
 
 /// Waits until the proxy takes connections.
+#[expect(clippy::disallowed_methods, reason = "the wait between two looks at a process that cannot tell")]
 pub(super) fn ready(peer: &Peer) -> anyhow::Result<()> {
     let start = Instant::now();
     while TcpStream::connect(peer.tcp_short).is_err() {

@@ -36,7 +36,8 @@ fn code(good: bool) -> StatusCode {
 /// What the node waits for before it should be sent traffic.
 pub(crate) fn ready(backend: &dyn Backend) -> ReadyJson {
     let mut missing = Vec::new();
-    for source in backend.sources().iter().filter(|s| !s.synced) {
+    // A refused file is an error of its own, in status and healthz; what the others say is served meanwhile.
+    for source in backend.sources().iter().filter(|s| !s.synced && s.errors.is_empty()) {
         missing.push(format!("source {} has not told everything yet", source.name));
     }
     let plane = backend.plane();

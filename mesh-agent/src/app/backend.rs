@@ -41,7 +41,7 @@ fn gone(error: ReconcileGone) -> BackendError {
     BackendError::Unavailable(error.to_string())
 }
 
-fn writer(error: WriterError) -> BackendError {
+fn writer(error: &WriterError) -> BackendError {
     match error {
         WriterError::Closed => BackendError::Unavailable(error.to_string()),
         WriterError::Refused { .. } => {
@@ -65,12 +65,12 @@ impl From<ApiError> for BackendError {
                 BackendError::Invalid { field: "service".into(), problem }
             }
             ApiError::Store(_) => BackendError::Unavailable(problem),
-            ApiError::Writer(error) => writer(error),
+            ApiError::Writer(error) => writer(&error),
         }
     }
 }
 
-fn dns(error: LookupError) -> BackendError {
+fn dns(error: &LookupError) -> BackendError {
     let text = error.to_string();
     match error {
         LookupError::Name(_) => BackendError::Invalid { field: "name".into(), problem: text },
@@ -211,24 +211,22 @@ impl Backend for Running {
     ) -> Answer<'_, Result<(), BackendError>> {
         Box::pin(async move {
             match drain {
-                Drain::Start(deadline) => {
-                    let _ = deadline;
-                    self.writer.drain(&key, &instance).await
-                }
+                Drain::Start(deadline) => self.writer.drain(&key, &instance, deadline).await,
                 Drain::Undo => self.writer.undrain(&key, &instance).await,
             }
-            .map_err(writer)
+            .map_err(|e| writer(&e))
         })
     }
 
     fn drain_node(&self, draining: bool) -> Answer<'_, Result<(), BackendError>> {
-        Box::pin(async move { self.writer.drain_node(draining).await.map_err(writer) })
+        Box::pin(async move { self.writer.drain_node(draining).await.map_err(|e| writer(&e)) })
     }
 
     fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, BackendError>> {
         Box::pin(async move {
             let off = || BackendError::Unavailable("DNS is switched off (dns.enabled)".into());
-            let reply = self.dns.as_ref().ok_or_else(off)?.query(&name, &record_type).await.map_err(dns)?;
+            let reply =
+                self.dns.as_ref().ok_or_else(off)?.query(&name, &record_type).await.map_err(|e| dns(&e))?;
             Ok(DnsAnswer {
                 rcode: reply.rcode,
                 authoritative: reply.source == AnswerSource::Mesh,

@@ -125,10 +125,8 @@ impl App {
         });
         let admin =
             AdminServer::start(parts::admin(config), Arc::clone(&running) as _, registry.clone()).await?;
-        let files = match &config.sources.files {
-            Some(files) => Some(FileSource::spawn(files.clone(), config.node.name.clone(), writer)),
-            None => None,
-        };
+        let watch = |files| FileSource::spawn(files, config.node.name.clone(), writer);
+        let files = config.sources.files.clone().map(watch);
         tracing::info!(node = %config.node.name, gossip = %control.address(), "the agent runs");
         Ok(App { running, admin, files, writer_task, leftovers })
     }

@@ -60,6 +60,8 @@ pub(crate) fn config(command: &ConfigCommand, output: Output) -> Result<(), Fail
 }
 
 fn load(path: &Path) -> Result<Config, Failure> {
+    // A file that is not there is another mistake than one that is wrong.
+    std::fs::File::open(path).map_err(|e| Failure::new(Code::NoInput, format!("{}: {e}", path.display())))?;
     Config::load(path).map_err(|problems| {
         let text = problems.to_string();
         Failure::new(Code::Usage, format!("the configuration is refused:\n{}", text.trim_end()))

@@ -99,7 +99,7 @@ impl Stop {
 }
 
 enum Slot {
-    Runs(Agent),
+    Runs(Box<Agent>),
     /// Since when it has ended.
     Ended(Instant),
 }
@@ -115,7 +115,7 @@ impl Agents<'_> {
         for node in &self.layout.nodes {
             let agent =
                 Agent::spawn(self.exe, node).map_err(|e| DemoError::System("cannot start an agent", e))?;
-            self.slots.push(Slot::Runs(agent));
+            self.slots.push(Slot::Runs(Box::new(agent)));
         }
         Ok(())
     }
@@ -211,7 +211,7 @@ impl Agents<'_> {
                     match Agent::spawn(self.exe, node) {
                         Ok(agent) => {
                             eprintln!("{} started again (pid {})", node.name, agent.pid().unwrap_or(0));
-                            *slot = Slot::Runs(agent);
+                            *slot = Slot::Runs(Box::new(agent));
                         }
                         Err(error) => {
                             eprintln!("{} could not be started again: {error}", node.name);

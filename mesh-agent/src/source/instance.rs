@@ -33,11 +33,13 @@ pub(super) struct Instance {
     pub(super) leaving: Option<u64>,
     /// An operator drains it; old flows are reset at this unix time in milliseconds.
     pub(super) drained: Option<u64>,
+    /// An operator drains the whole node; likewise.
+    pub(super) node_drained: Option<u64>,
 }
 
 impl Instance {
     pub(super) fn new(source: SourceId, said: Endpoint, health: Health) -> Self {
-        Instance { source, said, health, leaving: None, drained: None }
+        Instance { source, said, health, leaving: None, drained: None, node_drained: None }
     }
 
     /// Takes a new word of its source. Another address or port is another process: its health is `fresh`.
@@ -53,10 +55,7 @@ impl Instance {
     /// What the mesh is told.
     pub(super) fn announced(&self) -> Endpoint {
         let mut e = self.said.clone();
-        let deadline = match (self.leaving, self.drained) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let deadline = [self.leaving, self.drained, self.node_drained].into_iter().flatten().min();
         match deadline {
             Some(deadline) => {
                 e.ready = false;

@@ -5,6 +5,8 @@
 //! only UDP ports, whose flows move to another backend without loss of a connection. A declaration is withdrawn at
 //! once, so that a renamed service can take its ports over.
 
+mod drain;
+
 use super::{
     instance::{Health, Instance},
     local::{LocalService, SourceId, Verdict},
@@ -143,42 +145,9 @@ impl Merge {
         }
     }
 
-    /// Drains an endpoint while its source still has it; after the deadline it stays out until [`Merge::undrain`].
-    /// Not kept over a restart.
-    ///
-    /// # Errors
-    /// When this node has no such endpoint.
-    pub fn drain(
-        &mut self,
-        now: u64,
-        snapshot: &Snapshot,
-        key: &ServiceKey,
-        instance: &Name,
-    ) -> Result<(), NoSuchEndpoint> {
-        let until = now.saturating_add(millis(self.drain_time(snapshot, key).unwrap_or_default()));
-        self.instance(key, instance)?.drained.get_or_insert(until);
-        self.touch(key);
-        Ok(())
-    }
-
-    /// Takes a drained endpoint back.
-    ///
-    /// # Errors
-    /// When this node has no such endpoint.
-    pub fn undrain(&mut self, key: &ServiceKey, instance: &Name) -> Result<(), NoSuchEndpoint> {
-        self.instance(key, instance)?.drained = None;
-        self.touch(key);
-        Ok(())
-    }
-
     fn instance(&mut self, key: &ServiceKey, instance: &Name) -> Result<&mut Instance, NoSuchEndpoint> {
         let none = || NoSuchEndpoint { service: key.clone(), instance: instance.clone() };
         self.instances.get_mut(key).and_then(|all| all.get_mut(instance)).ok_or_else(none)
-    }
-
-    /// Drains the whole node, or takes it back.
-    pub fn drain_node(&mut self, draining: bool) {
-        self.info.draining = draining;
     }
 
     /// What an earlier run of this node declared or announced; what no source wants now is withdrawn. To be called
@@ -409,6 +378,7 @@ impl Merge {
         for at in all.values().filter_map(|i| i.leaving) {
             self.deadlines.insert((at, key.clone()));
         }
+        self.follow_node(now, snapshot, key);
         if let Some(status) = self.statuses.get_mut(source) {
             status.last_change = Some(now);
             status.services = self.said.get(source).map_or(0, BTreeMap::len);

@@ -201,8 +201,8 @@ fn an_operator_drains_an_endpoint_and_takes_it_back() {
     let mut r = rig();
     r.says(0, "file", vec![service("web", draining(5), &["a", "b"])]);
     let a = Name::new("a").unwrap();
-    r.merge.drain(1000, &r.snapshot, &key("web"), &a).unwrap();
-    r.merge.drain(2000, &r.snapshot, &key("web"), &a).unwrap();
+    r.merge.drain(1000, &r.snapshot, &key("web"), &a, None).unwrap();
+    r.merge.drain(2000, &r.snapshot, &key("web"), &a, None).unwrap();
     r.flush();
     r.tick(9000);
     assert_eq!(r.web(), ["a~6000", "b+"], "it stays out until it is taken back");
@@ -211,8 +211,24 @@ fn an_operator_drains_an_endpoint_and_takes_it_back() {
     assert_eq!(r.web(), ["a+", "b+"]);
     let e = r.merge.undrain(&key("db"), &a).unwrap_err().to_string();
     assert_eq!(e, "this node has no endpoint a of db: `mesh-agent endpoint ls db` shows them all");
-    r.merge.drain_node(true);
-    assert_eq!((r.flush(), r.held.info.draining), (1, true));
+    r.merge.drain(2000, &r.snapshot, &key("web"), &a, Some(Duration::from_secs(60))).unwrap();
+    r.flush();
+    assert_eq!(r.web(), ["a~62000", "b+"], "a deadline that is named counts");
+}
+
+#[test]
+fn a_drained_node_drains_what_it_has_and_what_comes() {
+    let mut r = rig();
+    r.says(0, "file", vec![service("web", draining(5), &["a"])]);
+    r.merge.drain_node(1000, &r.snapshot, true);
+    r.flush();
+    assert!(r.held.info.draining);
+    assert_eq!(r.web(), ["a~6000"]);
+    r.says(2000, "file", vec![service("web", draining(5), &["a", "b"])]);
+    assert_eq!(r.web(), ["a~6000", "b~7000"]);
+    r.merge.drain_node(3000, &r.snapshot, false);
+    r.flush();
+    assert_eq!((r.web(), r.held.info.draining), (vec!["a+".to_owned(), "b+".into()], false));
 }
 
 #[test]

@@ -57,7 +57,7 @@ enum Statement {
     Synced(SourceId),
     Errors(SourceId, Vec<String>),
     Verdict(ServiceKey, Name, Option<Verdict>),
-    Drain(ServiceKey, Name),
+    Drain(ServiceKey, Name, Option<Duration>),
     Undrain(ServiceKey, Name),
     DrainNode(bool),
     Leftovers(Vec<ServiceKey>),
@@ -173,8 +173,13 @@ impl StateWriter {
     ///
     /// # Errors
     /// [`WriterError::NoSuchEndpoint`], and as [`StateWriter::replace`].
-    pub async fn drain(&self, key: &ServiceKey, instance: &Name) -> Result<(), WriterError> {
-        self.say(Statement::Drain(key.clone(), instance.clone())).await
+    pub async fn drain(
+        &self,
+        key: &ServiceKey,
+        instance: &Name,
+        deadline: Option<Duration>,
+    ) -> Result<(), WriterError> {
+        self.say(Statement::Drain(key.clone(), instance.clone(), deadline)).await
     }
 
     /// Takes a drained endpoint back.
@@ -317,9 +322,11 @@ where
             }
             Statement::Errors(source, errors) => self.merge.set_errors(&source, errors),
             Statement::Verdict(key, instance, verdict) => self.merge.set_verdict(&key, &instance, verdict),
-            Statement::Drain(key, instance) => self.merge.drain(now, &snapshot, &key, &instance)?,
+            Statement::Drain(key, instance, deadline) => {
+                self.merge.drain(now, &snapshot, &key, &instance, deadline)?;
+            }
             Statement::Undrain(key, instance) => self.merge.undrain(&key, &instance)?,
-            Statement::DrainNode(draining) => self.merge.drain_node(draining),
+            Statement::DrainNode(draining) => self.merge.drain_node(now, &snapshot, draining),
             Statement::Leftovers(own) => self.merge.withdraw_leftovers(own),
             // Handed on by the caller; nothing of it is kept.
             Statement::Cluster(..) => {}
@@ -392,7 +399,7 @@ impl Statement {
             Statement::Upsert(_, service) => vec![service.key.clone()],
             Statement::Remove(_, key)
             | Statement::Verdict(key, ..)
-            | Statement::Drain(key, _)
+            | Statement::Drain(key, ..)
             | Statement::Undrain(key, _)
             | Statement::Cluster(key, _) => vec![key.clone()],
             Statement::Leftovers(own) => own.clone(),
