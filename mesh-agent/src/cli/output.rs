@@ -11,7 +11,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Colour only on a terminal, and never with NO_COLOR (https://no-color.org).
+    /// Colour only on a terminal, and never with NO_COLOR (<https://no-color.org>).
     pub(crate) fn new(json: bool) -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         Output { json, color: wanted && !json && io::stdout().is_terminal() }

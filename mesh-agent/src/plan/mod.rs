@@ -1,7 +1,7 @@
 //! The plan: what a data plane should hold, computed from a snapshot. Pure: no tokio, no clock, no I/O.
 //!
-//! [`compile`] turns a snapshot into [`Desired`], [`Desired::update`] follows changes at a cost that does not depend
-//! on how many services there are, and [`diff`] says what to do to a data plane that holds something else.
+//! [`compile()`] turns a snapshot into [`Desired`], [`Desired::update`] follows changes at a cost that does not depend
+//! on how many services there are, and [`diff()`] says what to do to a data plane that holds something else.
 
 mod backend;
 mod compile;
