@@ -13,9 +13,13 @@ use imbl::OrdSet;
 use mesh_control::model::{Addresses, DEFAULT_NAMESPACE, EndpointMode, EndpointView, ServiceKey};
 use std::{collections::HashSet, net::IpAddr};
 
-/// Most records of one answer: what a TCP message of 65,535 octets holds whatever their kind. A larger service
-/// answers as many of its endpoints, beginning at the rotation's start, so that all are seen in turn.
+/// Most records of one answer. A TCP message of 65,535 octets holds as many addresses; SRV records of long names may
+/// be more than fit and are then truncated even there. A larger service answers as many of its endpoints, beginning
+/// at the rotation's start, so that all are seen in turn.
 pub(crate) const MAX_ANSWERS: usize = 1000;
+
+/// The greatest TTL there is (RFC 2181 section 8), in seconds.
+pub(crate) const MAX_TTL: u32 = i32::MAX as u32;
 
 /// Most names of one address: a node's address can be that of very many endpoints.
 const MAX_POINTERS: usize = 16;
@@ -133,7 +137,7 @@ pub(crate) fn pointers(
             Owner::Instance(key, instance) => (key, instance_name(view, zone, key, instance.as_str())),
         };
         let entry = view.service(key.namespace.as_str(), key.name.as_str());
-        let ttl = entry.and_then(|e| e.view.spec.ttl).unwrap_or(default_ttl);
+        let ttl = entry.and_then(|e| e.view.spec.ttl).unwrap_or(default_ttl).min(MAX_TTL);
         Record::from_rdata(owner.clone(), ttl, RData::PTR(PTR(name)))
     };
     owners.iter().take(MAX_POINTERS).map(record).collect()
