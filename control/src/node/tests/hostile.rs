@@ -33,7 +33,8 @@ fn a_declaration_from_a_peer_passes_the_checks_of_a_local_one() {
         change(&mut spec);
         spec
     };
-    let bad: [(&str, &dyn Fn(&mut ServiceSpec)); 11] = [
+    type Spoil<'a> = (&'a str, &'a dyn Fn(&mut ServiceSpec));
+    let bad: [Spoil<'_>; 11] = [
         ("target + range", &|s| s.ports[0].target = 65_535),
         ("no target", &|s| s.ports[0].target = 0),
         ("clash", &|s| s.ports.push(s.ports[0].clone())),
