@@ -109,6 +109,12 @@ fn clocks_that_jump_move_nothing_and_lose_nothing() {
             let (i, editor) = (sim.rng.random_range(0..5), sim.rng.random_range(0..5));
             let jump = [HOUR, -HOUR, 2 * HOUR, -60_000][sim.rng.random_range(0..4)];
             sim.jump(i, jump);
+            if round % 2 == 0 {
+                // A run that began with the wrong clock knows no better one.
+                sim.crash(i);
+                sim.start(i);
+                sim.run(sim.now + 8_000);
+            }
             // The node that jumped wants the ports that others hold.
             let rival = service(100 + round);
             sim.submit(

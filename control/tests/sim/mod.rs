@@ -352,7 +352,7 @@ impl Sim {
     /// How to see it again.
     pub(crate) fn failed(&self) -> String {
         format!(
-            "at {} ms; replay with SIM_SEED={} cargo test -p mesh-control --test simulation",
+            "at {} ms of seed {} (`simulation` replays one seed with SIM_SEED; the others run few)",
             self.now, self.seed
         )
     }
