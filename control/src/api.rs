@@ -3,7 +3,7 @@
 use crate::keyring::KeyError;
 use crate::model::{Endpoint, NodeInfo, NodeName, Origin, PortRange, ServiceKey, ServiceSpec};
 use ipnetwork::IpNetwork;
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
 /// One change that this node's sources ask for. A change that changes no content writes nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,7 +36,7 @@ pub enum LocalChange {
 }
 
 /// How to start the control plane of one node.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ControlConfig {
     /// This node's name, unique in the mesh.
     pub node: NodeName,
@@ -56,6 +56,23 @@ pub struct ControlConfig {
     pub dynamic_ports: PortRange,
     /// Where state is kept over a restart; absent keeps none.
     pub data_dir: Option<PathBuf>,
+}
+
+/// Without the keys: this may end up in a log.
+impl fmt::Debug for ControlConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlConfig")
+            .field("node", &self.node)
+            .field("info", &self.info)
+            .field("bind", &self.bind)
+            .field("advertise", &self.advertise)
+            .field("seeds", &self.seeds)
+            .field("keys", &self.keys.len())
+            .field("vip_cidrs", &self.vip_cidrs)
+            .field("dynamic_ports", &self.dynamic_ports)
+            .field("data_dir", &self.data_dir)
+            .finish()
+    }
 }
 
 /// Counts for `status` and metrics.

@@ -10,6 +10,7 @@ use crate::{
     key::Key,
     model::{Family, PortRange, Protocol, ServiceKey},
     record::Record,
+    value,
 };
 use ipnetwork::IpNetwork;
 use std::{
@@ -58,10 +59,8 @@ impl Claims {
     pub(crate) fn note(&mut self, old: Option<&Record>, new: Option<&Record>) {
         for (record, add) in [(old, false), (new, true)] {
             let Some(record) = record else { continue };
-            let (Some(Key::Claim(key)), Some(claim)) = (Key::of(&record.id), Claim::decode(&record.value))
-            else {
-                continue;
-            };
+            let Some(Key::Claim(key)) = Key::of(&record.id) else { continue };
+            let Some(claim) = value::claim(&key, record) else { continue };
             let Held::Address(address) = claim.held else { continue };
             let names = self.held.entry(address).or_default();
             if add {
@@ -152,6 +151,24 @@ impl Claims {
         let me = (claim.stamp, service.clone(), *port);
         let rivals = self.clashing(*protocol, PortsHeld { range, address, host });
         rivals.filter(|rival| **rival < me).min().map(|(_, service, _)| service)
+    }
+
+    /// The newest claim by another of what overlaps `held`. A claim that is to yield to those before it, whatever the
+    /// claimant's clock says, is stamped later.
+    pub(crate) fn newest_rival(&self, key: &ClaimKey, held: Held) -> Hlc {
+        let newest = match (key, held) {
+            (ClaimKey::Vip { service, .. }, Held::Address(address)) => {
+                let claimants = self.vips.get(&address).into_iter().flatten();
+                claimants.filter(|(_, s)| s != service).map(|(stamp, _)| *stamp).max()
+            }
+            (ClaimKey::Port { service, protocol, port }, Held::Ports { range, address, host }) => self
+                .clashing(*protocol, PortsHeld { range, address, host })
+                .filter(|(_, s, p)| (s, p) != (service, port))
+                .map(|(stamp, ..)| *stamp)
+                .max(),
+            _ => None,
+        };
+        newest.unwrap_or_default()
     }
 
     /// A free address of `network` for `service`: `preferred` if nobody else claims it, else the first free one of

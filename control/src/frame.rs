@@ -14,11 +14,17 @@ use crate::{
     store::{BUCKETS, Store, bucket_of},
 };
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 
 /// Buckets that one listing covers, at most.
 pub(crate) const GROUP: usize = 16;
 /// Records are cut into frames of about this many bytes.
 const BATCH: usize = 64 * 1024;
+/// A listing names about this many bytes' worth of entries at most; far below [`crate::session::MAX_FRAME`].
+const LISTING: usize = 768 * 1024;
+/// Bytes of records that one listing or want is answered with, about; the rest waits for the next exchange. Whoever
+/// asks for one record a million times gets no more either.
+pub(crate) const ANSWER: usize = 12 * 1024 * 1024;
 
 /// The opening of an exchange.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -130,19 +136,26 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, FrameError> {
     rest.is_empty().then_some(value).ok_or(FrameError)
 }
 
-/// The listing of some buckets.
-pub(crate) fn list(store: &Store, buckets: &[u8]) -> Vec<BucketList> {
-    let entry = |r: &Record| Entry {
-        kind: r.id.kind,
-        key: r.id.key.to_vec(),
-        version: r.version.0,
-        digest: r.digest,
-    };
-    let lists = buckets.iter().map(|bucket| BucketList {
-        bucket: *bucket,
-        entries: store.bucket(usize::from(*bucket)).map(entry).collect(),
-    });
-    lists.collect()
+/// Takes up to `most` buckets off `todo`, as many as one frame holds, and lists them. Of a bucket that is too large by
+/// itself not all is listed; what is not comes back in vain, and does no harm.
+pub(crate) fn list(store: &Store, todo: &mut VecDeque<u8>, most: usize) -> Vec<BucketList> {
+    let (mut lists, mut size) = (Vec::new(), 0);
+    while lists.len() < most.min(GROUP)
+        && (lists.is_empty() || size < LISTING)
+        && let Some(bucket) = todo.pop_front()
+    {
+        let mut entries = Vec::new();
+        for r in store.bucket(usize::from(bucket)) {
+            size += r.id.key.len() + 24;
+            if size > 2 * LISTING {
+                break;
+            }
+            let (kind, key) = (r.id.kind, r.id.key.to_vec());
+            entries.push(Entry { kind, key, version: r.version.0, digest: r.digest });
+        }
+        lists.push(BucketList { bucket, entries });
+    }
+    lists
 }
 
 /// What a node that got `list` has to send, and what it wants in return. Where versions cannot tell which record is
@@ -176,10 +189,16 @@ pub(crate) fn compare(store: &Store, list: Vec<BucketList>) -> (Vec<Record>, Vec
     (give, want)
 }
 
-/// Cuts records into frames of bounded size.
-pub(crate) fn batches(records: Vec<Record>) -> Vec<Frame> {
-    let (mut frames, mut batch, mut size) = (Vec::new(), Vec::new(), 0);
+/// Cuts records into frames of bounded size, [`ANSWER`] bytes in all; claims first, because what is claimed is what a
+/// node must know before it claims.
+pub(crate) fn batches(mut records: Vec<Record>) -> Vec<Frame> {
+    records.sort_by_key(|record| record.id.kind != crate::key::CLAIM);
+    let (mut frames, mut batch, mut size, mut total) = (Vec::new(), Vec::new(), 0, 0);
     for record in records {
+        total += record.value.len() + record.id.key.len() + 100;
+        if total > ANSWER {
+            break;
+        }
         size += record.value.len() + record.id.key.len() + 100;
         batch.push(record);
         if size >= BATCH {
@@ -249,6 +268,31 @@ mod tests {
         }
     }
 
+    /// 16 buckets of many records fit no frame, and a peer may want one large record again and again.
+    #[test]
+    fn listings_and_answers_stay_within_a_frame_and_an_exchange() {
+        let mut store = Store::default();
+        for i in 0..6_000u64 {
+            store.merge(plain(&format!("{i:0>500}"), 1 << 16, "n1", false, ""), 0);
+        }
+        let (mut todo, mut listed): (VecDeque<u8>, usize) = ((0..=255).collect(), 0);
+        while !todo.is_empty() {
+            let lists = list(&store, &mut todo, GROUP);
+            listed += lists.iter().map(|l| l.entries.len()).sum::<usize>();
+            assert!(Frame::Listing(lists).encode().len() < crate::session::MAX_FRAME / 2);
+        }
+        assert_eq!(listed, 6_000);
+        let large = plain("k", 1 << 16, "n1", false, &"v".repeat(100_000));
+        let mut claim = plain("c", 1 << 16, "n1", false, "");
+        claim.id.kind = crate::key::CLAIM;
+        let mut wanted = vec![large; 10_000];
+        wanted.push(claim.clone());
+        let frames = batches(wanted);
+        let total: usize = frames.iter().map(|f| f.encode().len()).sum();
+        assert!(total < ANSWER + crate::session::MAX_FRAME, "{total}");
+        assert!(matches!(&frames[0], Frame::Records(r) if r[0] == claim), "claims go first");
+    }
+
     #[test]
     fn comparing_two_stores_makes_them_equal() {
         for seed in 0..20 {
@@ -264,7 +308,7 @@ mod tests {
                 }
             }
             for bucket in 0..=255 {
-                let (give, want) = compare(&b, list(&a, &[bucket]));
+                let (give, want) = compare(&b, list(&a, &mut [bucket].into(), 1));
                 let back: Vec<_> = want
                     .into_iter()
                     .filter_map(|(kind, key)| a.get(&RecordId { kind, key: key.into() }).cloned())

@@ -39,6 +39,7 @@ mod session;
 mod shell;
 mod state_file;
 mod store;
+mod value;
 mod view;
 
 pub use api::{ControlConfig, ControlError, ControlStats, LocalChange};

@@ -30,6 +30,8 @@ const SUSPICION: u64 = 2_000;
 const REMEMBER_DOWN: u64 = 25 * 3_600_000;
 /// Most identities kept.
 pub(crate) const MAX_MEMBERS: usize = 16_384;
+/// Most members told in one exchange: they fit the first frame of a connection, whatever their names.
+pub(crate) const MAX_TOLD: usize = 2_000;
 /// Largest foca message: what fits a datagram beside its seal and tag.
 pub(crate) const MAX_MESSAGE: usize = 1_200 - packet::OVERHEAD - 1;
 
@@ -195,11 +197,17 @@ impl Membership {
         out.sends.pop().map(|(_, data)| data).unwrap_or_default()
     }
 
-    /// The members to tell another node, without mere suspicions, this node first.
+    /// The members to tell another node, without mere suspicions, this node first; of very many other ones each time.
     pub(crate) fn state(&self) -> Vec<Member> {
-        let mut members = vec![Member::alive(self.me().clone())];
-        members.extend(self.foca.iter_membership_state().filter(|m| m.state() != State::Suspect).cloned());
-        members
+        let told = self.foca.iter_membership_state().filter(|m| m.state() != State::Suspect);
+        let mut others: Vec<Member> = told.cloned().collect();
+        if others.len() >= MAX_TOLD {
+            let start = usize::try_from(self.sequence).unwrap_or_default() % others.len();
+            others.rotate_left(start);
+            others.truncate(MAX_TOLD - 1);
+        }
+        others.insert(0, Member::alive(self.me().clone()));
+        others
     }
 
     /// The suspicion of `id`, if it is a suspect.
@@ -333,6 +341,21 @@ mod tests {
         a.apply(vec![Member::alive(id("b", 2, 6))], 0);
         assert_eq!(a.take_effects().up, [id("b", 2, 6)]);
         assert_eq!(a.peers().alive(), [id("b", 2, 6)]);
+    }
+
+    /// More than the first frame of a connection holds would be refused by the peer, again and again.
+    #[test]
+    fn of_very_many_members_a_frameful_is_told() {
+        let mut a = Membership::new(id("a", 1, 1), 1);
+        let others = (0..3_000u16).map(|i| Identity {
+            name: Name::new(&format!("{i:0>63}")).unwrap(),
+            addr: (std::net::Ipv6Addr::from(u128::MAX - u128::from(i)), 65_535).into(),
+            epoch: u64::MAX / 2,
+        });
+        a.apply(others.map(Member::alive).collect(), 0);
+        let told = a.state();
+        assert_eq!((told.len(), told[0].id()), (MAX_TOLD, a.me()));
+        assert!(postcard::to_stdvec(&told).unwrap().len() + 10_000 < crate::session::MAX_FIRST_FRAME);
     }
 
     #[test]

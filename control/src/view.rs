@@ -6,12 +6,12 @@ use crate::{
     key::Key,
     member::Peers,
     model::{
-        Addresses, Conflict, Endpoint, EndpointMode, EndpointView, Family, NodeInfo, NodeName, NodeState,
-        NodeView, Origin, PublishMode, PublishedView, ServiceKey, ServicePort, ServiceSpec, ServiceView,
-        Snapshot,
+        Addresses, Conflict, EndpointMode, EndpointView, Family, NodeName, NodeState, NodeView, Origin,
+        PublishMode, PublishedView, ServiceKey, ServicePort, ServiceSpec, ServiceView, Snapshot,
     },
     record::{Record, Writer},
     store::Store,
+    value,
 };
 use ipnetwork::IpNetwork;
 use std::{
@@ -154,7 +154,7 @@ impl View {
 
     fn refresh_node(&mut self, name: NodeName, store: &Store, liveness: &Liveness<'_>) {
         let record = store.get(&Key::Node(name.clone()).id());
-        let info: NodeInfo = record.and_then(|r| postcard::from_bytes(&r.value).ok()).unwrap_or_default();
+        let info = record.map(value::node).unwrap_or_default();
         let (state, gossip) = if name == liveness.me.name {
             (NodeState::Alive, Some(liveness.me.addr))
         } else {
@@ -191,7 +191,7 @@ impl View {
             .iter()
             .filter_map(|origin| {
                 let record = store.live(&Key::Service(service.clone(), origin.clone()).id())?;
-                Some((record, origin.clone(), postcard::from_bytes(&record.value).ok()?))
+                Some((record, origin.clone(), value::spec(record)?))
             })
             .collect();
         found.sort_by(|(a, ..), (b, ..)| b.order(a));
@@ -332,7 +332,7 @@ impl View {
         // Lowest node name first: it announces for the others that have the same instance.
         for node in self.parts.get(service).into_iter().flat_map(|p| &p.nodes) {
             let record = store.live(&Key::Endpoints(node.clone(), service.clone()).id());
-            let list: Option<Vec<Endpoint>> = record.and_then(|r| postcard::from_bytes(&r.value).ok());
+            let list = record.map(value::endpoints);
             let view = self.snapshot.nodes.get(node);
             let up = view.is_some_and(|v| v.state.is_up());
             for endpoint in list.into_iter().flatten() {
@@ -368,7 +368,7 @@ fn canonical<K: Ord + Clone, V: Default>(map: &mut BTreeMap<K, V>, key: K) -> (K
 
 /// The live claim of a key.
 pub(crate) fn live_claim(store: &Store, key: &ClaimKey) -> Option<Claim> {
-    store.live(&Key::Claim(key.clone()).id()).and_then(|r| Claim::decode(&r.value))
+    store.live(&Key::Claim(key.clone()).id()).and_then(|r| value::claim(key, r))
 }
 
 /// The claim that publishes one service port.

@@ -7,7 +7,7 @@ use mesh_control::{
         ServiceSpec, Snapshot,
     },
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 fn config(i: u8, key: &str, seeds: Vec<String>) -> ControlConfig {
@@ -153,9 +153,10 @@ async fn strangers_and_garbage_leave_a_mesh_alone() {
 
 #[tokio::test]
 async fn kept_records_survive_a_restart_of_the_whole_mesh() {
-    let dir = tempfile::tempdir().expect("good");
+    let outer = tempfile::tempdir().expect("good");
+    let dir = outer.path().join("state-of-n21");
     let key = generate_key().expect("good");
-    let config = || ControlConfig { data_dir: Some(dir.path().to_owned()), ..config(21, &key, vec![]) };
+    let config = || ControlConfig { data_dir: Some(dir.clone()), ..config(21, &key, vec![]) };
     let n1 = Control::start(config()).await.expect("good");
     n1.submit(vec![declare(Origin::Cluster)]).await.expect("good");
     let before = wait(&n1, "a VIP", |s| s.services.get(&web()).is_some_and(|s| s.vips.v4.is_some())).await;
@@ -164,8 +165,12 @@ async fn kept_records_survive_a_restart_of_the_whole_mesh() {
     let after = wait(&n1, "the service is back", |s| s.services.contains_key(&web())).await;
     assert_eq!(after.services[&web()], before.services[&web()]);
     n1.shutdown().await;
+    // It is the agent's alone, and nothing is left beside it.
+    let mode = |path: &std::path::Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!((mode(&dir.join("state")), mode(&dir)), (0o600, 0o700));
+    assert_eq!(std::fs::read_dir(&dir).expect("good").count(), 1);
     // A damaged file is refused with its name and what to do.
-    let file = dir.path().join("state");
+    let file = dir.join("state");
     let mut bytes = std::fs::read(&file).expect("good");
     *bytes.last_mut().expect("good") ^= 1;
     std::fs::write(&file, bytes).expect("good");
@@ -186,8 +191,18 @@ async fn what_is_wrong_is_said_before_anything_runs() {
     assert!(message.contains("key generate") && !message.contains("abc"), "{message}");
     let message = error(ControlConfig { seeds: vec!["node1".into()], ..good() }).await;
     assert!(message.contains("`node1`") && message.contains("host:port"), "{message}");
-    let message = error(ControlConfig { advertise: "0.0.0.0:1".parse().expect("good"), ..good() }).await;
-    assert!(message.contains("advertise"), "{message}");
+    let message = error(ControlConfig { seeds: vec!["fd00::1:7946".into()], ..good() }).await;
+    assert!(message.contains("[fd00::1]:7946"), "{message}");
+    for nowhere in ["0.0.0.0:1", "224.0.0.1:1", "[fe80::1]:1"] {
+        let message = error(ControlConfig { advertise: nowhere.parse().expect("good"), ..good() }).await;
+        assert!(message.contains("advertise"), "{message}");
+    }
+    for network in ["10.0.0.0/31", "fd00::/127", "224.0.0.0/8"] {
+        let vip_cidrs = vec![network.parse().expect("good")];
+        let message = error(ControlConfig { vip_cidrs, ..good() }).await;
+        assert!(message.contains("vip_cidrs") && message.contains(network), "{message}");
+    }
+    assert!(!format!("{:?}", good()).contains(&key), "keys are not for logs");
 
     let node = Control::start(good()).await.expect("good");
     let other = Origin::Node(Name::new("n99").expect("good"));

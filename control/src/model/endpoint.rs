@@ -3,6 +3,7 @@
 use super::{
     name::{Name, NodeName},
     port::Family,
+    service::SpecError,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -111,11 +112,41 @@ impl Endpoint {
         }
     }
 
+    /// Checks what no type can say. Sources ask it before they announce, and a snapshot holds no endpoint that fails it.
+    /// Loopback addresses pass: a mesh may live on one machine.
+    ///
+    /// # Errors
+    /// [`SpecError`] naming the field, the value and the fix.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        let fail = |field: &str, problem: String| Err(SpecError { field: field.to_owned(), problem });
+        if self.addresses.is_empty() {
+            return fail("addresses", "it has no address: give it one".into());
+        }
+        if let Some(address) = self.addresses.iter().find(|a| !is_unicast(*a)) {
+            return fail(
+                "addresses",
+                format!("{address} is no address to connect to: name the instance's own"),
+            );
+        }
+        if self.ports.len() > 1024 {
+            return fail("ports", format!("{} ports: at most 1024 an instance", self.ports.len()));
+        }
+        if self.ports.iter().any(|(target, own)| *target == 0 || *own == 0) {
+            return fail("ports", "port 0: name ports from 1 to 65535".into());
+        }
+        Ok(())
+    }
+
     /// The port on which this instance serves the service's `target` port.
     #[must_use]
     pub fn port_for(&self, target: u16) -> u16 {
         self.ports.get(&target).copied().unwrap_or(target)
     }
+}
+
+/// Whether an address can be one host's: not unspecified, multicast or broadcast.
+pub(crate) fn is_unicast(address: IpAddr) -> bool {
+    !address.is_unspecified() && !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 /// An endpoint and the node that announced it.

@@ -7,6 +7,7 @@ mod port;
 mod service;
 mod snapshot;
 
+pub(crate) use endpoint::is_unicast;
 pub use endpoint::{Addresses, Endpoint, EndpointView};
 pub use name::{DEFAULT_NAMESPACE, Name, NameError, NodeName, ServiceKey};
 pub use node::{NodeInfo, NodeState, NodeView};

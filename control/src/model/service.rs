@@ -43,7 +43,11 @@ impl ServiceSpec {
     /// The drain time of a service that names none: Docker's stop grace period.
     pub const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 
-    /// Checks what no type can say: ports that clash, an empty range, limits of every list.
+    /// No duration of a declaration is longer, so that deadlines made of it never overflow.
+    pub const MAX_DURATION: Duration = Duration::from_secs(30 * 86_400);
+
+    /// Checks what no type can say: ports that clash, an empty range, limits of every list and duration. Sources ask
+    /// it before they declare, and the store asks it of what peers declare: a spec in a snapshot passed it.
     ///
     /// # Errors
     /// [`SpecError`] naming the field, the value and the fix.
@@ -55,8 +59,24 @@ impl ServiceSpec {
         if self.aliases.len() > 256 || self.labels.len() > 256 {
             return fail("aliases", "at most 256 aliases and 256 labels a service".into());
         }
+        if let Some((key, _)) = self.labels.iter().find(|(k, v)| k.len() > 1024 || v.len() > 16_384) {
+            let key: String = key.chars().take(40).collect();
+            return fail("labels", format!("`{key}`: at most 1024 bytes a key and 16384 a value"));
+        }
+        self.validate_times()?;
         for (i, port) in self.ports.iter().enumerate() {
             let field = format!("ports[{i}]");
+            if port.target == 0 {
+                return fail(&field, "target 0: name a port from 1 to 65535".into());
+            }
+            if let Some(Publish { address, allow, .. }) = &port.publish {
+                if let Some(a) = address.filter(|a| !super::endpoint::is_unicast(*a)) {
+                    return fail(&field, format!("{a} is no address of a node: name one, or leave it out"));
+                }
+                if allow.len() > 1024 {
+                    return fail(&field, format!("{} networks in allow: at most 1024", allow.len()));
+                }
+            }
             if u32::from(port.target) + port.port.count() - 1 > 65_535 {
                 return fail(
                     &field,
@@ -91,15 +111,39 @@ impl ServiceSpec {
                 }
             }
         }
-        if let Some(affinity) = &self.affinity
-            && affinity.timeout.is_zero()
-        {
-            return fail("affinity.timeout", "0 s: use at least 1s, or leave affinity out".into());
-        }
         if let Some(health) = &self.health {
             health.validate()?;
         }
         Ok(())
+    }
+
+    fn validate_times(&self) -> Result<(), SpecError> {
+        let fail = |field: &str, problem: String| Err(SpecError { field: field.to_owned(), problem });
+        let affinity = self.affinity.map(|a| a.timeout);
+        if affinity.is_some_and(|timeout| timeout.is_zero()) {
+            return fail("affinity.timeout", "0 s: use at least 1s, or leave affinity out".into());
+        }
+        if self.idle_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return fail("idle_timeout", "0 s: use at least 1s, or leave it out".into());
+        }
+        if self.max_connections == Some(0) {
+            return fail("max_connections", "0 lets nobody in: use at least 1, or leave it out".into());
+        }
+        if let Some(ttl) = self.ttl.filter(|ttl| *ttl > i32::MAX.unsigned_abs()) {
+            return fail("ttl", format!("{ttl}: at most 2147483647 seconds (RFC 2181 section 8)"));
+        }
+        let health = self.health.as_ref();
+        let times = [
+            ("affinity.timeout", affinity),
+            ("drain", Some(self.drain)),
+            ("idle_timeout", self.idle_timeout),
+            ("health.interval", health.map(|h| h.interval)),
+            ("health.start_period", health.map(|h| h.start_period)),
+        ];
+        match times.into_iter().find(|(_, time)| time.is_some_and(|t| t > Self::MAX_DURATION)) {
+            Some((field, _)) => fail(field, "longer than 30 days: use less".into()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -295,13 +339,27 @@ impl HealthCheck {
         if self.rise == 0 || self.fall == 0 {
             return fail("rise", "rise and fall count checks in a row: use at least 1".into());
         }
-        if let CheckKind::Http { path, .. } = &self.kind
-            && (!path.starts_with('/') || path.contains([' ', '\r', '\n']) || path.len() > 1024)
-        {
-            return fail(
-                "path",
-                format!("`{path}` must begin with / and have no blanks, at most 1024 bytes"),
-            );
+        // Both are written into a request: nothing in them may end the line.
+        let inert = |text: &str| !text.chars().any(|c| c == ' ' || c.is_control());
+        if let CheckKind::Http { path, host, .. } = &self.kind {
+            if !path.starts_with('/') || !inert(path) || path.len() > 1024 {
+                return fail(
+                    "path",
+                    format!(
+                        "`{}` must begin with / and have no blanks, at most 1024 bytes",
+                        path.escape_debug()
+                    ),
+                );
+            }
+            if let Some(host) = host.as_ref().filter(|h| h.is_empty() || !inert(h) || h.len() > 255) {
+                return fail(
+                    "host",
+                    format!("`{}` must be a host name of 1 to 255 bytes without blanks", host.escape_debug()),
+                );
+            }
+        }
+        if let CheckKind::Tcp { port: Some(0) } | CheckKind::Http { port: Some(0), .. } = &self.kind {
+            return fail("port", "0: name a port from 1 to 65535, or leave it out".into());
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::{
     key::{self, Key},
     model::{NodeName, Origin, PublishMode, ServiceKey, ServiceSpec},
     store::TOMBSTONE_LIFE,
+    value,
     view::{Declared, Need, port_key},
 };
 use rand::RngExt;
@@ -123,10 +124,12 @@ impl Node {
         for need in needs {
             let Some(key) = need_key(service, &need, &spec) else { continue };
             let id = Key::Claim(key.clone()).id();
-            let before = self.store.get(&id).and_then(|r| Claim::decode(&r.value));
+            let record = self.store.get(&id);
+            let before = record.and_then(|r| Claim::decode(&r.value));
             let held = match &need {
                 Need::Address(family) => {
-                    let preferred = before.and_then(|claim| match claim.held {
+                    let usable = record.and_then(|r| value::claim(&key, r));
+                    let preferred = usable.and_then(|claim| match claim.held {
                         Held::Address(address) => Some(address),
                         Held::Ports { .. } => None,
                     });
@@ -150,7 +153,8 @@ impl Node {
                 tracing::warn!(%service, ?need, "nothing free to claim: widen vip_cidr or dynamic_ports");
                 continue;
             };
-            let stamp = self.clock.tick(now.wall, Hlc::default());
+            // An earlier holder is known: a clock that is behind (or was ahead, the holder's) must not push it out.
+            let stamp = self.clock.tick(now.wall, self.view.claims().newest_rival(&key, held));
             let generation = before.map_or(0, |claim| claim.generation.saturating_add(1));
             self.write(id, false, Claim { generation, stamp, held }.encode().into(), now);
             // The next need must see this one.

@@ -32,6 +32,10 @@ const MAX_OUTGOING: usize = 8;
 const MAX_INCOMING: usize = 64;
 /// Members that came up and wait for an exchange; beyond it the periodic one serves them.
 const MAX_MET: usize = 3;
+/// Buckets that the first listing covers, before it is known how much that brings.
+const FIRST_GROUP: usize = 2;
+/// So many bytes in answer to one listing are much: the next one covers less.
+const MUCH: usize = 2 * 1024 * 1024;
 /// From so many learned records on, gossip leaves passing them on to further exchanges.
 const BULK: usize = 64;
 
@@ -63,6 +67,8 @@ struct Exchange {
     role: Role,
     deadline: u64,
     learned: usize,
+    /// Bytes that arrived since the last listing.
+    arrived: usize,
 }
 
 #[derive(Debug)]
@@ -75,6 +81,8 @@ enum Role {
         confirm: Option<SocketAddr>,
         /// Buckets still to compare; absent until the peer's hashes arrived.
         todo: Option<VecDeque<u8>>,
+        /// Buckets that the next listing covers: fewer when the last ones were answered with much.
+        group: usize,
     },
     /// A peer did, and said who it is or not yet.
     Responder { greeted: bool },
@@ -203,8 +211,8 @@ impl Node {
         let id = ExchangeId(self.exchanges.next);
         self.exchanges.next += 1;
         let deadline = now.mono + if confirm.is_some() { CONFIRM } else { SILENCE };
-        let role = Role::Initiator { to, seed, confirm, todo: None };
-        self.exchanges.running.insert(id, Exchange { role, deadline, learned: 0 });
+        let role = Role::Initiator { to, seed, confirm, todo: None, group: FIRST_GROUP };
+        self.exchanges.running.insert(id, Exchange { role, deadline, learned: 0, arrived: 0 });
         self.out.push(Output::Open(id, target));
     }
 
@@ -216,7 +224,9 @@ impl Node {
             return;
         }
         let role = Role::Responder { greeted: false };
-        self.exchanges.running.insert(id, Exchange { role, deadline: now.mono + SILENCE, learned: 0 });
+        self.exchanges
+            .running
+            .insert(id, Exchange { role, deadline: now.mono + SILENCE, learned: 0, arrived: 0 });
     }
 
     pub(super) fn opened(&mut self, id: ExchangeId) {
@@ -243,6 +253,7 @@ impl Node {
             return;
         };
         exchange.deadline = exchange.deadline.max(now.mono + SILENCE);
+        exchange.arrived = exchange.arrived.saturating_add(bytes.len());
         let Ok(frame) = Frame::decode(bytes) else {
             self.refuse("bad frame");
             return self.fail(id, now);
@@ -347,17 +358,21 @@ impl Node {
 
     /// Lists the next buckets that differ, or ends the exchange.
     fn next_listing(&mut self, id: ExchangeId, now: Now) {
-        let Some(Exchange { role: Role::Initiator { todo: Some(todo), .. }, .. }) =
+        let Some(Exchange { role: Role::Initiator { todo: Some(todo), group, .. }, arrived, .. }) =
             self.exchanges.running.get_mut(&id)
         else {
             return;
         };
-        let group: Vec<u8> = todo.drain(..todo.len().min(GROUP)).collect();
-        if group.is_empty() {
+        if todo.is_empty() {
             self.out.push(Output::Frame(id, Frame::Done.encode()));
             return self.succeed(id, now);
         }
-        let lists = list(&self.store, &group);
+        *group = match std::mem::take(arrived) {
+            much if much > MUCH => (*group / 2).max(1),
+            little if little < MUCH / 4 => (*group * 2).min(GROUP),
+            _ => *group,
+        };
+        let lists = list(&self.store, todo, *group);
         self.out.push(Output::Frame(id, Frame::Listing(lists).encode()));
     }
 

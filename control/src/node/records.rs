@@ -7,6 +7,7 @@ use crate::{
     key::Key,
     record::{Record, RecordId, Writer},
     store::Merge,
+    value,
 };
 use std::sync::Arc;
 
@@ -19,6 +20,9 @@ impl Node {
             Merge::Applied(old) => {
                 let new = self.store.get(&id);
                 self.view.changed(old.as_ref(), new);
+                if new.is_some_and(|record| !value::makes_sense(record)) {
+                    self.refuse("bad value");
+                }
                 if spread {
                     self.spread.push(id.clone());
                 }

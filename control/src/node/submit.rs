@@ -3,17 +3,14 @@
 use super::{core::Node, io::Output};
 use crate::{
     api::{ControlError, LocalChange},
-    gossip,
     hlc::Now,
     key::Key,
-    model::{Endpoint, NodeInfo, Origin, ServiceKey},
+    model::{NodeInfo, Origin, ServiceKey},
     record::MAX_VALUE,
+    value::{MAX_ENDPOINTS, MAX_VERSION},
 };
 use serde::Serialize;
 use std::{collections::BTreeSet, sync::Arc};
-
-/// Most endpoints of one service on one node.
-const MAX_ENDPOINTS: usize = 4096;
 
 impl Node {
     /// Takes changes of this node's sources, all or none; a change that changes no content writes nothing. The
@@ -99,12 +96,12 @@ impl Node {
                     );
                 }
                 let mut seen = BTreeSet::new();
-                for Endpoint { instance, addresses, .. } in endpoints {
-                    let field = format!("endpoint {instance} of {key}");
-                    if addresses.is_empty() {
-                        return fail(field, "it has no address: give it one".into());
+                for endpoint in endpoints {
+                    let field = format!("endpoint {} of {key}", endpoint.instance);
+                    if let Err(e) = endpoint.validate() {
+                        return fail(format!("{field}: {}", e.field), e.problem);
                     }
-                    if !seen.insert(instance) {
+                    if !seen.insert(&endpoint.instance) {
                         return fail(field, "it is listed twice: give each instance its own name".into());
                     }
                 }
@@ -112,8 +109,9 @@ impl Node {
             }
             LocalChange::SetNode(info) => {
                 check_size("node", info)?;
-                if encode(info).len() > gossip::DATAGRAM / 2 {
-                    return fail("node.version".into(), "it is too long: use at most 256 bytes".into());
+                if info.version.len() > MAX_VERSION || info.version.chars().any(char::is_control) {
+                    let problem = "use at most 256 bytes, none of them a control character".into();
+                    return fail("node.version".into(), problem);
                 }
                 Ok(())
             }

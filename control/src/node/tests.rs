@@ -12,6 +12,8 @@ use crate::{
 };
 use std::sync::Arc;
 
+mod hostile;
+
 const START: u64 = 1_790_000_000_000;
 
 fn at(ms: u64) -> Now {
@@ -272,8 +274,8 @@ fn unknown_kinds_are_kept_and_passed_on() {
 fn bad_changes_are_refused_whole_with_field_value_and_fix() {
     let mut a = node("n1");
     let twice = ServiceSpec { ports: vec![spec(None).ports[0].clone(); 2], ..ServiceSpec::default() };
-    let mut huge = ServiceSpec::default();
-    huge.labels.insert("x".into(), "y".repeat(300_000));
+    let labels = (0..100).map(|i| (format!("x{i}"), "y".repeat(3_000))).collect();
+    let huge = ServiceSpec { labels, ..ServiceSpec::default() };
     let foreign = Origin::Node(name("n2"));
     for (change, words) in [
         (put(Origin::Cluster, "web", twice), ["ports[1]", "80/tcp"]),

@@ -9,12 +9,20 @@ use crate::{
 };
 use std::{
     io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 use tokio::task::JoinHandle;
 
 /// Between two writes, in milliseconds.
-pub(super) const PERIOD: u64 = 2_000;
+const PERIOD: u64 = 2_000;
+/// Records from which writes come apart twice as far, thrice as far, and so on: each writes all of them.
+const MANY: u64 = 20_000;
+
+/// When to write next, after a write of `records` records at `now`.
+pub(super) fn next(now: Now, records: usize) -> u64 {
+    now.mono + PERIOD * (1 + records as u64 / MANY)
+}
 
 /// The file of one node.
 pub(super) struct Keeper {
@@ -35,7 +43,8 @@ impl Keeper {
         let state_error = |problem| ControlError::State { path: path.clone(), problem };
         let (file, dir) = (path.clone(), dir.to_owned());
         let read = tokio::task::spawn_blocking(move || {
-            std::fs::create_dir_all(&dir)?;
+            // Made for the agent alone; a folder that is there keeps its mode.
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
             match std::fs::File::open(&file) {
                 Ok(file) => {
                     let mut bytes = Vec::new();
@@ -68,12 +77,15 @@ impl Keeper {
         self.kept != Some(hash) && self.running.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Begins to write; the one before was seen to be finished.
-    pub(super) async fn keep(&mut self, hash: u64, bytes: Vec<u8>) {
+    /// Begins to write `records`, what this node holds at state `hash`; the write before was seen to be finished.
+    /// Encoding them may take long: it is not done on the caller's thread.
+    pub(super) async fn keep(&mut self, hash: u64, node: NodeName, records: Vec<Record>, now: Now) {
         self.finish().await;
         let path = self.path.clone();
         self.kept = Some(hash);
-        self.running = Some(tokio::task::spawn_blocking(move || write(&path, &bytes)));
+        self.running = Some(tokio::task::spawn_blocking(move || {
+            write(&path, &state_file::encode(&node, records.iter(), now))
+        }));
     }
 
     /// Waits for the running write.
@@ -87,10 +99,22 @@ impl Keeper {
     }
 }
 
+/// Writes a new file and puts it in the place of the old one: after a crash either is there, whole. Only the agent may
+/// read it.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = std::fs::File::create(&fresh)?;
+    // One that a crash left may be anybody's to read.
+    match std::fs::remove_file(&fresh) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    std::fs::rename(&fresh, path)
+    std::fs::rename(&fresh, path)?;
+    // The rename itself is on the disk only once the folder is.
+    match path.parent() {
+        Some(dir) => std::fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
 }

@@ -9,12 +9,13 @@ use super::{
 use crate::{
     api::{ControlConfig, ControlError},
     keyring::{KeyError, Keyring},
+    model::is_unicast,
     node::{Node, NodeConfig},
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use socket2::SockRef;
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::AtomicU64},
 };
 use tokio::{
@@ -93,7 +94,12 @@ impl Control {
 
 fn check(config: &ControlConfig) -> Result<(), ControlError> {
     let fail = |field, problem: String| Err(ControlError::Config { field, problem });
-    if config.advertise.ip().is_unspecified() {
+    // A link-local address means nothing without the sender's interface, which the others do not have.
+    let dialable = match config.advertise.ip() {
+        IpAddr::V6(a) => is_unicast(a.into()) && !a.is_unicast_link_local(),
+        a => is_unicast(a),
+    };
+    if !dialable {
         return fail(
             "advertise",
             format!("{} is no address that others can dial: name one of this host", config.advertise.ip()),
@@ -102,17 +108,25 @@ fn check(config: &ControlConfig) -> Result<(), ControlError> {
     for seed in &config.seeds {
         let port = seed
             .rsplit_once(':')
-            .and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok()).flatten());
+            .filter(|(host, _)| !host.is_empty() && (!host.contains(':') || host.starts_with('[')))
+            .and_then(|(_, port)| port.parse::<u16>().ok());
         if port.is_none_or(|p| p == 0) || seed.len() > 300 {
-            return fail("seeds", format!("`{seed}`: write host:port, as in node1:7946"));
+            return fail("seeds", format!("`{seed}`: write host:port, as in node1:7946 or [fd00::1]:7946"));
         }
     }
     for (i, network) in config.vip_cidrs.iter().enumerate() {
         if config.vip_cidrs[..i].iter().any(|other| other.is_ipv4() == network.is_ipv4()) {
             return fail("vip_cidrs", format!("{network}: at most one network per address family"));
         }
-        if network.is_ipv4() && network.prefix() > 30 {
-            return fail("vip_cidrs", format!("{network} has no room for services: use /30 or wider"));
+        let narrowest = if network.is_ipv4() { 30 } else { 126 };
+        if network.prefix() > narrowest {
+            return fail(
+                "vip_cidrs",
+                format!("{network} has no room for services: use /{narrowest} or wider"),
+            );
+        }
+        if !is_unicast(network.network()) {
+            return fail("vip_cidrs", format!("{network} holds no host addresses: use a private range"));
         }
     }
     let name = config.node.as_str();

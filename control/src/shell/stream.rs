@@ -26,8 +26,8 @@ use tokio::{
 
 /// Connections accepted at once; more wait in the kernel's queue.
 const MAX_ACCEPTED: usize = 64;
-/// Events of all connections that wait for the node: beyond it the connections wait.
-const EVENTS: usize = 64;
+/// Events of all connections that wait for the node, each up to a frame; beyond it the connections wait.
+const EVENTS: usize = 16;
 /// Frames that wait to be sent on one connection; beyond it the connection is given up.
 const FRAMES: usize = 256;
 /// Addresses of one seed that are tried.

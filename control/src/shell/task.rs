@@ -10,7 +10,6 @@ use crate::{
     model::Snapshot,
     node::{Input, Output},
     packet::MAX_DATAGRAM,
-    state_file,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -38,7 +37,7 @@ pub(super) struct Task {
 impl Task {
     pub(super) async fn run(mut self) {
         let mut buffer = vec![0; MAX_DATAGRAM + 1];
-        let (mut published_at, mut keep_at) = (0, self.clocks.now().mono + keeper::PERIOD);
+        let (mut published_at, mut keep_at) = (0, keeper::next(self.clocks.now(), 0));
         let mut answer = None;
         loop {
             let now = self.clocks.now();
@@ -55,7 +54,7 @@ impl Task {
                 continue;
             }
             if self.keeper.is_some() && now.mono >= keep_at {
-                keep_at = now.mono + keeper::PERIOD;
+                keep_at = keeper::next(now, self.node.lock().records().count());
                 self.keep(now).await;
             }
             let mut deadline = self.node.lock().deadline();
@@ -115,15 +114,16 @@ impl Task {
 
     async fn keep(&mut self, now: Now) {
         let Some(keeper) = &mut self.keeper else { return };
-        let (hash, bytes) = {
+        let (hash, name, records) = {
             let node = self.node.lock();
             let hash = node.state_hash();
             if !keeper.wants(hash) {
                 return;
             }
-            (hash, state_file::encode(&node.snapshot().local, node.records(), now))
+            // Clones share keys and values.
+            (hash, node.snapshot().local.clone(), node.records().cloned().collect())
         };
-        keeper.keep(hash, bytes).await;
+        keeper.keep(hash, name, records, now).await;
     }
 
     async fn stop(&mut self) {

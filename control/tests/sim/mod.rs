@@ -62,6 +62,8 @@ pub(crate) struct Sim {
     slots: Vec<Slot>,
     /// Which side of a partition each node is on.
     sides: Vec<u8>,
+    /// (from, to) that is cut in this direction only.
+    one_way: BTreeSet<(usize, usize)>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     events: HashMap<u64, Event>,
     sequence: u64,
@@ -102,6 +104,7 @@ impl Sim {
             cidr,
             slots,
             sides: vec![0; nodes],
+            one_way: BTreeSet::new(),
             queue: BinaryHeap::new(),
             events: HashMap::new(),
             sequence: 0,
@@ -150,10 +153,25 @@ impl Sim {
     /// Splits the nodes; equal numbers hear each other.
     pub(crate) fn split(&mut self, sides: Vec<u8>) {
         self.sides = sides;
+        self.cut_streams();
+    }
+
+    /// Lets nothing through from `from` to `to`; the way back stays open.
+    pub(crate) fn cut_one_way(&mut self, from: usize, to: usize) {
+        self.one_way.insert((from, to));
+        self.cut_streams();
+    }
+
+    /// Sets the wall clock of node `i` forward, or back.
+    pub(crate) fn jump(&mut self, i: usize, millis: i64) {
+        self.slots[i].skew += millis;
+    }
+
+    fn cut_streams(&mut self) {
         let cut: Vec<_> = self
             .streams
             .iter()
-            .filter(|(a, b)| self.cut(a.0, b.0))
+            .filter(|(a, b)| self.cut(a.0, b.0) || self.cut(b.0, a.0))
             .map(|(a, _)| *a)
             .collect::<BTreeSet<_>>()
             .into_iter()
@@ -165,6 +183,7 @@ impl Sim {
 
     pub(crate) fn heal(&mut self) {
         self.sides.fill(0);
+        self.one_way.clear();
     }
 
     pub(crate) fn side(&self, i: usize) -> u8 {
@@ -172,7 +191,7 @@ impl Sim {
     }
 
     fn cut(&self, a: usize, b: usize) -> bool {
-        self.sides[a] != self.sides[b]
+        self.sides[a] != self.sides[b] || self.one_way.contains(&(a, b))
     }
 
     /// Ends a connection; both sides learn of it.
@@ -281,7 +300,7 @@ impl Sim {
                     Target::Seed(seed) => seed.parse().expect("seeds are numbers here"),
                     Target::Address(to) => (0..self.slots.len()).find(|j| address(*j) == to).expect("known"),
                 };
-                if self.cut(i, to) {
+                if self.cut(i, to) || self.cut(to, i) {
                     // Nobody says no: the connection hangs.
                     self.later(3_000, i, Input::Closed(id));
                 } else if self.slots[to].node.is_none() {
@@ -333,7 +352,7 @@ impl Sim {
     /// How to see it again.
     pub(crate) fn failed(&self) -> String {
         format!(
-            "at {} ms; replay with SIM_SEED={} cargo test -p mesh-control --test simulation",
+            "at {} ms of seed {} (`simulation` replays one seed with SIM_SEED; the others run few)",
             self.now, self.seed
         )
     }
