@@ -1,0 +1,101 @@
+//! Logs are for machines too: both forms parse line by line, and none holds a key or a token.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails the test by panicking, as the test itself does"
+)]
+
+use mesh_integration::{BOUND, Mesh, agent_binary, ran, until};
+use std::collections::BTreeMap;
+
+const TOKEN: &str = "a-token-that-no-log-may-hold";
+
+/// Much to log, in either form, and an API over TCP behind a token.
+fn chatty(place: &mesh_agent::demo::layout::Node, text: String) -> String {
+    let form = if place.name == "node-1" { "json" } else { "logfmt" };
+    let token = place.config.with_file_name("token");
+    std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
+    let socket = format!("admin: {{socket: {}}}", place.socket.display());
+    let with_tcp = format!(
+        "admin: {{socket: {}, listen: \"{}:9481\", token_file: {}}}",
+        place.socket.display(),
+        place.address,
+        token.display()
+    );
+    assert!(text.contains(&socket));
+    let changed = text.replace(&socket, &with_tcp);
+    changed.replace("log: {format: logfmt, level: info}", &format!("log: {{format: {form}, level: trace}}"))
+}
+
+/// `key=value` pairs; a value with anything unusual in it stands in quotes with backslashes.
+fn logfmt(line: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut pairs = BTreeMap::new();
+    let mut rest = line;
+    while !rest.is_empty() {
+        let (key, tail) = rest.split_once('=').ok_or_else(|| format!("no `=` in {rest:?}"))?;
+        if key.is_empty() || key.contains(|c: char| c.is_whitespace() || c == '"') {
+            return Err(format!("odd key {key:?}"));
+        }
+        let mut value = String::new();
+        rest = if let Some(quoted) = tail.strip_prefix('"') {
+            let mut letters = quoted.char_indices();
+            loop {
+                match letters.next() {
+                    Some((_, '\\')) => value.extend(letters.next().map(|(_, c)| c)),
+                    Some((end, '"')) => break &quoted[end + 1..],
+                    Some((_, c)) => value.push(c),
+                    None => return Err(format!("no closing quote in {quoted:?}")),
+                }
+            }
+        } else {
+            let end = tail.find(' ').unwrap_or(tail.len());
+            if tail[..end].contains(['"', '=']) {
+                return Err(format!("unquoted {:?}", &tail[..end]));
+            }
+            value.push_str(&tail[..end]);
+            &tail[end..]
+        };
+        pairs.insert(key.to_owned(), value);
+        rest = rest.strip_prefix(' ').unwrap_or(rest);
+    }
+    Ok(pairs)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_parse_and_hold_no_secret() {
+    let mut mesh = Mesh::of(2).configured(chatty).start(agent_binary!()).await.unwrap();
+    mesh.keep_secret(TOKEN);
+    mesh.until_ready().await;
+    let token = mesh.node(1).place.config.with_file_name("token");
+    let token = token.to_string_lossy().into_owned();
+    for i in 1..=2 {
+        let api = format!("http://{}:9481", mesh.node(i).place.address);
+        let status = ["--admin", &api, "status"];
+        ran(agent_binary!(), &status, "").await.unwrap().code(77).unwrap();
+        let told = [&status[..], &["--token-file", &token]].concat();
+        ran(agent_binary!(), &told, "").await.unwrap().code(0).unwrap();
+        let (_, metrics) = mesh.node(i).metrics("/metrics").await.unwrap();
+        assert!(!metrics.contains(TOKEN));
+    }
+    // Names that would break a line's form, and a log that tells of them.
+    let odd = "services:\n  \"we \\\"b = c\\n\": {}\n";
+    mesh.write_service_file("odd \"name\" = x.yaml", odd).unwrap();
+    for i in 1..=2 {
+        until("the refusal is logged", BOUND, || async {
+            let log = mesh.log(i)?;
+            anyhow::ensure!(log.contains("file is refused"), "{} bytes of log", log.len());
+            anyhow::Ok(())
+        })
+        .await;
+    }
+    mesh.stop(1).await;
+    mesh.stop(2).await;
+    for line in mesh.log(1).unwrap().lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(value["level"].is_string() && value["message"].is_string(), "{line}");
+    }
+    for line in mesh.log(2).unwrap().lines() {
+        let pairs = logfmt(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(["ts", "level", "target", "message"].iter().all(|k| pairs.contains_key(*k)), "{line}");
+    }
+    assert!(mesh.log(1).unwrap().lines().count() > 20 && mesh.log(2).unwrap().lines().count() > 20);
+}
