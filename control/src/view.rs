@@ -1,7 +1,7 @@
 //! Derives the [`Snapshot`] from the store, touching only what a change touches.
 
 use crate::{
-    claim::{Claim, ClaimKey, Held},
+    claim::{Claim, ClaimKey, Fixed, Held},
     claims::{Claims, network_of},
     key::Key,
     member::Peers,
@@ -373,7 +373,11 @@ pub(crate) fn live_claim(store: &Store, key: &ClaimKey) -> Option<Claim> {
 
 /// The claim that publishes one service port.
 pub(crate) fn port_key(service: &ServiceKey, port: &ServicePort) -> ClaimKey {
-    ClaimKey::Port { service: service.clone(), protocol: port.protocol, port: port.port.first() }
+    let fixed = port.publish.as_ref().and_then(|publish| {
+        let first = publish.port?.first();
+        Some(Fixed { first, address: publish.address })
+    });
+    ClaimKey::Port { service: service.clone(), protocol: port.protocol, port: port.port.first(), fixed }
 }
 
 /// Whether a claim is the one that this port asks for, or one that it may have.

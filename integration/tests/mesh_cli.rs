@@ -82,9 +82,25 @@ async fn a_service_of_the_cluster_is_applied_published_and_removed_under_load() 
         assert!(seen.failed.is_empty(), "{:?}", seen.failed);
     }
 
+    // One port of the service may be open at several places, and closing one leaves the others alone.
+    let load = Load::on((mesh.node(1).place.address, 8088).into());
+    mesh.cli(3, &["service", "publish", "api", "8087:8000"]).await.unwrap().code(0).unwrap();
+    for node in mesh.nodes() {
+        open(&node, 8087).await;
+        open(&node, 8088).await;
+    }
+    load.answers(10).await;
+    mesh.cli(1, &["service", "unpublish", "api", "8087"]).await.unwrap().code(0).unwrap();
+    for node in mesh.nodes() {
+        closed(&node, 8087).await;
+        open(&node, 8088).await;
+    }
+    let seen = load.stop();
+    assert!(seen.failed.is_empty(), "{:?}", seen.failed);
+
     // A port of the mesh's choice is named.
     mesh.cli(2, &["service", "unpublish", "api", "8089"]).await.unwrap().code(0).unwrap();
-    mesh.cli(2, &["service", "publish", "api", "auto:8001"]).await.unwrap().code(0).unwrap();
+    let told = mesh.cli(2, &["service", "publish", "api", "auto:8001"]).await.unwrap().code(0).unwrap();
     let chosen = until("a port is chosen", BOUND, || async {
         let shown = mesh.cli(3, &["--json", "service", "inspect", "api"]).await?.json()?;
         let port: u16 = shown["ports"][1]["published"]["port"].as_str().unwrap_or("0").parse()?;
@@ -93,6 +109,7 @@ async fn a_service_of_the_cluster_is_applied_published_and_removed_under_load() 
     })
     .await;
     open(&mesh.node(1), chosen).await;
+    assert!(told.out.contains(&chosen.to_string()), "{told:?}");
 
     mesh.cli(3, &["service", "rm", "api"]).await.unwrap().code(0).unwrap();
     for (i, node) in mesh.nodes().iter().enumerate() {

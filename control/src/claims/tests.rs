@@ -11,7 +11,7 @@ fn vip(name: &str, address: &str, stamp: u64) -> (ClaimKey, Claim) {
 }
 
 fn port(name: &str, range: &str, stamp: u64, host: bool) -> (ClaimKey, Claim) {
-    let key = ClaimKey::Port { service: service(name), protocol: Protocol::Tcp, port: 80 };
+    let key = ClaimKey::Port { service: service(name), protocol: Protocol::Tcp, port: 80, fixed: None };
     let held = Held::Ports { range: range.parse().unwrap(), address: None, host };
     (key, Claim { generation: 0, stamp: Hlc(stamp), held })
 }
