@@ -80,6 +80,24 @@ fn ports_clash_by_range_and_host_ports_only_with_ingress() {
 }
 
 #[test]
+fn one_service_port_published_at_several_places_never_gets_its_own_port_chosen() {
+    let mut claims = Claims::default();
+    let range: PortRange = "30000-30001".parse().unwrap();
+    let (chosen, _) = port("a", "1", 1, false);
+    let ports = claims.free_ports(&chosen, 1, range).unwrap();
+    let fixed = Some(Fixed { first: ports.first(), address: None });
+    let named = ClaimKey::Port { service: service("a"), protocol: Protocol::Tcp, port: 80, fixed };
+    let claim = port("a", &ports.to_string(), 1, false).1;
+    claims.contend(&service("a"), [(named.clone(), claim)].into());
+    let other = claims.free_ports(&chosen, 1, range).unwrap();
+    assert!(!other.overlaps(ports), "{other} is the one that the service names itself");
+    let second = port("a", &other.to_string(), 2, false).1;
+    claims.contend(&service("a"), [(named.clone(), claim), (chosen.clone(), second)].into());
+    assert_eq!(claims.better_port_claim(&chosen, &second), None);
+    assert_eq!(claims.better_port_claim(&named, &claim), None);
+}
+
+#[test]
 fn dynamic_ports_fill_their_range() {
     let mut claims = Claims::default();
     let range: PortRange = "30000-30009".parse().unwrap();
