@@ -181,6 +181,13 @@ impl View {
         {
             self.dirty.extend(services.iter().cloned());
         }
+        if let Some(now) = after.as_deref().filter(|now| now.name != liveness.me.name) {
+            let was = before.as_ref().map(|b| b.state);
+            // A suspicion is usually refuted in a moment.
+            if was.is_some_and(NodeState::is_up) != now.state.is_up() {
+                tracing::info!(node = %name, state = now.state.as_str(), gossip = ?now.gossip, "node changed");
+            }
+        }
         self.snapshot.set_node(name, after);
     }
 

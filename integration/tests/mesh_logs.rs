@@ -102,3 +102,45 @@ async fn logs_parse_and_hold_no_secret() {
         assert!(lines > 8, "only {lines} lines: {}", mesh.log(i).unwrap());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_metric_is_well_formed_and_documented() {
+    let mesh = Mesh::of(2).start(agent_binary!()).await.unwrap();
+    mesh.until_ready().await;
+    let node = mesh.node(1);
+    until("traffic was counted", BOUND, || async {
+        node.whoami(8080).await?;
+        node.lookup("whoami.cluster").await?;
+        let (_, text) = node.metrics("/metrics").await?;
+        for wanted in [
+            "mesh_dns_requests_total{",
+            "mesh_dns_responses_total{rcode=\"NOERROR\"}",
+            "mesh_dns_request_duration_seconds_bucket{",
+            "mesh_backend_connections_total{",
+            "mesh_backend_bytes_total{",
+            "mesh_build_info{",
+            "mesh_gossip_members{",
+            "mesh_sync_duration_seconds_bucket{",
+            "mesh_snapshot_revision ",
+        ] {
+            anyhow::ensure!(text.lines().any(|l| l.starts_with(wanted)), "no {wanted}: {text}");
+        }
+        anyhow::Ok(())
+    })
+    .await;
+    let (_, text) = node.metrics("/metrics").await.unwrap();
+    let documented = include_str!("../../docs/api.md");
+    for line in text.lines().filter_map(|l| l.strip_prefix("# TYPE mesh_")) {
+        let name = format!("`mesh_{}`", line.split(' ').next().unwrap());
+        assert!(documented.contains(&name), "docs/api.md does not name {name}");
+    }
+    // What Prometheus' own linter says, where it is installed.
+    let mut lint = std::process::Command::new("promtool");
+    lint.args(["check", "metrics"]).stdin(std::process::Stdio::piped());
+    if let Ok(mut child) = lint.spawn() {
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success(), "promtool finds fault with {text}");
+    } else {
+        eprintln!("promtool is not installed: names were not linted");
+    }
+}
