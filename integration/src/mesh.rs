@@ -17,7 +17,7 @@ use std::{
 pub struct MeshBuilder {
     nodes: u8,
     services: Option<String>,
-    configure: fn(&Place, String) -> String,
+    configure: fn(&Place, &str) -> String,
 }
 
 /// A running mesh. Dropping it kills its agents (and theirs only) and removes its files; when the test panics, the
@@ -41,7 +41,7 @@ impl Mesh {
     /// A mesh of `nodes` agents.
     #[must_use]
     pub fn of(nodes: u8) -> MeshBuilder {
-        MeshBuilder { nodes, services: None, configure: |_, text| text }
+        MeshBuilder { nodes, services: None, configure: |_, text| text.to_owned() }
     }
 
     /// The `i`-th node, from 1.
@@ -201,7 +201,7 @@ impl MeshBuilder {
 
     /// Changes every node's configuration file before it is used.
     #[must_use]
-    pub fn configured(mut self, configure: fn(&Place, String) -> String) -> Self {
+    pub fn configured(mut self, configure: fn(&Place, &str) -> String) -> Self {
         self.configure = configure;
         self
     }
@@ -218,7 +218,7 @@ impl MeshBuilder {
         let key = mesh_control::generate_key()?;
         write_files(&layout, &key)?;
         for place in &layout.nodes {
-            let text = (self.configure)(place, std::fs::read_to_string(&place.config)?);
+            let text = (self.configure)(place, &std::fs::read_to_string(&place.config)?);
             std::fs::write(&place.config, text)?;
         }
         if let Some(text) = &self.services {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 const TOKEN: &str = "a-token-that-no-log-may-hold";
 
 /// Much to log, in either form, and an API over TCP behind a token.
-fn chatty(place: &mesh_agent::demo::layout::Node, text: String) -> String {
+fn chatty(place: &mesh_agent::demo::layout::Node, text: &str) -> String {
     let form = if place.name == "node-1" { "json" } else { "logfmt" };
     let token = place.config.with_file_name("token");
     std::fs::write(&token, format!("{TOKEN}\n")).unwrap();

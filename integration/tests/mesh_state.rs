@@ -1,9 +1,4 @@
 //! What is kept and what is let go when agents stop, crash and start again.
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper of a test fails the test by panicking, as the test itself does"
-)]
-
 use anyhow::ensure;
 use mesh_integration::{BOUND, Mesh, Node, agent_binary, until};
 use serde_json::Value;
@@ -14,7 +9,7 @@ use tokio::{
 };
 
 /// Every node keeps its state beside its configuration.
-fn with_data_dir(place: &mesh_agent::demo::layout::Node, text: String) -> String {
+fn with_data_dir(place: &mesh_agent::demo::layout::Node, text: &str) -> String {
     let folder = place.config.with_file_name("data");
     text.replace("cluster:\n", &format!("cluster:\n  data_dir: {}\n", folder.display()))
 }
