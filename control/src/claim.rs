@@ -16,8 +16,9 @@ use std::{cmp::Reverse, net::IpAddr};
 pub(crate) enum ClaimKey {
     /// A service's virtual address of one family.
     Vip { service: ServiceKey, family: Family },
-    /// The published ports of the service port (range) that begins with `port`.
-    Port { service: ServiceKey, protocol: Protocol, port: u16 },
+    /// The published ports of the service port (range) that begins with `port`. `fixed` is what the declaration
+    /// names, so that one service port may be published several times; absent where the mesh chooses.
+    Port { service: ServiceKey, protocol: Protocol, port: u16, fixed: Option<Fixed> },
 }
 
 impl ClaimKey {
@@ -27,6 +28,13 @@ impl ClaimKey {
             ClaimKey::Vip { service, .. } | ClaimKey::Port { service, .. } => service,
         }
     }
+}
+
+/// Where a declaration wants a port published: the first port and the one local address, if it names one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(crate) struct Fixed {
+    pub(crate) first: u16,
+    pub(crate) address: Option<IpAddr>,
 }
 
 /// What is claimed.

@@ -4,7 +4,7 @@
 //! no node ever holds a duplicate, whatever it has heard so far.
 
 use crate::{
-    claim::{Claim, ClaimKey, Held},
+    claim::{Claim, ClaimKey, Fixed, Held},
     hash::hash64,
     hlc::Hlc,
     key::Key,
@@ -36,8 +36,8 @@ pub(crate) struct Claims {
     contenders: HashMap<ServiceKey, BTreeMap<ClaimKey, Claim>>,
 }
 
-/// Orders claims of ports: stamp, service, the service port it publishes.
-type PortClaimant = (Hlc, ServiceKey, u16);
+/// Orders claims of ports: stamp, service, the service port it publishes and where the declaration wants it.
+type PortClaimant = (Hlc, ServiceKey, u16, Option<Fixed>);
 
 #[derive(Clone, Copy, Debug)]
 struct PortsHeld {
@@ -112,16 +112,16 @@ impl Claims {
                     self.vips.remove(&address);
                 }
             }
-            (ClaimKey::Port { service, protocol, port }, Held::Ports { range, address, host }) => {
+            (ClaimKey::Port { service, protocol, port, fixed }, Held::Ports { range, address, host }) => {
                 let held = PortsHeld { range, address, host };
-                let place = (*protocol, range.first(), (claim.stamp, service.clone(), *port));
+                let place = (*protocol, range.first(), (claim.stamp, service.clone(), *port, *fixed));
                 if add {
                     self.longest = self.longest.max(range.last() - range.first());
                     self.ports.insert(place, held);
                 } else {
                     self.ports.remove(&place);
                 }
-                touched.extend(self.clashing(*protocol, held).map(|(_, service, _)| service.clone()));
+                touched.extend(self.clashing(*protocol, held).map(|(_, service, ..)| service.clone()));
             }
             _ => {}
         }
@@ -143,14 +143,14 @@ impl Claims {
 
     /// The service with a better claim of what `key` claims; `None` when it wins.
     pub(crate) fn better_port_claim(&self, key: &ClaimKey, claim: &Claim) -> Option<&ServiceKey> {
-        let (ClaimKey::Port { service, protocol, port }, Held::Ports { range, address, host }) =
+        let (ClaimKey::Port { service, protocol, port, fixed }, Held::Ports { range, address, host }) =
             (key, claim.held)
         else {
             return None;
         };
-        let me = (claim.stamp, service.clone(), *port);
+        let me = (claim.stamp, service.clone(), *port, *fixed);
         let rivals = self.clashing(*protocol, PortsHeld { range, address, host });
-        rivals.filter(|rival| **rival < me).min().map(|(_, service, _)| service)
+        rivals.filter(|rival| **rival < me).min().map(|(_, service, ..)| service)
     }
 
     /// The newest claim by another of what overlaps `held`. A claim that is to yield to those before it, whatever the
@@ -201,7 +201,7 @@ impl Claims {
     /// Free ports for `key`, `count` in a row out of `range`: the first free one of hash(key, 0), hash(key, 1), …,
     /// else the next free one.
     pub(crate) fn free_ports(&self, key: &ClaimKey, count: u32, range: PortRange) -> Option<PortRange> {
-        let ClaimKey::Port { service, protocol, port } = key else { return None };
+        let ClaimKey::Port { service, protocol, port, fixed } = key else { return None };
         let places = u128::from(range.count().checked_sub(count)? + 1);
         let label =
             [b"port".as_slice(), &[u8::from(*protocol == Protocol::Udp)], &port.to_be_bytes()].concat();
@@ -216,7 +216,7 @@ impl Claims {
             })
             .find(|candidate| {
                 let held = PortsHeld { range: *candidate, address: None, host: false };
-                self.clashing(*protocol, held).all(|(_, s, p)| s == service && p == port)
+                self.clashing(*protocol, held).all(|(_, s, p, f)| s == service && p == port && f == fixed)
             })
     }
 }
@@ -239,7 +239,7 @@ impl FromPort for BTreeMap<(Protocol, u16, PortClaimant), PortsHeld> {
         use crate::model::{DEFAULT_NAMESPACE, Name};
         // The least claimant there can be: the stamp decides before the name.
         let least = Name::new(DEFAULT_NAMESPACE).map(|n| ServiceKey { namespace: n.clone(), name: n });
-        let start = least.ok().map(|key| (protocol, first, (Hlc::default(), key, 0)));
+        let start = least.ok().map(|key| (protocol, first, (Hlc::default(), key, 0, None)));
         start.into_iter().flat_map(move |start| self.range(start..))
     }
 }

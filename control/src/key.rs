@@ -87,13 +87,15 @@ mod tests {
     fn keys_survive_the_wire_and_have_one_form() {
         let n = Name::new("n1").unwrap();
         let s = ServiceKey::new("shop", "web").unwrap();
+        let fixed = crate::claim::Fixed { first: 5353, address: Some([127, 0, 0, 1].into()) };
         for key in [
             Key::Node(n.clone()),
             Key::Endpoints(n.clone(), s.clone()),
             Key::Service(s.clone(), Origin::Node(n.clone())),
             Key::Service(s.clone(), Origin::Cluster),
             Key::Claim(ClaimKey::Vip { service: s.clone(), family: Family::V6 }),
-            Key::Claim(ClaimKey::Port { service: s, protocol: Protocol::Udp, port: 53 }),
+            Key::Claim(ClaimKey::Port { service: s.clone(), protocol: Protocol::Udp, port: 53, fixed: None }),
+            Key::Claim(ClaimKey::Port { service: s, protocol: Protocol::Udp, port: 53, fixed: Some(fixed) }),
         ] {
             assert_eq!(Key::of(&key.id()).unwrap(), key);
             assert_eq!(Key::check(&key.id(), &n), Ok(()));

@@ -1,7 +1,7 @@
 //! Derives the [`Snapshot`] from the store, touching only what a change touches.
 
 use crate::{
-    claim::{Claim, ClaimKey, Held},
+    claim::{Claim, ClaimKey, Fixed, Held},
     claims::{Claims, network_of},
     key::Key,
     member::Peers,
@@ -180,6 +180,13 @@ impl View {
             && let Some(services) = services
         {
             self.dirty.extend(services.iter().cloned());
+        }
+        if let Some(now) = after.as_deref().filter(|now| now.name != liveness.me.name) {
+            let was = before.as_ref().map(|b| b.state);
+            // A suspicion is usually refuted in a moment.
+            if was.is_some_and(NodeState::is_up) != now.state.is_up() {
+                tracing::info!(node = %name, state = now.state.as_str(), gossip = ?now.gossip, "node changed");
+            }
         }
         self.snapshot.set_node(name, after);
     }
@@ -373,7 +380,11 @@ pub(crate) fn live_claim(store: &Store, key: &ClaimKey) -> Option<Claim> {
 
 /// The claim that publishes one service port.
 pub(crate) fn port_key(service: &ServiceKey, port: &ServicePort) -> ClaimKey {
-    ClaimKey::Port { service: service.clone(), protocol: port.protocol, port: port.port.first() }
+    let fixed = port.publish.as_ref().and_then(|publish| {
+        let first = publish.port?.first();
+        Some(Fixed { first, address: publish.address })
+    });
+    ClaimKey::Port { service: service.clone(), protocol: port.protocol, port: port.port.first(), fixed }
 }
 
 /// Whether a claim is the one that this port asks for, or one that it may have.

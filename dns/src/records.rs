@@ -155,10 +155,16 @@ pub(crate) fn text(owner: &Name, ttl: u32, entry: &Entry) -> Record {
         format!("namespace={}", entry.key().namespace),
         format!("mode={mode}"),
     ];
-    strings.extend(spec.ports.iter().take(MAX_TXT_PORTS).map(|p| match &p.name {
-        Some(name) => format!("port={name}:{}/{}", p.port, p.protocol),
-        None => format!("port={}/{}", p.port, p.protocol),
-    }));
+    for port in spec.ports.iter().take(MAX_TXT_PORTS) {
+        let text = match &port.name {
+            Some(name) => format!("port={name}:{}/{}", port.port, port.protocol),
+            None => format!("port={}/{}", port.port, port.protocol),
+        };
+        // One that is published at several places stands there several times.
+        if !strings.contains(&text) {
+            strings.push(text);
+        }
+    }
     Record::from_rdata(owner.clone(), ttl, RData::TXT(TXT::new(strings)))
 }
 

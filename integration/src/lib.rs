@@ -3,6 +3,7 @@
 //! `Mesh::of(3).start(agent_binary!())` gives a running mesh; `mesh.node(3).whoami(8080)` asks it as a user would;
 //! `until(what, BOUND, condition)` waits.
 
+mod command;
 pub mod contract;
 mod load;
 mod loopback;
@@ -10,10 +11,11 @@ mod mesh;
 mod node;
 mod wait;
 
+pub use command::{Ran, ran};
 pub use load::{Load, Seen};
 pub use loopback::LoopbackNet;
 pub use mesh::{Mesh, MeshBuilder};
-pub use node::{DigAnswer, Node, Whoami, echo, http_get, whoami};
+pub use node::{DigAnswer, Node, Whoami, echo, http_get, whoami, whoami_from};
 pub use wait::{BOUND, until};
 
 /// The agent binary that cargo built beside the calling test.

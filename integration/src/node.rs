@@ -2,10 +2,14 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_agent::demo::layout;
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket, UnixStream},
+    net::{TcpSocket, UdpSocket, UnixStream},
     process::Command,
     time::timeout,
 };
@@ -107,8 +111,16 @@ impl Node {
 /// # Errors
 /// When the request fails or takes too long.
 pub async fn http_get(at: SocketAddr, path: &str) -> Result<(u16, String)> {
+    http_get_from(Ipv4Addr::UNSPECIFIED, at, path).await
+}
+
+async fn http_get_from(from: Ipv4Addr, at: SocketAddr, path: &str) -> Result<(u16, String)> {
     let ask = async {
-        let stream = TcpStream::connect(at).await?;
+        let socket = TcpSocket::new_v4()?;
+        if !from.is_unspecified() {
+            socket.bind((from, 0).into())?;
+        }
+        let stream = socket.connect(at).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
         exchange(stream, request.as_bytes()).await
     };
@@ -120,7 +132,15 @@ pub async fn http_get(at: SocketAddr, path: &str) -> Result<(u16, String)> {
 /// # Errors
 /// When the request fails or the answer is not whoami's.
 pub async fn whoami(at: SocketAddr) -> Result<Whoami> {
-    let (status, body) = http_get(at, "/").await?;
+    whoami_from(Ipv4Addr::UNSPECIFIED, at).await
+}
+
+/// As [`whoami`], from a local address of the caller's choice.
+///
+/// # Errors
+/// As [`whoami`].
+pub async fn whoami_from(from: Ipv4Addr, at: SocketAddr) -> Result<Whoami> {
+    let (status, body) = http_get_from(from, at, "/").await?;
     ensure!(status == 200, "{at} answered {status}: {body}");
     let lines: BTreeMap<&str, &str> = body.lines().filter_map(|l| l.split_once(": ")).collect();
     let line = |key: &str| lines.get(key).copied().with_context(|| format!("no {key} in {body:?}"));

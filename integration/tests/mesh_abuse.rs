@@ -5,7 +5,7 @@
 )]
 
 use anyhow::ensure;
-use mesh_integration::{BOUND, Load, Mesh, agent_binary, until};
+use mesh_integration::{BOUND, Load, Mesh, agent_binary, ran, until};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{net::SocketAddr, process::Stdio};
 use tokio::{
@@ -118,6 +118,29 @@ async fn a_request_of_100_megabytes_is_refused_and_others_are_served() {
     let grown = mesh.memory(1).unwrap().saturating_sub(memory);
     assert!(grown < 32 << 20, "two requests of 100 MB left {grown} bytes behind");
     mesh.node(1).whoami(8080).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_admin_api_beyond_loopback_is_refused_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mesh.yaml");
+    let token = folder.path().join("token");
+    std::fs::write(&token, "0123456789abcdef-token\n").unwrap();
+    let key = mesh_control::generate_key().unwrap();
+    let base = format!("node: {{name: n1}}\ncluster:\n  keys: [\"{key}\"]\nadmin:\n  listen: 0.0.0.0:9481\n");
+    let path_text = path.to_string_lossy().into_owned();
+    for (more, code) in [(String::new(), 64), (format!("  token_file: {}\n", token.display()), 0)] {
+        std::fs::write(&path, format!("{base}{more}")).unwrap();
+        let check =
+            ran(agent_binary!(), &["config", "check", &path_text], "").await.unwrap().code(code).unwrap();
+        assert!(!check.err.contains(&key) && !check.out.contains(&key), "a key is shown: {check:?}");
+        if code == 64 {
+            for part in ["mesh.yaml:5", "admin.listen", "0.0.0.0:9481", "token_file"] {
+                assert!(check.err.contains(part), "{part:?} is missing in: {}", check.err);
+            }
+            ran(agent_binary!(), &["run", "--config", &path_text], "").await.unwrap().code(64).unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

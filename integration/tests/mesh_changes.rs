@@ -40,6 +40,10 @@ async fn a_killed_node_leaves_and_returns_with_the_same_vips() {
         .await;
     }
 
+    let log = mesh.log(2).unwrap();
+    let told = |line: &str| line.contains("node=node-1") && line.contains("state=down");
+    assert!(log.lines().any(told), "the log of node-2 does not tell of the death: {log}");
+
     mesh.start_agent(1).unwrap();
     for node in &nodes {
         until("the node's instances are back", BOUND, || async {

@@ -11,7 +11,7 @@ fn vip(name: &str, address: &str, stamp: u64) -> (ClaimKey, Claim) {
 }
 
 fn port(name: &str, range: &str, stamp: u64, host: bool) -> (ClaimKey, Claim) {
-    let key = ClaimKey::Port { service: service(name), protocol: Protocol::Tcp, port: 80 };
+    let key = ClaimKey::Port { service: service(name), protocol: Protocol::Tcp, port: 80, fixed: None };
     let held = Held::Ports { range: range.parse().unwrap(), address: None, host };
     (key, Claim { generation: 0, stamp: Hlc(stamp), held })
 }
@@ -77,6 +77,24 @@ fn ports_clash_by_range_and_host_ports_only_with_ingress() {
     assert_eq!(claims.better_port_claim(&h2.0, &h2.1), None);
     let late = port("i", "500", 5, false);
     assert_eq!(claims.better_port_claim(&late.0, &late.1), Some(&service("h1")));
+}
+
+#[test]
+fn one_service_port_published_at_several_places_never_gets_its_own_port_chosen() {
+    let mut claims = Claims::default();
+    let range: PortRange = "30000-30001".parse().unwrap();
+    let (chosen, _) = port("a", "1", 1, false);
+    let ports = claims.free_ports(&chosen, 1, range).unwrap();
+    let fixed = Some(Fixed { first: ports.first(), address: None });
+    let named = ClaimKey::Port { service: service("a"), protocol: Protocol::Tcp, port: 80, fixed };
+    let claim = port("a", &ports.to_string(), 1, false).1;
+    claims.contend(&service("a"), [(named.clone(), claim)].into());
+    let other = claims.free_ports(&chosen, 1, range).unwrap();
+    assert!(!other.overlaps(ports), "{other} is the one that the service names itself");
+    let second = port("a", &other.to_string(), 2, false).1;
+    claims.contend(&service("a"), [(named.clone(), claim), (chosen.clone(), second)].into());
+    assert_eq!(claims.better_port_claim(&chosen, &second), None);
+    assert_eq!(claims.better_port_claim(&named, &claim), None);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, time::Duration}
 pub struct ServiceSpec {
     /// Whether the service owns a VIP.
     pub endpoint_mode: EndpointMode,
-    /// Its ports; no two of one protocol overlap.
+    /// Its ports; no two of one protocol overlap, unless they publish one and the same port at different places.
     pub ports: Vec<ServicePort>,
     /// Further names that DNS answers like the service's own, in its namespace.
     pub aliases: Vec<Name>,
@@ -93,7 +93,7 @@ impl ServiceSpec {
             }
             for other in &self.ports[..i] {
                 let same = other.protocol == port.protocol;
-                if same && other.port.overlaps(port.port) {
+                if same && other.port.overlaps(port.port) && !other.publishes_again(port) {
                     return fail(&field, format!("port {}/{} is declared twice", port.port, port.protocol));
                 }
                 let clash = match (&other.publish, &port.publish) {
@@ -183,6 +183,19 @@ pub struct ServicePort {
     pub publish: Option<Publish>,
     /// Whether backends are told the client's address by a PROXY protocol v2 header (TCP only; userspace plane).
     pub proxy_protocol: bool,
+}
+
+impl ServicePort {
+    /// Whether `other` is this port once more, published elsewhere. Of the places at most one is the mesh's choice.
+    #[must_use]
+    pub fn publishes_again(&self, other: &ServicePort) -> bool {
+        let (Some(here), Some(there)) = (&self.publish, &other.publish) else { return false };
+        let alike = ServicePort { publish: None, name: None, ..self.clone() }
+            == ServicePort { publish: None, name: None, ..other.clone() };
+        alike
+            && (here.port, here.address) != (there.port, there.address)
+            && (here.port.is_some() || there.port.is_some())
+    }
 }
 
 /// A published port: a service port opened on nodes.

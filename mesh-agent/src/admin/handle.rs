@@ -57,11 +57,11 @@ pub(crate) async fn handle(shared: &Shared, door: Door, request: Request<Incomin
         }
     };
     shared.requests.with_label_values(&[door.as_str(), status.as_str()]).inc();
-    let ms = started.elapsed().as_secs_f64() * 1000.0;
+    let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     if method == Method::GET || method == Method::HEAD {
-        tracing::debug!(listener = door.as_str(), %method, path, status = status.as_u16(), ms, "admin request");
+        tracing::debug!(listener = door.as_str(), %method, path, status = status.as_u16(), us, "admin request");
     } else {
-        tracing::info!(listener = door.as_str(), %method, path, status = status.as_u16(), ms, "admin request");
+        tracing::info!(listener = door.as_str(), %method, path, status = status.as_u16(), us, "admin request");
     }
     response
 }

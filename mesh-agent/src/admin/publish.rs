@@ -3,7 +3,8 @@
 use super::state::{BackendError, PublishRequest, UnpublishRequest};
 use mesh_control::model::{Publish, ServicePort, ServiceSpec};
 
-/// `spec` with one more port open on nodes. A port that is published already is moved.
+/// `spec` with one more port open on nodes; a port may be published at several places. Naming a place where it is
+/// published already changes its mode only.
 ///
 /// # Errors
 /// [`BackendError`] naming the field when no port of the service fits, or several do.
@@ -24,22 +25,36 @@ pub fn publish(spec: &ServiceSpec, request: &PublishRequest) -> Result<ServiceSp
         if ports.is_empty() { "none".to_owned() } else { ports.join(", ") }
     };
     let index = match fitting.as_slice() {
-        [one] => *one,
+        [one, more @ ..] if more.iter().all(|i| spec.ports[*i].port == spec.ports[*one].port) => *one,
         [] => return invalid("target", format!("the service has no such port; it has {}", have())),
         _ => return invalid("target", format!("the service has several ports: name one of {}", have())),
     };
     let mut changed = spec.clone();
-    let port = &mut changed.ports[index];
+    let port = &changed.ports[index];
     if let Some(wanted) = request.published
         && wanted.count() != port.port.count()
     {
         return invalid("published", format!("{wanted} and the port {} differ in length", port.port));
     }
-    let (address, allow) = match port.publish.take() {
-        Some(old) => (old.address, old.allow),
-        None => (None, Vec::new()),
+    let (address, allow) =
+        port.publish.as_ref().map_or((None, Vec::new()), |first| (first.address, first.allow.clone()));
+    let publish = Publish { port: request.published, mode: request.mode, address, allow };
+    let there = |i: &&usize| {
+        let publish = changed.ports[**i].publish.as_ref();
+        publish.is_some_and(|p| (p.port, p.address) == (request.published, address))
     };
-    port.publish = Some(Publish { port: request.published, mode: request.mode, address, allow });
+    match fitting.iter().find(there) {
+        Some(same) => {
+            if let Some(publish) = &mut changed.ports[*same].publish {
+                publish.mode = request.mode;
+            }
+        }
+        None if port.publish.is_none() => changed.ports[index].publish = Some(publish),
+        None => {
+            let again = ServicePort { publish: Some(publish), ..port.clone() };
+            changed.ports.push(again);
+        }
+    }
     match changed.validate() {
         Ok(()) => Ok(changed),
         Err(e) => invalid(&e.field, e.problem),
@@ -57,11 +72,16 @@ pub fn unpublish(
     held: impl Fn(usize) -> Option<u16>,
 ) -> Result<ServiceSpec, BackendError> {
     let mut changed = spec.clone();
-    for (index, port) in changed.ports.iter_mut().enumerate() {
+    for (index, port) in spec.ports.iter().enumerate() {
         let Some(publish) = &port.publish else { continue };
         let first = publish.port.map(mesh_control::model::PortRange::first).or_else(|| held(index));
         if port.protocol == request.protocol && first == Some(request.published) {
-            port.publish = None;
+            // The port itself stays, as the VIP's.
+            if spec.ports.iter().any(|other| other.publishes_again(port)) {
+                changed.ports.remove(index);
+            } else {
+                changed.ports[index].publish = None;
+            }
             return Ok(changed);
         }
     }
@@ -87,16 +107,22 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_opened_moved_and_closed() {
+    fn a_port_is_opened_once_more_and_closed() {
         let ports = vec![port("80", 8080, Protocol::Tcp), port("53", 53, Protocol::Udp)];
         let spec = ServiceSpec { ports, ..ServiceSpec::default() };
         let open = publish(&spec, &request("8000", None)).unwrap();
         assert_eq!(open.ports[0].publish.as_ref().unwrap().port.unwrap().first(), 8000);
-        let moved = publish(&open, &request("8001", Some(8080))).unwrap();
-        let close =
-            |port, protocol| unpublish(&moved, UnpublishRequest { published: port, protocol }, |_| None);
-        assert_eq!(close(8001, Protocol::Tcp).unwrap(), spec);
-        assert!(close(8000, Protocol::Tcp).is_err() && close(8001, Protocol::Udp).is_err());
+        let both = publish(&open, &request("8001", Some(8080))).unwrap();
+        assert_eq!(publish(&both, &request("8001", Some(80))).unwrap(), both, "twice is once");
+        let close = |spec: &ServiceSpec, port, protocol| {
+            unpublish(spec, UnpublishRequest { published: port, protocol }, |_| None)
+        };
+        let second = close(&both, 8000, Protocol::Tcp).unwrap();
+        assert_eq!(close(&both, 8001, Protocol::Tcp).unwrap(), open);
+        let mut none = close(&second, 8001, Protocol::Tcp).unwrap();
+        none.ports.sort_by_key(|p| std::cmp::Reverse(p.port.first()));
+        assert_eq!(none, spec);
+        assert!(close(&second, 8000, Protocol::Tcp).is_err() && close(&both, 8001, Protocol::Udp).is_err());
 
         let mut dynamic = open.clone();
         dynamic.ports[0].publish.as_mut().unwrap().port = None;

@@ -19,12 +19,17 @@ use crate::{
 use backend::Running;
 use mesh_control::{Control, ControlError, ControlHandle};
 use mesh_dns::{DnsError, DnsServer};
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 /// How long a node that has seeds waits to hear from one before it takes what it has for complete. After that it
 /// serves alone and goes on trying.
 const JOIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a node that kept nothing over its restart waits to hear what it said before, so that files that did not
+/// change write nothing and instances that were ready stay so. Nothing is lost by it: addresses and ports for what is
+/// new are not claimed earlier either.
+const RECALL_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why the agent did not start; whatever had been started is stopped again.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +58,7 @@ pub enum StartError {
 pub struct App {
     running: Arc<Running>,
     admin: AdminHandle,
-    files: Option<FileSource>,
+    files: Option<JoinHandle<()>>,
     writer_task: JoinHandle<()>,
     leftovers: JoinHandle<()>,
 }
@@ -125,7 +130,18 @@ impl App {
         });
         let admin =
             AdminServer::start(parts::admin(config), Arc::clone(&running) as _, registry.clone()).await?;
-        let watch = |files| FileSource::spawn(files, config.node.name.clone(), writer);
+        let keeps_state = config.cluster.data_dir.is_some();
+        let watch = |files| {
+            let (control, node) = (control.clone(), config.node.name.clone());
+            tokio::spawn(async move {
+                if !keeps_state && timeout(RECALL_WITHIN, control.until_joined()).await.is_err() {
+                    tracing::info!("no seed answered within {RECALL_WITHIN:?}: reading the service files");
+                }
+                // It watches for as long as this task lives.
+                let _source = FileSource::spawn(files, node, writer);
+                pending::<()>().await;
+            })
+        };
         let files = config.sources.files.clone().map(watch);
         tracing::info!(node = %config.node.name, gossip = %control.address(), "the agent runs");
         Ok(App { running, admin, files, writer_task, leftovers })
@@ -134,7 +150,9 @@ impl App {
     /// Stops in order: takes no new work, tells the mesh, lets flows end for a moment, then closes everything.
     pub async fn stop(self) {
         tracing::info!("stopping");
-        drop(self.files);
+        if let Some(files) = self.files {
+            files.abort();
+        }
         self.leftovers.abort();
         self.admin.shutdown().await;
         self.running.control.shutdown().await;
@@ -164,5 +182,5 @@ async fn complete_state(writer: StateWriter, control: ControlHandle, complete: w
         tracing::warn!(%error, "could not withdraw what a previous run announced");
     }
     // The receivers watch this sender: it lives as long as the task, which ends with the agent.
-    std::future::pending::<()>().await;
+    pending::<()>().await;
 }

@@ -77,8 +77,9 @@ pub(super) async fn run(number: u64, plan: Plan, shared: Shared) {
         });
         if let Some(verdict) = state.step(plan.rules, answer.is_ok(), started.elapsed()) {
             since = unix_millis();
-            let error = answer.as_ref().err();
-            info!(service = %plan.service, instance = %plan.instance, ?verdict, ?error, "health changed");
+            let error = answer.as_ref().err().map(tracing::field::display);
+            let healthy = verdict == Verdict::Healthy;
+            info!(service = %plan.service, instance = %plan.instance, healthy, error, "health changed");
         }
         shared.results.put(number, shown(&plan, state, since, answer));
         // Compared with what the writer holds, not with what was said: an endpoint that went and came back in between

@@ -48,7 +48,7 @@ async fn tables_show_what_there_is() {
     assert_eq!(line(&endpoints, "web")[1..7], ["web-1", "n1", "10.0.0.1", "ready", "100", "5"]);
     assert_eq!(world.good("endpoint ls cart.shop").await.lines().count(), 1, "only the heads");
     let nodes = world.good("nodes").await;
-    assert_eq!(line(&nodes, "n1").last(), Some(&"answers"));
+    assert_eq!(line(&nodes, "n1").last(), Some(&"asked"));
     assert_eq!(line(&nodes, "n3")[1], "down");
     assert_eq!(nodes, world.good("nodes ls").await);
     let inspect = world.good("service inspect web").await;

@@ -8,7 +8,7 @@ use crate::admin::{
     wire::{Applied, EndpointJson, PublishBody, ServiceDetail, ServiceJson, ServicesJson, checks, flows},
 };
 use hyper::StatusCode;
-use mesh_control::model::{PortRange, Protocol, PublishMode};
+use mesh_control::model::{PortRange, Protocol, PublishMode, ServiceKey, Snapshot};
 
 pub(super) fn list(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
     let query = Query::parse(&call.query, &["namespace"])?;
@@ -93,8 +93,23 @@ pub(super) async fn publish(shared: &Shared, call: &Call) -> Result<Reply, ApiEr
     let protocol = protocol("protocol", body.protocol.as_deref())?;
     let request = PublishRequest { published, target: body.target, protocol, mode };
     shared.backend.publish(key.clone(), request).await?;
-    let port = published.map_or_else(|| "a free port".to_owned(), |p| p.to_string());
+    let port = match published {
+        Some(port) => port.to_string(),
+        // Usually this node has claimed one by now.
+        None => chosen(&shared.backend.snapshot(), &key, protocol)
+            .map_or_else(|| "a port that the mesh chooses".to_owned(), |port| port.to_string()),
+    };
     Ok(Reply::done(format!("service {key} is published on {port}/{protocol}")))
+}
+
+/// The newest port of the mesh's choice.
+fn chosen(snapshot: &Snapshot, key: &ServiceKey, protocol: Protocol) -> Option<PortRange> {
+    let view = snapshot.services.get(key)?;
+    let by_mesh = |index: usize| {
+        let port = view.spec.ports.get(index);
+        port.is_some_and(|p| p.protocol == protocol && p.publish.as_ref().is_some_and(|p| p.port.is_none()))
+    };
+    view.published.iter().rev().find(|p| by_mesh(p.index)).and_then(|p| p.port)
 }
 
 pub(super) async fn unpublish(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {

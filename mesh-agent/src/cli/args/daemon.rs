@@ -50,7 +50,7 @@ pub enum ConfigCommand {
 /// `key …`.
 #[derive(Subcommand, Debug)]
 pub enum KeyCommand {
-    /// Print a new random key: 32 bytes in base64, for `keyring` and token files
+    /// Print a new random key: 32 bytes in base64, for `cluster.keys` and token files
     #[command(after_help = "Example:\n  umask 077; mesh-agent key generate > /etc/mesh-agent/cluster.key")]
     Generate,
 }

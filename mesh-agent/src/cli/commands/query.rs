@@ -39,7 +39,7 @@ async fn list_nodes(client: &Client, output: Output) -> Result<(), Failure> {
     for n in &list.nodes {
         let mut notes = Vec::new();
         if n.name == list.local {
-            notes.push("answers");
+            notes.push("asked");
         }
         if n.draining {
             notes.push("drained");

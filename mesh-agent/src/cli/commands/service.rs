@@ -70,10 +70,23 @@ async fn list(client: &Client, output: Output) -> Result<(), Failure> {
             s.ports.iter().map(port).collect::<Vec<_>>().join(", "),
             format!("{}/{}", s.endpoints_ready, s.endpoints_total),
             s.scheduler.clone(),
-            format!("{}{conflict}", s.origins.join(",")),
+            format!("{}{conflict}", declared_by(&s.origins)),
         ]);
     }
     output.table(&table)
+}
+
+/// Short enough for a table: a service that every node's file declares would fill the line with their names.
+fn declared_by(origins: &[String]) -> String {
+    match origins {
+        [one] => one.clone(),
+        _ => {
+            let cluster = origins.iter().any(|o| o == "cluster");
+            let nodes = origins.len() - usize::from(cluster);
+            let plural = if nodes == 1 { "" } else { "s" };
+            format!("{}{nodes} node{plural}", if cluster { "cluster, " } else { "" })
+        }
+    }
 }
 
 async fn inspect(client: &Client, name: &str, output: Output) -> Result<(), Failure> {
@@ -132,7 +145,7 @@ async fn apply(client: &Client, args: &ApplyArgs, output: Output) -> Result<(), 
     let body = Some(("application/yaml", text.into()));
     let applied: Applied = client.call("PUT", path, body).await.map_err(|mut failure| {
         if failure.code == Code::Data {
-            failure.message = format!("{}: {}", args.file.display(), failure.message);
+            failure.message = named(&args.file, &failure.message);
         }
         failure
     })?;
@@ -142,6 +155,16 @@ async fn apply(client: &Client, args: &ApplyArgs, output: Output) -> Result<(), 
     let verb = if applied.dry_run { "is right" } else { "is declared" };
     let lines = applied.services.iter().map(|s| format!("service {} {verb}\n", clean(s)));
     output.print(&lines.collect::<String>())
+}
+
+/// The agent knows the text as `request`; its author knows it as a file.
+fn named(file: &Path, message: &str) -> String {
+    let file = if file == Path::new("-") { "stdin".into() } else { file.display().to_string() };
+    let line = |line: &str| match line.strip_prefix("request:") {
+        Some(rest) => format!("{file}:{rest}"),
+        None => format!("{file}: {line}"),
+    };
+    message.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {

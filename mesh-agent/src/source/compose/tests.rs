@@ -55,6 +55,9 @@ fn ports_in_every_notation() {
     ] {
         assert_eq!(shown(&one(&format!("services: {{web: {{ports: {text}}}}}")).0), [want], "{text}");
     }
+    // One port may be open at several places.
+    let (spec, _) = one("services: {web: {ports: ['8080:80', '127.0.0.1:8080:80', '8081:80', 80]}}");
+    assert_eq!(shown(&spec), ["80>80/tcp 8080", "80>80/tcp 127.0.0.1 8080", "80>80/tcp 8081", "80>80/tcp *"]);
     let (spec, _) = one("services: {web: {ports: ['8080:80'], expose: ['80', '53/udp', 9000-9002]}}");
     assert_eq!(shown(&spec), ["80>80/tcp 8080", "53>53/udp -", "9000-9002>9000/tcp -"]);
 }
@@ -199,7 +202,7 @@ fn mistakes_are_named_with_line_key_value_and_fix() {
             vec!["shop.yaml:1: services.web.ports[0]: published 1-3 and port 80 differ in length"],
         ),
         (
-            "services:\n  web:\n    ports:\n    - 81:80\n    - 82:80",
+            "services:\n  web:\n    ports:\n    - 81:80\n    - 81:80",
             vec!["shop.yaml:5: services.web.ports[1]: port 80/tcp is declared twice"],
         ),
         (
