@@ -161,9 +161,9 @@ impl Claims {
                 let claimants = self.vips.get(&address).into_iter().flatten();
                 claimants.filter(|(_, s)| s != service).map(|(stamp, _)| *stamp).max()
             }
-            (ClaimKey::Port { service, protocol, port }, Held::Ports { range, address, host }) => self
+            (ClaimKey::Port { service, protocol, port, fixed }, Held::Ports { range, address, host }) => self
                 .clashing(*protocol, PortsHeld { range, address, host })
-                .filter(|(_, s, p)| (s, p) != (service, port))
+                .filter(|(_, s, p, f)| (s, p, f) != (service, port, fixed))
                 .map(|(stamp, ..)| *stamp)
                 .max(),
             _ => None,

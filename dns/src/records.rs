@@ -1,7 +1,7 @@
 //! Records: from addresses, ports and names to what goes into a section.
 
 use crate::{
-    index::{AddressList, Entry, Owner},
+    index::{AddressList, Entry, Owner, Owners},
     view::DnsView,
     zone::Zone,
 };
@@ -9,7 +9,6 @@ use hickory_proto::rr::{
     Name, RData, Record, RecordType,
     rdata::{A, AAAA, HINFO, NS, PTR, SOA, SRV, TXT},
 };
-use imbl::OrdSet;
 use mesh_control::model::{Addresses, DEFAULT_NAMESPACE, EndpointMode, EndpointView, ServiceKey};
 use std::{collections::HashSet, net::IpAddr};
 
@@ -129,7 +128,7 @@ pub(crate) fn pointers(
     default_ttl: u32,
     view: &DnsView,
     zone: &Zone,
-    owners: &OrdSet<Owner>,
+    owners: &Owners,
 ) -> Vec<Record> {
     let record = |who: &Owner| {
         let (key, name) = match who {
