@@ -73,7 +73,7 @@ impl fmt::Display for Addresses {
 }
 
 /// One running instance of a service. Conditions are those of a Kubernetes EndpointSlice.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The instance's name, unique in its service and node; DNS answers `INSTANCE.SERVICE`.
     pub instance: Name,

@@ -230,7 +230,7 @@ async fn the_spec_in_force_decides_and_without_a_check_an_endpoint_is_ready() {
     rig.until_ready(&["a"]).await;
     until("no check", || rig.health.results().is_empty()).await;
     // A check that appears on a running endpoint does not take it out before it has failed.
-    added.endpoints.push(endpoint("b"));
+    added.endpoints = added.endpoints.iter().cloned().chain([endpoint("b")]).collect();
     rig.declare(vec![added]).await;
     rig.until_ready(&["a", "b"]).await;
     let local = rig.writer.local().borrow().clone();

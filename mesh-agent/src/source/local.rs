@@ -21,7 +21,8 @@ pub struct LocalService {
     /// The declaration and whom it belongs to; absent when the source only adds endpoints to a service.
     pub declaration: Option<(Origin, Arc<ServiceSpec>)>,
     /// The instances of this node, as the source knows them (before health checks).
-    pub endpoints: Vec<Endpoint>,
+    /// Shared: a source, the writer and a relist hold the same list.
+    pub endpoints: Arc<[Endpoint]>,
     /// A command that checks an endpoint. Only a file of this node can bring one, so it is kept out of
     /// [`ServiceSpec`], which gossip carries.
     pub exec_check: Option<ExecCheck>,

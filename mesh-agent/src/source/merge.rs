@@ -18,6 +18,7 @@ use mesh_control::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
 };
@@ -45,7 +46,7 @@ pub struct Merge {
     /// When endpoints are removed; may hold entries that no longer hold.
     deadlines: BTreeSet<(u64, ServiceKey)>,
     told_specs: BTreeMap<ServiceKey, BTreeMap<Origin, Arc<ServiceSpec>>>,
-    told_endpoints: BTreeMap<ServiceKey, Vec<Endpoint>>,
+    told_endpoints: BTreeMap<ServiceKey, Told>,
     told_info: NodeInfo,
     /// What an earlier run declared and announced, and this run has not spoken of yet.
     leftover_specs: BTreeSet<ServiceKey>,
@@ -239,8 +240,9 @@ impl Merge {
         }
         let endpoints = self.announced(key);
         let told = self.told_endpoints.get(key);
-        let same =
-            told.map_or(endpoints.is_empty() && !self.leftover_endpoints.contains(key), |t| *t == endpoints);
+        let same = told.map_or(endpoints.is_empty() && !self.leftover_endpoints.contains(key), |told| {
+            *told == Told::of(&endpoints)
+        });
         if !same {
             into.push(LocalChange::PutEndpoints { key: key.clone(), endpoints });
         }
@@ -266,7 +268,7 @@ impl Merge {
                     key
                 }
                 LocalChange::PutEndpoints { key, endpoints } => {
-                    self.told_endpoints.insert(key.clone(), endpoints.clone());
+                    self.told_endpoints.insert(key.clone(), Told::of(endpoints));
                     self.leftover_endpoints.remove(key);
                     key
                 }
@@ -293,7 +295,7 @@ impl Merge {
         if self.told_specs.get(key).is_some_and(BTreeMap::is_empty) {
             self.told_specs.remove(key);
         }
-        if self.told_endpoints.get(key).is_some_and(Vec::is_empty) {
+        if self.told_endpoints.get(key).is_some_and(|told| told.count == 0) {
             self.told_endpoints.remove(key);
         }
     }
@@ -346,7 +348,7 @@ impl Merge {
             let Some(service) = said.get(key) else { continue };
             checked |= service.exec_check.is_some()
                 || service.declaration.as_ref().is_some_and(|(_, spec)| spec.health.is_some());
-            for e in &service.endpoints {
+            for e in service.endpoints.iter() {
                 wanted.entry(e.instance.clone()).or_insert_with(|| (id.clone(), e.clone()));
             }
         }
@@ -401,6 +403,22 @@ impl Merge {
         } else {
             self.local.insert(key.clone(), Arc::new(LocalView { spec, exec_check, endpoints }));
         }
+    }
+}
+
+/// What the mesh was told of a service's endpoints: enough to see that they are others now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Told {
+    count: usize,
+    /// SipHash of them all; two different lists have the same by a chance of 2^-64.
+    digest: u64,
+}
+
+impl Told {
+    fn of(endpoints: &[Endpoint]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        endpoints.hash(&mut hasher);
+        Told { count: endpoints.len(), digest: hasher.finish() }
     }
 }
 

@@ -88,7 +88,7 @@ fn only_changes_are_told() {
     assert_eq!(r.says(0, "file", both()), 3);
     assert_eq!(r.says(1, "file", both()), 0);
     let mut one = both();
-    one[0].endpoints[0].weight = 7;
+    Arc::make_mut(&mut one[0].endpoints)[0].weight = 7;
     assert_eq!(r.says(2, "file", one), 1);
     assert_eq!(r.held.endpoints[&key("web")][0].weight, 7);
 }
@@ -151,10 +151,10 @@ fn a_checked_endpoint_waits_for_its_verdict() {
     // Another address is another process; another weight is not.
     verdict(&mut r, "a", Some(Verdict::Healthy));
     let mut web = service("web", checked(), &["a"]);
-    web.endpoints[0].weight = 1;
+    Arc::make_mut(&mut web.endpoints)[0].weight = 1;
     r.says(1, "file", vec![web.clone()]);
     assert_eq!(r.web(), ["a+"]);
-    web.endpoints[0].addresses = Addresses::from(std::net::IpAddr::from([127, 0, 0, 9]));
+    Arc::make_mut(&mut web.endpoints)[0].addresses = Addresses::from(std::net::IpAddr::from([127, 0, 0, 9]));
     r.says(2, "file", vec![web]);
     assert_eq!(r.web(), ["a-"]);
     // Without a check it is ready as declared.

@@ -137,7 +137,7 @@ impl ApiSource {
             if let Some((_, spec)) = &service.declaration {
                 check_spec(&service.key, spec)?;
             }
-            for endpoint in &service.endpoints {
+            for endpoint in service.endpoints.iter() {
                 check_endpoint(&service.key, endpoint, service.endpoints.len())?;
             }
         }
@@ -149,7 +149,7 @@ impl ApiSource {
             }
             if !endpoints.is_empty() {
                 self.settle(&key).await;
-                self.put(&mut kept, &key, endpoints).await?;
+                self.put(&mut kept, &key, endpoints.to_vec()).await?;
             }
         }
         Ok(())
@@ -268,7 +268,7 @@ impl ApiSource {
 }
 
 fn statement(key: &ServiceKey, endpoints: &[Endpoint]) -> LocalService {
-    LocalService { key: key.clone(), declaration: None, endpoints: endpoints.to_vec(), exec_check: None }
+    LocalService { key: key.clone(), declaration: None, endpoints: endpoints.into(), exec_check: None }
 }
 
 fn check_spec(key: &ServiceKey, spec: &ServiceSpec) -> Result<(), ApiError> {

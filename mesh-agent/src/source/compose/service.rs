@@ -149,7 +149,7 @@ pub(super) fn read(
     }
     map.finish();
 
-    let endpoints = finish(field, &key, &mut spec, &mut placed, block);
+    let endpoints = finish(field, &key, &mut spec, &mut placed, block).into();
     let published = placed.iter().filter_map(Placed::published).collect();
     let declaration = Some((context.origin.clone(), Arc::new(spec)));
     Some(Declared {

@@ -109,7 +109,7 @@ networks: {front: {}, back: {}}
     let exec = service.exec_check.unwrap();
     assert_eq!((exec.command, exec.fall, exec.rise), (vec!["check".to_owned(), "-x".into()], 4, 1));
     assert_eq!((exec.interval, exec.start_period), (Duration::from_secs(5), Duration::from_secs(10)));
-    let [a, b] = service.endpoints.as_slice() else { panic!("{:?}", service.endpoints) };
+    let [a, b] = &*service.endpoints else { panic!("{:?}", service.endpoints) };
     assert_eq!((a.instance.as_str(), a.port_for(80), a.weight), ("a", 8081, 5));
     assert_eq!((b.instance.as_str(), b.addresses.to_string().as_str()), ("web-3", "10.0.0.3,fd00::3"));
 }
