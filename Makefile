@@ -45,7 +45,8 @@ doc:
 
 bench: ## Print the ratio tables against peers and floors
 	@scripts/setup bench
-	$(CARGO) run --release --locked -p mesh-bench -- all
+	$(CARGO) build --release --locked -p mesh-agent -p mesh-bench
+	target/release/mesh-bench all
 
 clean: ## Remove what was built
 	$(CARGO) clean

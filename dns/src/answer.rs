@@ -121,7 +121,10 @@ impl Asked<'_> {
         let apex = self.options.zone.origin();
         // A name without records of its own says NODATA to ANY too; every other one the minimum.
         if kind == RecordType::ANY && !matches!(target, Target::Empty | Target::Absent) {
-            return Answer::positive(vec![records::minimal_any(name, self.options.ttl.min(records::MAX_TTL))]);
+            return Answer::positive(vec![records::minimal_any(
+                name,
+                self.options.ttl.min(records::MAX_TTL),
+            )]);
         }
         match target {
             Target::Apex => self.apex(),

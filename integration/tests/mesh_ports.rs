@@ -106,7 +106,7 @@ async fn a_port_that_another_program_holds_is_shown_and_opened_once_it_is_free()
         let (code, health) = first.metrics("/healthz").await?;
         ensure!(code == 200 && health.contains(":8088"), "{code} {health}");
         let (_, metrics) = first.metrics("/metrics").await?;
-        let failed = "mesh_plane_failed_frontends{plane=\"userspace\"} 1";
+        let failed = "mesh_frontends_failing 1";
         ensure!(metrics.lines().any(|l| l == failed), "{metrics}");
         anyhow::Ok(())
     })

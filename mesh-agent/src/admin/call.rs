@@ -1,6 +1,6 @@
 //! A request taken apart, an answer before it is HTTP, and what all of them share.
 
-use super::{auth::Token, config::Limits, error::ApiError, routes::Action, state::Backend};
+use super::{auth::Token, config::Limits, error::ApiError, routes::Action, state::Operations};
 use bytes::Bytes;
 use hyper::StatusCode;
 use mesh_control::model::{Name, ServiceKey};
@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Instant};
 
 /// What all listeners share.
 pub(crate) struct Shared {
-    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) operations: Arc<dyn Operations>,
     pub(crate) registry: prometheus::Registry,
     pub(crate) requests: prometheus::IntCounterVec,
     pub(crate) limits: Limits,

@@ -1,6 +1,6 @@
 //! Errors of the API: a status and `{error, field?, fix?}`.
 
-use super::{state::BackendError, wire::ErrorBody};
+use super::{state::OperationError, wire::ErrorBody};
 use hyper::StatusCode;
 
 /// An error on its way to the client.
@@ -37,13 +37,15 @@ impl ApiError {
     }
 }
 
-impl From<BackendError> for ApiError {
-    fn from(error: BackendError) -> Self {
+impl From<OperationError> for ApiError {
+    fn from(error: OperationError) -> Self {
         match error {
-            BackendError::NotFound(text) => ApiError::new(StatusCode::NOT_FOUND, text),
-            BackendError::Invalid { field, problem } => ApiError::field(&field, problem),
-            BackendError::Conflict { problem, fix } => ApiError::new(StatusCode::CONFLICT, problem).fix(fix),
-            BackendError::Unavailable(text) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text)
+            OperationError::NotFound(text) => ApiError::new(StatusCode::NOT_FOUND, text),
+            OperationError::Invalid { field, problem } => ApiError::field(&field, problem),
+            OperationError::Conflict { problem, fix } => {
+                ApiError::new(StatusCode::CONFLICT, problem).fix(fix)
+            }
+            OperationError::Unavailable(text) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text)
                 .fix("try again; `mesh-agent status` shows what is missing"),
         }
     }

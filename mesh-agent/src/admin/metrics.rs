@@ -6,10 +6,10 @@
 use super::{
     call::{Reply, Shared},
     process::Process,
-    state::Backend,
+    state::Operations,
     wire::endpoint_counts,
 };
-use crate::dataplane::Counters;
+use crate::dataplane::{BackendCounters, Counters};
 use hyper::StatusCode;
 use prometheus::{
     Encoder, TextEncoder,
@@ -19,10 +19,10 @@ use std::collections::BTreeMap;
 
 pub(crate) async fn answer(shared: &Shared) -> Reply {
     // A data plane that does not answer takes its own series away, not all others.
-    let counters = shared.backend.counters().await.unwrap_or_default();
+    let counters = shared.operations.counters().await.unwrap_or_default();
     let mut families = shared.registry.gather();
     let known: Vec<String> = families.iter().map(|f| f.name().to_owned()).collect();
-    let mut ours = agent(shared.backend.as_ref());
+    let mut ours = agent(shared.operations.as_ref());
     ours.extend(plane(&counters));
     ours.extend(process(&Process::read()));
     families.extend(ours.into_iter().filter(|f| !known.iter().any(|k| k == f.name())));
@@ -110,8 +110,8 @@ fn count(value: usize) -> f64 {
 }
 
 /// The agent and its control plane.
-fn agent(backend: &dyn Backend) -> Vec<MetricFamily> {
-    let (snapshot, stats, status) = (backend.snapshot(), backend.control_stats(), backend.plane());
+fn agent(operations: &dyn Operations) -> Vec<MetricFamily> {
+    let (snapshot, stats, status) = (operations.snapshot(), operations.control_stats(), operations.plane());
     let mut endpoints = Family::gauge(
         "mesh_endpoints",
         "Endpoints known on this node, by state; hidden ones belong to nodes that are down.",
@@ -129,7 +129,7 @@ fn agent(backend: &dyn Backend) -> Vec<MetricFamily> {
         Family::gauge("mesh_source_synced", "Whether the source told everything once.", &["source"]);
     let mut errors =
         Family::gauge("mesh_source_errors", "Problems in what the source reads now.", &["source"]);
-    for source in backend.sources() {
+    for source in operations.sources() {
         synced.add(&[&source.name], f64::from(u8::from(source.synced)));
         errors.add(&[&source.name], count(source.errors.len()));
     }
@@ -172,10 +172,6 @@ fn agent(backend: &dyn Backend) -> Vec<MetricFamily> {
             .with(&["tombstone"], count(stats.tombstones)),
         synced,
         errors,
-        Family::gauge("mesh_plane_frontends", "Frontends the data plane holds.", &["plane"])
-            .with(plane, count(status.frontends)),
-        Family::gauge("mesh_plane_failed_frontends", "Frontends that do not stand as wanted.", &["plane"])
-            .with(plane, count(status.failed.len())),
     ];
     if let Some(since) = status.since_ok {
         families.push(
@@ -189,6 +185,9 @@ fn agent(backend: &dyn Backend) -> Vec<MetricFamily> {
     }
     families.into_iter().map(Family::build).collect()
 }
+
+/// Up to so many backends all have series from the start; of more only those that had a flow.
+const MOST_IDLE_SERIES: usize = 2_000;
 
 /// What the data plane counts.
 fn plane(counters: &Counters) -> Vec<MetricFamily> {
@@ -207,7 +206,10 @@ fn plane(counters: &Counters) -> Vec<MetricFamily> {
         "Bytes through this node: in is client to backend, out is backend to client.",
         &["service", "namespace", "backend", "node", "protocol", "direction"],
     );
-    for c in &counters.backends {
+    // Of very many backends most never see a flow through this node, and a scrape of zeros would be tens of megabytes.
+    let all = counters.backends.len() <= MOST_IDLE_SERIES;
+    let used = |c: &&BackendCounters| all || c.active + c.established + c.failed + c.reset > 0;
+    for c in counters.backends.iter().filter(used) {
         let of = |last| {
             let (key, id) = (&c.service, &c.backend);
             let (service, namespace) = (key.name.as_str(), key.namespace.as_str());

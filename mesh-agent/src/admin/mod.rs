@@ -1,7 +1,7 @@
 //! The admin side: HTTP API, metrics, health endpoints.
 //!
 //! `AdminServer::start` opens a unix socket, a TCP address for the API and one for metrics, as configured, and
-//! answers every request from a [`Backend`]. The way of a request: `server` (accept, connection cap) → `conn` (hyper
+//! answers every request from the agent's [`Operations`]. The way of a request: `server` (accept, connection cap) → `conn` (hyper
 //! with its limits) → `handle` (authentication, body limit, route) → `api` or `probes`. To add an operation: a line
 //! in `routes`, an arm in `api`, its shape in [`wire`], and its description in `openapi.json`.
 
@@ -31,7 +31,7 @@ pub use publish::{publish, unpublish};
 pub use routes::{ROUTES, Route};
 pub use server::{AdminHandle, AdminServer};
 pub use state::{
-    Answer, Backend, BackendError, DnsAnswer, DnsRecord, Drain, HealthResult, PlaneStatus, PublishRequest,
-    SourceStatus, UnpublishRequest,
+    Answer, DnsAnswer, DnsRecord, Drain, HealthResult, OperationError, Operations, PlaneStatus,
+    PublishRequest, SourceStatus, UnpublishRequest,
 };
 pub(crate) use text::encode;

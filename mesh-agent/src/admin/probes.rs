@@ -8,7 +8,7 @@ use super::{
     call::{Reply, Shared},
     metrics,
     routes::Action,
-    state::Backend,
+    state::Operations,
     wire::{HealthzJson, ReadyJson},
 };
 use hyper::StatusCode;
@@ -17,11 +17,11 @@ pub(crate) async fn answer(shared: &Shared, action: Action) -> Reply {
     match action {
         Action::Livez => Reply::json(StatusCode::OK, &serde_json::json!({"alive": true})),
         Action::Readyz => {
-            let body = ready(shared.backend.as_ref());
+            let body = ready(shared.operations.as_ref());
             Reply::json(code(body.ready), &body)
         }
         Action::Healthz => {
-            let body = healthy(shared.backend.as_ref());
+            let body = healthy(shared.operations.as_ref());
             Reply::json(code(body.healthy), &body)
         }
         // Only the three probes and metrics come here.
@@ -34,26 +34,26 @@ fn code(good: bool) -> StatusCode {
 }
 
 /// What the node waits for before it should be sent traffic.
-pub(crate) fn ready(backend: &dyn Backend) -> ReadyJson {
+pub(crate) fn ready(operations: &dyn Operations) -> ReadyJson {
     let mut missing = Vec::new();
     // A refused file is an error of its own, in status and healthz; what the others say is served meanwhile.
-    for source in backend.sources().iter().filter(|s| !s.synced && s.errors.is_empty()) {
+    for source in operations.sources().iter().filter(|s| !s.synced && s.errors.is_empty()) {
         missing.push(format!("source {} has not told everything yet", source.name));
     }
-    let plane = backend.plane();
+    let plane = operations.plane();
     if plane.revision.is_none() {
         let reason = plane.error.map(|e| format!(": {e}")).unwrap_or_default();
         missing.push(format!("data plane {} was not reconciled yet{reason}", plane.name));
     }
-    if backend.dns_wanted() && backend.dns_address().is_none() {
+    if operations.dns_wanted() && operations.dns_address().is_none() {
         missing.push("DNS does not listen".to_owned());
     }
     ReadyJson { ready: missing.is_empty(), missing }
 }
 
 /// What is wrong with the way from a declaration to the data plane.
-pub(crate) fn healthy(backend: &dyn Backend) -> HealthzJson {
-    let plane = backend.plane();
+pub(crate) fn healthy(operations: &dyn Operations) -> HealthzJson {
+    let plane = operations.plane();
     let mut problems = Vec::new();
     if let Some(error) = &plane.error {
         problems.push(format!("data plane {}: the last reconcile failed: {error}", plane.name));
@@ -69,7 +69,7 @@ pub(crate) fn healthy(backend: &dyn Backend) -> HealthzJson {
         Some(_) => {}
     }
     let mut degraded = plane.failed;
-    for source in backend.sources() {
+    for source in operations.sources() {
         degraded.extend(source.errors.iter().map(|e| format!("source {}: {e}", source.name)));
     }
     HealthzJson { healthy: problems.is_empty(), problems, degraded }

@@ -1,16 +1,16 @@
 //! Publishing and unpublishing a port, as changes of a service's declaration: pure.
 
-use super::state::{BackendError, PublishRequest, UnpublishRequest};
+use super::state::{OperationError, PublishRequest, UnpublishRequest};
 use mesh_control::model::{Publish, ServicePort, ServiceSpec};
 
 /// `spec` with one more port open on nodes; a port may be published at several places. Naming a place where it is
 /// published already changes its mode only.
 ///
 /// # Errors
-/// [`BackendError`] naming the field when no port of the service fits, or several do.
-pub fn publish(spec: &ServiceSpec, request: &PublishRequest) -> Result<ServiceSpec, BackendError> {
+/// [`OperationError`] naming the field when no port of the service fits, or several do.
+pub fn publish(spec: &ServiceSpec, request: &PublishRequest) -> Result<ServiceSpec, OperationError> {
     let invalid =
-        |field: &str, problem: String| Err(BackendError::Invalid { field: field.to_owned(), problem });
+        |field: &str, problem: String| Err(OperationError::Invalid { field: field.to_owned(), problem });
     let fits = |p: &ServicePort| {
         p.protocol == request.protocol && request.target.is_none_or(|t| p.port.contains(t) || p.target == t)
     };
@@ -65,12 +65,12 @@ pub fn publish(spec: &ServiceSpec, request: &PublishRequest) -> Result<ServiceSp
 /// ports out of the dynamic range stands in the snapshot only.
 ///
 /// # Errors
-/// [`BackendError::NotFound`] when that port is not published.
+/// [`OperationError::NotFound`] when that port is not published.
 pub fn unpublish(
     spec: &ServiceSpec,
     request: UnpublishRequest,
     held: impl Fn(usize) -> Option<u16>,
-) -> Result<ServiceSpec, BackendError> {
+) -> Result<ServiceSpec, OperationError> {
     let mut changed = spec.clone();
     for (index, port) in spec.ports.iter().enumerate() {
         let Some(publish) = &port.publish else { continue };
@@ -85,7 +85,7 @@ pub fn unpublish(
             return Ok(changed);
         }
     }
-    Err(BackendError::NotFound(format!(
+    Err(OperationError::NotFound(format!(
         "the service publishes no port {}/{}",
         request.published, request.protocol
     )))

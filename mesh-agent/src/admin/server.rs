@@ -7,7 +7,7 @@ use super::{
     conn::serve,
     handle::Door,
     listen::{UnixSocket, tls},
-    state::Backend,
+    state::Operations,
 };
 use std::{
     io,
@@ -41,13 +41,13 @@ pub struct AdminHandle {
 
 impl AdminServer {
     /// Opens every listener of `config`, or none, and serves until the handle is dropped or shut down.
-    /// `/metrics` answers what is in `registry` and what `backend` counts.
+    /// `/metrics` answers what is in `registry` and what `operations` counts.
     ///
     /// # Errors
     /// [`AdminError`] when the API would be open to the network, an address is taken or a file is unusable.
     pub async fn start(
         config: AdminConfig,
-        backend: Arc<dyn Backend>,
+        operations: Arc<dyn Operations>,
         registry: prometheus::Registry,
     ) -> Result<AdminHandle, AdminError> {
         config.validate()?;
@@ -82,7 +82,7 @@ impl AdminServer {
         let requests = prometheus::IntCounterVec::new(options, &["listener", "code"])?;
         registry.register(Box::new(requests.clone()))?;
         let shared = Arc::new(Shared {
-            backend,
+            operations,
             registry,
             requests,
             limits: config.limits,

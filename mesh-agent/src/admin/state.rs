@@ -17,7 +17,7 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What the admin API asks of the agent. Every method answers from memory or by one message to one task; none waits
 /// for peers.
-pub trait Backend: Send + Sync + 'static {
+pub trait Operations: Send + Sync + 'static {
     /// The newest merged state.
     fn snapshot(&self) -> Arc<Snapshot>;
     /// Counts of the control plane.
@@ -35,40 +35,41 @@ pub trait Backend: Send + Sync + 'static {
     /// Where DNS listens; absent while it does not.
     fn dns_address(&self) -> Option<SocketAddr>;
     /// Connections and bytes of this node's data plane.
-    fn counters(&self) -> Answer<'_, Result<Counters, BackendError>>;
+    fn counters(&self) -> Answer<'_, Result<Counters, OperationError>>;
     /// Where a new flow would go from this node.
-    fn explain(&self, flow: Flow) -> Answer<'_, Result<Explanation, BackendError>>;
+    fn explain(&self, flow: Flow) -> Answer<'_, Result<Explanation, OperationError>>;
     /// The operations that would bring the data plane to the newest state; empty when it is there.
-    fn plan(&self) -> Answer<'_, Result<Vec<Op>, BackendError>>;
+    fn plan(&self) -> Answer<'_, Result<Vec<Op>, OperationError>>;
     /// Declares the services of a Compose-shaped text (YAML or JSON), all or none; with `dry_run` only checks it.
     /// The errors name line, key, value and fix, one each.
     fn apply_compose(&self, text: String, dry_run: bool) -> Answer<'_, Result<Vec<ServiceKey>, Vec<String>>>;
     /// Withdraws the declaration that the API made.
-    fn remove_service(&self, key: ServiceKey) -> Answer<'_, Result<(), BackendError>>;
+    fn remove_service(&self, key: ServiceKey) -> Answer<'_, Result<(), OperationError>>;
     /// Opens a port of the service on nodes.
-    fn publish(&self, key: ServiceKey, request: PublishRequest) -> Answer<'_, Result<(), BackendError>>;
+    fn publish(&self, key: ServiceKey, request: PublishRequest) -> Answer<'_, Result<(), OperationError>>;
     /// Closes a published port.
-    fn unpublish(&self, key: ServiceKey, request: UnpublishRequest) -> Answer<'_, Result<(), BackendError>>;
+    fn unpublish(&self, key: ServiceKey, request: UnpublishRequest)
+    -> Answer<'_, Result<(), OperationError>>;
     /// Announces an endpoint as this node's; one of the same name made by the API is replaced.
-    fn add_endpoint(&self, key: ServiceKey, endpoint: Endpoint) -> Answer<'_, Result<(), BackendError>>;
+    fn add_endpoint(&self, key: ServiceKey, endpoint: Endpoint) -> Answer<'_, Result<(), OperationError>>;
     /// Withdraws an endpoint that the API made on this node.
-    fn remove_endpoint(&self, key: ServiceKey, instance: Name) -> Answer<'_, Result<(), BackendError>>;
+    fn remove_endpoint(&self, key: ServiceKey, instance: Name) -> Answer<'_, Result<(), OperationError>>;
     /// Drains one of this node's endpoints, whatever source it comes from, or takes that back.
     fn drain_endpoint(
         &self,
         key: ServiceKey,
         instance: Name,
         drain: Drain,
-    ) -> Answer<'_, Result<(), BackendError>>;
+    ) -> Answer<'_, Result<(), OperationError>>;
     /// Drains this node or takes that back.
-    fn drain_node(&self, draining: bool) -> Answer<'_, Result<(), BackendError>>;
+    fn drain_node(&self, draining: bool) -> Answer<'_, Result<(), OperationError>>;
     /// Asks this node's DNS server, as a client would; `record_type` is a word such as `AAAA`, in upper case.
-    fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, BackendError>>;
+    fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, OperationError>>;
 }
 
 /// Why the agent did not do what the API asked.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum BackendError {
+pub enum OperationError {
     /// What was named is not there.
     #[error("{0}")]
     NotFound(String),

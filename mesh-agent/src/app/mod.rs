@@ -4,7 +4,7 @@
 //! is taken stops the start before anything was declared. Stop: admin, sources, leave the mesh, let flows end, data
 //! plane, DNS.
 
-mod backend;
+mod operations;
 mod parts;
 mod stop;
 
@@ -16,9 +16,9 @@ use crate::{
     reconcile::{self, ReconcileConfig, ReconcileMetrics},
     source::{SourceId, StateWriter, api::ApiSource, file::FileSource},
 };
-use backend::Running;
 use mesh_control::{Control, ControlError, ControlHandle};
 use mesh_dns::{DnsError, DnsServer};
+use operations::Running;
 use std::{future::pending, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 

@@ -6,7 +6,10 @@ use crate::{
     dataplane::userspace::UserspaceConfig,
     plan::{NodeFacts, Policy},
 };
-use mesh_control::{ControlConfig, model::NodeInfo};
+use mesh_control::{
+    ControlConfig,
+    model::{Family, NodeInfo},
+};
 use std::path::PathBuf;
 
 /// What this node says of itself.
@@ -38,8 +41,16 @@ pub(super) fn node_facts(config: &Config) -> NodeFacts {
     NodeFacts { name: config.node.name.clone(), zone: config.node.zone.clone() }
 }
 
+/// A family is in use when VIPs are claimed in it or a published port has an address of it: a node without IPv6 opens
+/// no IPv6 sockets that could only refuse.
 pub(super) fn policy(config: &Config) -> Policy {
-    Policy { publish: config.publish.addresses.clone(), ..Policy::default() }
+    let publish = config.publish.addresses.clone();
+    let used = |family: &Family| {
+        config.vip_cidr.iter().any(|n| Family::of(&n.ip()) == *family)
+            || publish.iter().any(|a| Family::of(a) == *family)
+    };
+    let families = [Family::V4, Family::V6].into_iter().filter(used).collect();
+    Policy { publish, families }
 }
 
 pub(super) fn userspace(config: &Config) -> UserspaceConfig {

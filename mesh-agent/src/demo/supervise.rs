@@ -8,6 +8,7 @@ use super::{
 };
 use std::{
     io::{self, Write},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -46,8 +47,9 @@ struct Folder(PathBuf);
 impl Folder {
     fn create() -> Result<Folder, DemoError> {
         let path = std::env::temp_dir().join(format!("mesh-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&path)
-            .map_err(|e| DemoError::System("cannot create a folder for the demo", e))?;
+        // It must be new and ours: the temporary folder is everybody's.
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|e| DemoError::System("cannot create a new folder in the temporary one", e))?;
         Ok(Folder(path))
     }
 }

@@ -2,7 +2,7 @@
 
 use mesh_agent::{
     admin::{
-        Answer, Backend, BackendError, DnsAnswer, DnsRecord, Drain, HealthResult, PlaneStatus,
+        Answer, DnsAnswer, DnsRecord, Drain, HealthResult, OperationError, Operations, PlaneStatus,
         PublishRequest, SourceStatus, UnpublishRequest,
     },
     dataplane::{BackendCounters, Candidate, Counters, Explanation, Flow, FrontendCounters},
@@ -86,10 +86,10 @@ impl Fake {
         self.0.lock().unwrap().clone()
     }
 
-    fn write(&self, key: &ServiceKey, line: String) -> Result<(), BackendError> {
+    fn write(&self, key: &ServiceKey, line: String) -> Result<(), OperationError> {
         let mut knobs = self.0.lock().unwrap();
         if !knobs.snapshot.services.contains_key(key) {
-            return Err(BackendError::NotFound(format!("there is no service `{key}`")));
+            return Err(OperationError::NotFound(format!("there is no service `{key}`")));
         }
         knobs.log.push(line);
         Ok(())
@@ -182,7 +182,7 @@ fn frontend() -> FrontendKey {
     FrontendKey { listen, ports: PortRange::single(80).unwrap(), protocol: Protocol::Tcp }
 }
 
-impl Backend for Fake {
+impl Operations for Fake {
     fn snapshot(&self) -> Arc<Snapshot> {
         self.knobs().snapshot
     }
@@ -224,7 +224,7 @@ impl Backend for Fake {
         self.knobs().dns
     }
 
-    fn counters(&self) -> Answer<'_, Result<Counters, BackendError>> {
+    fn counters(&self) -> Answer<'_, Result<Counters, OperationError>> {
         Box::pin(async {
             let knobs = self.knobs();
             assert!(!knobs.panics, "told to panic");
@@ -240,7 +240,7 @@ impl Backend for Fake {
         })
     }
 
-    fn explain(&self, flow: Flow) -> Answer<'_, Result<Explanation, BackendError>> {
+    fn explain(&self, flow: Flow) -> Answer<'_, Result<Explanation, OperationError>> {
         Box::pin(async move {
             let found = flow.destination == "127.96.0.7:80".parse().unwrap();
             let candidate = Candidate {
@@ -259,7 +259,7 @@ impl Backend for Fake {
         })
     }
 
-    fn plan(&self) -> Answer<'_, Result<Vec<Op>, BackendError>> {
+    fn plan(&self) -> Answer<'_, Result<Vec<Op>, OperationError>> {
         Box::pin(async { Ok(vec![Op::RemoveFrontend(frontend())]) })
     }
 
@@ -273,16 +273,19 @@ impl Backend for Fake {
         })
     }
 
-    fn remove_service(&self, key: ServiceKey) -> Answer<'_, Result<(), BackendError>> {
+    fn remove_service(&self, key: ServiceKey) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move {
             if key.is_default_namespace() {
                 return self.write(&key, format!("remove {key}"));
             }
-            Err(BackendError::Conflict { problem: "declared by node:n1".into(), fix: "edit its file".into() })
+            Err(OperationError::Conflict {
+                problem: "declared by node:n1".into(),
+                fix: "edit its file".into(),
+            })
         })
     }
 
-    fn publish(&self, key: ServiceKey, r: PublishRequest) -> Answer<'_, Result<(), BackendError>> {
+    fn publish(&self, key: ServiceKey, r: PublishRequest) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move {
             self.write(
                 &key,
@@ -291,32 +294,32 @@ impl Backend for Fake {
         })
     }
 
-    fn unpublish(&self, key: ServiceKey, r: UnpublishRequest) -> Answer<'_, Result<(), BackendError>> {
+    fn unpublish(&self, key: ServiceKey, r: UnpublishRequest) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move { self.write(&key, format!("unpublish {key} {}/{}", r.published, r.protocol)) })
     }
 
-    fn add_endpoint(&self, key: ServiceKey, e: Endpoint) -> Answer<'_, Result<(), BackendError>> {
+    fn add_endpoint(&self, key: ServiceKey, e: Endpoint) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move {
             self.write(&key, format!("add {key} {} {} {:?} {}", e.instance, e.addresses, e.ports, e.weight))
         })
     }
 
-    fn remove_endpoint(&self, key: ServiceKey, i: Name) -> Answer<'_, Result<(), BackendError>> {
+    fn remove_endpoint(&self, key: ServiceKey, i: Name) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move { self.write(&key, format!("rm {key} {i}")) })
     }
 
-    fn drain_endpoint(&self, key: ServiceKey, i: Name, d: Drain) -> Answer<'_, Result<(), BackendError>> {
+    fn drain_endpoint(&self, key: ServiceKey, i: Name, d: Drain) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move { self.write(&key, format!("drain {key} {i} {d:?}")) })
     }
 
-    fn drain_node(&self, draining: bool) -> Answer<'_, Result<(), BackendError>> {
+    fn drain_node(&self, draining: bool) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move {
             self.turn(|k| k.log.push(format!("drain node {draining}")));
             Ok(())
         })
     }
 
-    fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, BackendError>> {
+    fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, OperationError>> {
         Box::pin(async move {
             let known = name.starts_with("web.");
             let record =

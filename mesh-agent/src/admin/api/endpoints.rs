@@ -16,14 +16,14 @@ pub(super) async fn list(shared: &Shared, call: &Call) -> Result<Reply, ApiError
     let query = Query::parse(&call.query, &["service", "node"])?;
     let only = query.get("service").map(|text| service_key("service", text)).transpose()?;
     let node = query.get("node");
-    let counters = shared.backend.counters().await?;
-    let snapshot = shared.backend.snapshot();
+    let counters = shared.operations.counters().await?;
+    let snapshot = shared.operations.snapshot();
     if let Some(key) = &only
         && !snapshot.services.contains_key(key)
     {
         return Err(no_service(&key.to_string()));
     }
-    let results = shared.backend.health();
+    let results = shared.operations.health();
     let (flows, checks) = (flows(&counters), checks(&results));
     let services = snapshot.services.iter().filter(|(key, _)| only.as_ref().is_none_or(|o| o == *key));
     let endpoints = services
@@ -39,7 +39,7 @@ pub(super) async fn add(shared: &Shared, call: &Call) -> Result<Reply, ApiError>
     let key = call.service()?;
     let endpoint = endpoint(call.json()?)?;
     let text = format!("endpoint {} of {key} is announced", endpoint.instance);
-    shared.backend.add_endpoint(key, endpoint).await?;
+    shared.operations.add_endpoint(key, endpoint).await?;
     Ok(Reply::done(text))
 }
 
@@ -72,7 +72,7 @@ fn endpoint(body: AddEndpoint) -> Result<Endpoint, ApiError> {
 pub(super) async fn remove(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
     Query::parse(&call.query, &[])?;
     let (key, instance) = (call.service()?, call.instance()?);
-    shared.backend.remove_endpoint(key.clone(), instance.clone()).await?;
+    shared.operations.remove_endpoint(key.clone(), instance.clone()).await?;
     Ok(Reply::done(format!("endpoint {instance} of {key} is withdrawn")))
 }
 
@@ -81,7 +81,7 @@ pub(super) async fn drain(shared: &Shared, call: &Call) -> Result<Reply, ApiErro
     let (key, instance) = (call.service()?, call.instance()?);
     let body: DrainBody = call.json_or_default()?;
     let deadline = body.deadline_seconds.map(seconds).transpose()?;
-    shared.backend.drain_endpoint(key.clone(), instance.clone(), Drain::Start(deadline)).await?;
+    shared.operations.drain_endpoint(key.clone(), instance.clone(), Drain::Start(deadline)).await?;
     Ok(Reply::done(format!("endpoint {instance} of {key} drains")))
 }
 
@@ -96,7 +96,7 @@ fn seconds(value: f64) -> Result<Duration, ApiError> {
 pub(super) async fn undrain(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
     Query::parse(&call.query, &[])?;
     let (key, instance) = (call.service()?, call.instance()?);
-    shared.backend.drain_endpoint(key.clone(), instance.clone(), Drain::Undo).await?;
+    shared.operations.drain_endpoint(key.clone(), instance.clone(), Drain::Undo).await?;
     Ok(Reply::done(format!("endpoint {instance} of {key} takes new flows again")))
 }
 

@@ -15,14 +15,14 @@ use std::net::{IpAddr, SocketAddr};
 
 pub(super) fn nodes(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
     Query::parse(&call.query, &[])?;
-    Ok(Reply::json(StatusCode::OK, &NodesJson::new(&shared.backend.snapshot())))
+    Ok(Reply::json(StatusCode::OK, &NodesJson::new(&shared.operations.snapshot())))
 }
 
 pub(super) async fn drain_node(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
     Query::parse(&call.query, &[])?;
     let wanted = call.path.first().map_or("", String::as_str);
     let body: NodeDrain = call.json()?;
-    let snapshot = shared.backend.snapshot();
+    let snapshot = shared.operations.snapshot();
     if !snapshot.local.as_str().eq_ignore_ascii_case(wanted) {
         let known = snapshot.nodes.keys().any(|n| n.as_str().eq_ignore_ascii_case(wanted));
         let short: String = wanted.chars().take(63).collect();
@@ -34,7 +34,7 @@ pub(super) async fn drain_node(shared: &Shared, call: &Call) -> Result<Reply, Ap
                 .fix("`mesh-agent nodes` lists those there are")
         });
     }
-    shared.backend.drain_node(body.draining).await?;
+    shared.operations.drain_node(body.draining).await?;
     let what = if body.draining { "drains" } else { "takes new flows again" };
     Ok(Reply::done(format!("node {} {what}", snapshot.local)))
 }
@@ -50,7 +50,7 @@ pub(super) async fn dns(shared: &Shared, call: &Call) -> Result<Reply, ApiError>
     if record_type.len() > 16 || !record_type.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return Err(ApiError::field("type", "no record type: use A, AAAA, SRV, PTR, TXT, SOA, NS or ANY"));
     }
-    let answer = shared.backend.dns_query(name.clone(), record_type.clone()).await?;
+    let answer = shared.operations.dns_query(name.clone(), record_type.clone()).await?;
     Ok(Reply::json(StatusCode::OK, &DnsJson::new(name, record_type, answer)))
 }
 
@@ -71,15 +71,15 @@ pub(super) async fn explain(shared: &Shared, call: &Call) -> Result<Reply, ApiEr
         .transpose()
         .map_err(|_| ApiError::field("client", "no IP address: write 192.0.2.7 or 2001:db8::7"))?;
     let flow = Flow { client, destination, protocol: protocol("protocol", query.get("protocol"))? };
-    let explanation = shared.backend.explain(flow).await?;
-    let node = shared.backend.snapshot().local.to_string();
+    let explanation = shared.operations.explain(flow).await?;
+    let node = shared.operations.snapshot().local.to_string();
     Ok(Reply::json(StatusCode::OK, &ExplainJson::new(&node, &flow, explanation)))
 }
 
 pub(super) async fn plan(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
     Query::parse(&call.query, &[])?;
-    let revision = shared.backend.snapshot().revision;
-    let operations = shared.backend.plan().await?;
+    let revision = shared.operations.snapshot().revision;
+    let operations = shared.operations.plan().await?;
     let operations = operations.iter().map(OperationJson::new).collect();
     Ok(Reply::json(StatusCode::OK, &PlanJson { revision, operations }))
 }

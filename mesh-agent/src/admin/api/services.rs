@@ -12,7 +12,7 @@ use mesh_control::model::{PortRange, Protocol, PublishMode, ServiceKey, Snapshot
 
 pub(super) fn list(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
     let query = Query::parse(&call.query, &["namespace"])?;
-    let snapshot = shared.backend.snapshot();
+    let snapshot = shared.operations.snapshot();
     let wanted = |namespace: &str| query.get("namespace").is_none_or(|n| n == namespace);
     let services = snapshot.services.values().filter(|s| wanted(s.key.namespace.as_str()));
     let services = services.map(|s| ServiceJson::new(&snapshot, s)).collect();
@@ -22,10 +22,10 @@ pub(super) fn list(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
 pub(super) async fn detail(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
     Query::parse(&call.query, &[])?;
     let key = call.service()?;
-    let counters = shared.backend.counters().await?;
-    let snapshot = shared.backend.snapshot();
+    let counters = shared.operations.counters().await?;
+    let snapshot = shared.operations.snapshot();
     let view = snapshot.services.get(&key).ok_or_else(|| no_service(&key.to_string()))?;
-    let results = shared.backend.health();
+    let results = shared.operations.health();
     let (flows, checks) = (flows(&counters), checks(&results));
     let endpoints = view.endpoints.iter();
     let detail = ServiceDetail {
@@ -52,7 +52,7 @@ pub(super) async fn apply(shared: &Shared, call: &Call) -> Result<Reply, ApiErro
     let Ok(text) = String::from_utf8(call.body.to_vec()) else {
         return Err(ApiError::field("body", "the services are not UTF-8 text"));
     };
-    let applied = shared.backend.apply_compose(text, dry_run).await.map_err(|problems| {
+    let applied = shared.operations.apply_compose(text, dry_run).await.map_err(|problems| {
         let first = problems.first().cloned().unwrap_or_else(|| "the services were refused".to_owned());
         let mut error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, first)
             .fix("nothing was changed: correct the text and apply it again");
@@ -68,7 +68,7 @@ pub(super) async fn apply(shared: &Shared, call: &Call) -> Result<Reply, ApiErro
 pub(super) async fn remove(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
     Query::parse(&call.query, &[])?;
     let key = call.service()?;
-    shared.backend.remove_service(key.clone()).await?;
+    shared.operations.remove_service(key.clone()).await?;
     Ok(Reply::done(format!("service {key} is withdrawn")))
 }
 
@@ -92,11 +92,11 @@ pub(super) async fn publish(shared: &Shared, call: &Call) -> Result<Reply, ApiEr
     };
     let protocol = protocol("protocol", body.protocol.as_deref())?;
     let request = PublishRequest { published, target: body.target, protocol, mode };
-    shared.backend.publish(key.clone(), request).await?;
+    shared.operations.publish(key.clone(), request).await?;
     let port = match published {
         Some(port) => port.to_string(),
         // Usually this node has claimed one by now.
-        None => chosen(&shared.backend.snapshot(), &key, protocol)
+        None => chosen(&shared.operations.snapshot(), &key, protocol)
             .map_or_else(|| "a port that the mesh chooses".to_owned(), |port| port.to_string()),
     };
     Ok(Reply::done(format!("service {key} is published on {port}/{protocol}")))
@@ -118,7 +118,7 @@ pub(super) async fn unpublish(shared: &Shared, call: &Call) -> Result<Reply, Api
     let port = query.need("port", "8080")?;
     let range: PortRange = port.parse().map_err(|e| ApiError::field("port", format!("{e}")))?;
     let protocol = protocol("protocol", query.get("protocol"))?;
-    shared.backend.unpublish(key.clone(), UnpublishRequest { published: range.first(), protocol }).await?;
+    shared.operations.unpublish(key.clone(), UnpublishRequest { published: range.first(), protocol }).await?;
     Ok(Reply::done(format!("service {key} is no longer published on {range}/{protocol}")))
 }
 

@@ -13,10 +13,10 @@ use mesh_control::model::Snapshot;
 
 pub(super) fn status(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
     Query::parse(&call.query, &[])?;
-    let backend = &shared.backend;
-    let snapshot = backend.snapshot();
-    let stats = backend.control_stats();
-    let ready = probes::ready(backend.as_ref());
+    let operations = &shared.operations;
+    let snapshot = operations.snapshot();
+    let stats = operations.control_stats();
+    let ready = probes::ready(operations.as_ref());
     let status = StatusJson {
         node: snapshot.local.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -24,10 +24,10 @@ pub(super) fn status(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
         revision: snapshot.revision,
         ready: ready.ready,
         missing: ready.missing,
-        joined: backend.joined(),
-        dns: backend.dns_address().map(|a| a.to_string()),
-        plane: plane(backend.plane()),
-        sources: backend.sources().into_iter().map(source).collect(),
+        joined: operations.joined(),
+        dns: operations.dns_address().map(|a| a.to_string()),
+        plane: plane(operations.plane()),
+        sources: operations.sources().into_iter().map(source).collect(),
         control: ControlJson {
             members_up: stats.members_up,
             members_down: stats.members_down,

@@ -2,7 +2,7 @@
 
 use crate::{
     admin::{
-        self, Answer, Backend, BackendError, DnsAnswer, DnsRecord, Drain, HealthResult, PlaneStatus,
+        self, Answer, DnsAnswer, DnsRecord, Drain, HealthResult, OperationError, Operations, PlaneStatus,
         PublishRequest, SourceStatus, UnpublishRequest,
     },
     dataplane::{Counters, Explanation, Flow},
@@ -37,45 +37,45 @@ pub(super) struct Running {
     pub(super) dns: Option<DnsHandle>,
 }
 
-fn gone(error: ReconcileGone) -> BackendError {
-    BackendError::Unavailable(error.to_string())
+fn gone(error: ReconcileGone) -> OperationError {
+    OperationError::Unavailable(error.to_string())
 }
 
-fn writer(error: &WriterError) -> BackendError {
+fn writer(error: &WriterError) -> OperationError {
     match error {
-        WriterError::Closed => BackendError::Unavailable(error.to_string()),
+        WriterError::Closed => OperationError::Unavailable(error.to_string()),
         WriterError::Refused { .. } => {
-            BackendError::Invalid { field: "service".into(), problem: error.to_string() }
+            OperationError::Invalid { field: "service".into(), problem: error.to_string() }
         }
-        WriterError::NoSuchEndpoint(_) => BackendError::NotFound(error.to_string()),
+        WriterError::NoSuchEndpoint(_) => OperationError::NotFound(error.to_string()),
     }
 }
 
-impl From<ApiError> for BackendError {
+impl From<ApiError> for OperationError {
     fn from(error: ApiError) -> Self {
         let problem = error.to_string();
         match error {
-            ApiError::NoSuchService(_) | ApiError::NoSuchEndpoint { .. } => BackendError::NotFound(problem),
+            ApiError::NoSuchService(_) | ApiError::NoSuchEndpoint { .. } => OperationError::NotFound(problem),
             ApiError::NotClusters { .. } => {
                 let fix = "edit the file, or remove it there and apply it here".to_owned();
-                BackendError::Conflict { problem, fix }
+                OperationError::Conflict { problem, fix }
             }
-            ApiError::BadEndpoint { .. } => BackendError::Invalid { field: "endpoint".into(), problem },
+            ApiError::BadEndpoint { .. } => OperationError::Invalid { field: "endpoint".into(), problem },
             ApiError::Spec { .. } | ApiError::Command(_) => {
-                BackendError::Invalid { field: "service".into(), problem }
+                OperationError::Invalid { field: "service".into(), problem }
             }
-            ApiError::Store(_) => BackendError::Unavailable(problem),
+            ApiError::Store(_) => OperationError::Unavailable(problem),
             ApiError::Writer(error) => writer(&error),
         }
     }
 }
 
-fn dns(error: &LookupError) -> BackendError {
+fn dns(error: &LookupError) -> OperationError {
     let text = error.to_string();
     match error {
-        LookupError::Name(_) => BackendError::Invalid { field: "name".into(), problem: text },
-        LookupError::Type(_) => BackendError::Invalid { field: "type".into(), problem: text },
-        _ => BackendError::Unavailable(text),
+        LookupError::Name(_) => OperationError::Invalid { field: "name".into(), problem: text },
+        LookupError::Type(_) => OperationError::Invalid { field: "type".into(), problem: text },
+        _ => OperationError::Unavailable(text),
     }
 }
 
@@ -83,7 +83,7 @@ fn record(record: LookupRecord) -> DnsRecord {
     DnsRecord { name: record.name, record_type: record.kind, ttl: record.ttl, data: record.data }
 }
 
-impl Backend for Running {
+impl Operations for Running {
     fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.control.snapshots().borrow())
     }
@@ -149,15 +149,15 @@ impl Backend for Running {
         self.dns.as_ref().and_then(|dns| dns.addresses().first().copied())
     }
 
-    fn counters(&self) -> Answer<'_, Result<Counters, BackendError>> {
+    fn counters(&self) -> Answer<'_, Result<Counters, OperationError>> {
         Box::pin(async { self.reconcile.counters().await.map_err(gone) })
     }
 
-    fn explain(&self, flow: Flow) -> Answer<'_, Result<Explanation, BackendError>> {
+    fn explain(&self, flow: Flow) -> Answer<'_, Result<Explanation, OperationError>> {
         Box::pin(async move { self.reconcile.explain(flow).await.map_err(gone) })
     }
 
-    fn plan(&self) -> Answer<'_, Result<Vec<Op>, BackendError>> {
+    fn plan(&self) -> Answer<'_, Result<Vec<Op>, OperationError>> {
         Box::pin(async { self.reconcile.plan().await.map_err(gone) })
     }
 
@@ -174,15 +174,19 @@ impl Backend for Running {
         })
     }
 
-    fn remove_service(&self, key: ServiceKey) -> Answer<'_, Result<(), BackendError>> {
+    fn remove_service(&self, key: ServiceKey) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move { Ok(self.api.remove(&key).await?) })
     }
 
-    fn publish(&self, key: ServiceKey, request: PublishRequest) -> Answer<'_, Result<(), BackendError>> {
+    fn publish(&self, key: ServiceKey, request: PublishRequest) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move { self.api.change(&key, |view| admin::publish(&view.spec, &request)).await })
     }
 
-    fn unpublish(&self, key: ServiceKey, request: UnpublishRequest) -> Answer<'_, Result<(), BackendError>> {
+    fn unpublish(
+        &self,
+        key: ServiceKey,
+        request: UnpublishRequest,
+    ) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move {
             let change = |view: &ServiceView| {
                 let held = |index: usize| {
@@ -195,11 +199,11 @@ impl Backend for Running {
         })
     }
 
-    fn add_endpoint(&self, key: ServiceKey, endpoint: Endpoint) -> Answer<'_, Result<(), BackendError>> {
+    fn add_endpoint(&self, key: ServiceKey, endpoint: Endpoint) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move { Ok(self.api.add_endpoint(&key, endpoint).await?) })
     }
 
-    fn remove_endpoint(&self, key: ServiceKey, instance: Name) -> Answer<'_, Result<(), BackendError>> {
+    fn remove_endpoint(&self, key: ServiceKey, instance: Name) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move { Ok(self.api.remove_endpoint(&key, &instance).await?) })
     }
 
@@ -208,7 +212,7 @@ impl Backend for Running {
         key: ServiceKey,
         instance: Name,
         drain: Drain,
-    ) -> Answer<'_, Result<(), BackendError>> {
+    ) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move {
             match drain {
                 Drain::Start(deadline) => self.writer.drain(&key, &instance, deadline).await,
@@ -218,13 +222,13 @@ impl Backend for Running {
         })
     }
 
-    fn drain_node(&self, draining: bool) -> Answer<'_, Result<(), BackendError>> {
+    fn drain_node(&self, draining: bool) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move { self.writer.drain_node(draining).await.map_err(|e| writer(&e)) })
     }
 
-    fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, BackendError>> {
+    fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, OperationError>> {
         Box::pin(async move {
-            let off = || BackendError::Unavailable("DNS is switched off (dns.enabled)".into());
+            let off = || OperationError::Unavailable("DNS is switched off (dns.enabled)".into());
             let reply =
                 self.dns.as_ref().ok_or_else(off)?.query(&name, &record_type).await.map_err(|e| dns(&e))?;
             Ok(DnsAnswer {
