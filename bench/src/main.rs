@@ -1,5 +1,6 @@
 //! Side-by-side benchmarks. Peers and floors run interleaved with ours in one run; medians and ratios are printed.
 
+mod agent;
 mod memory;
 mod plan;
 mod proxy;
@@ -21,8 +22,8 @@ struct Args {
 enum What {
     /// Everything, one after the other.
     All,
-    /// Resident memory of an agent with 10,000 services of 10 endpoints.
-    Memory,
+    /// Resident memory of a real agent with 10,000 services.
+    Memory(memory::Options),
     /// Cost of compile and diff at 100, 1,000 and 10,000 services.
     Plan,
     /// The userspace data plane against HAProxy and nginx, one worker each.
@@ -37,10 +38,10 @@ fn main() -> anyhow::Result<()> {
     match args.what {
         What::All => {
             plan::run(args.json);
-            memory::run(args.json)?;
             proxy::run(&proxy::Options::default(), args.json)?;
+            memory::run(&memory::Options::default(), args.json)?;
         }
-        What::Memory => memory::run(args.json)?,
+        What::Memory(options) => memory::run(&options, args.json)?,
         What::Plan => plan::run(args.json),
         What::Proxy(options) => proxy::run(&options, args.json)?,
         What::ServeProxy(serve) => proxy::serve(&serve)?,

@@ -1,138 +1,153 @@
-//! Resident memory of a real agent that holds 10,000 services of 10 endpoints each.
+//! Resident memory of the real agent by what it holds, and where the state came from.
 //!
-//! The agent is `mesh-agent` beside this binary, run on loopback addresses of its own with the services in files, as a
-//! node that declares everything itself: sources, records, snapshot, plan, DNS and 10,000 listening sockets in one.
+//! A row is a fresh process. "at rest" is taken when the data plane has followed the newest snapshot and two looks
+//! half a second apart agree; "peak" is the kernel's high-water mark (`VmHWM`), which includes reading the files.
 
-use crate::table::{Table, median};
-use anyhow::{Context, Result, bail, ensure};
-use std::{
-    fmt::Write,
-    fs,
-    io::{Read, Write as _},
-    net::TcpStream,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+use crate::{
+    agent::{self, Agent, Network, Plan, Services, name, pause},
+    table::Table,
 };
+use anyhow::Context as _;
+use clap::Args;
+use std::{path::Path, time::Duration};
 
-const SERVICES: usize = 10_000;
-const ENDPOINTS: usize = 10;
-/// Services of one file: a file holds at most 4 MiB.
-const PER_FILE: usize = 2_000;
-const METRICS: &str = "127.49.0.1:9480";
-const READY_WITHIN: Duration = Duration::from_secs(120);
+/// What to hold.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Services.
+    #[arg(long, default_value_t = 10_000)]
+    services: usize,
+    /// Endpoints of each.
+    #[arg(long, default_value_t = 10)]
+    endpoints: usize,
+    /// Nodes that declare what a joining one hears by gossip; each announces its share of the endpoints.
+    #[arg(long, default_value_t = 1)]
+    peers: u8,
+}
 
-/// A child that ends with this value.
-struct Agent(Child);
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+impl Default for Options {
+    fn default() -> Self {
+        Options { services: 10_000, endpoints: 10, peers: 1 }
     }
 }
 
-/// Measures an empty agent and a full one.
-///
-/// # Errors
-/// When the agent is not there or does not become ready.
-pub(crate) fn run(json: bool) -> Result<()> {
-    let binary = binary()?;
-    let folder = tempfile::tempdir()?;
-    let empty = measure(&binary, folder.path(), 0)?;
-    let full = measure(&binary, folder.path(), SERVICES)?;
-    let mut table = Table::new(
-        "resident memory of one agent, 10 endpoints a service, a listener a service (goal: at most 150 MiB at 10,000)",
-        &["services", "MiB", "per endpoint", "of the goal"],
+/// Two looks that differ by less are rest.
+const SAME: u64 = 256 << 10;
+
+/// Measures and prints.
+pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
+    agent::binary()?;
+    let key = mesh_control::generate_key()?;
+    let bare = Services { count: options.services, endpoints: options.endpoints, port: false };
+    let full = Services { port: true, ..bare };
+    let limit = agent::descriptor_limit();
+    let title = format!(
+        "memory: {} services of {} endpoints, one userspace worker, DNS on (hard limit of descriptors: {})",
+        options.services,
+        options.endpoints,
+        limit.map_or("unknown".to_owned(), |l| l.to_string()),
     );
-    let mib = |bytes: f64| bytes / f64::from(1 << 20);
-    #[expect(clippy::cast_precision_loss, reason = "a small count")]
-    let endpoints = (SERVICES * ENDPOINTS) as f64;
-    table.row(&["0".into(), format!("{:.0}", mib(empty)), "-".into(), "-".into()]);
-    table.row(&[
-        SERVICES.to_string(),
-        format!("{:.0}", mib(full)),
-        format!("{:.0} B", (full - empty) / endpoints),
-        format!("{:.2}", mib(full) / 150.0),
-    ]);
+    let head =
+        ["agent", "at rest MiB", "peak MiB", "bytes/endpoint", "listeners", "failed", "complete in", "CPU"];
+    let mut table = Table::new(&title, &head);
+    let empty = alone(&key, None)?;
+    empty.row(&mut table, "empty", options, None);
+    alone(&key, Some(bare))?.row(&mut table, "from files, no ports", options, Some(&empty));
+    alone(&key, Some(full))?.row(&mut table, "from files, a VIP port each", options, Some(&empty));
+    for (services, text) in [(bare, "no ports"), (full, "a VIP port each")] {
+        let title = format!("by gossip from {}, {text}", options.peers);
+        joiner(&key, services, options.peers)?.row(&mut table, &title, options, Some(&empty));
+    }
     table.print(json);
+    if let Some(limit) = limit.filter(|limit| options.services as u64 > limit / 2) {
+        eprintln!(
+            "NOTE: {} frontends want more sockets than half the descriptor limit ({limit}): the rest is refused, \
+             counted under `failed` and retried",
+            options.services
+        );
+    }
     Ok(())
 }
 
-/// The agent's binary, built with the same profile.
-fn binary() -> Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name("mesh-agent");
-    ensure!(path.exists(), "{} is not there: cargo build --release -p mesh-agent", path.display());
-    Ok(path)
+/// One process, measured.
+struct Measured {
+    rest: u64,
+    peak: u64,
+    listeners: u64,
+    failed: usize,
+    complete: Duration,
+    busy: Duration,
 }
 
-/// The median of a few looks at the resident memory once everything is programmed, bytes.
-fn measure(binary: &Path, folder: &Path, services: usize) -> Result<f64> {
-    let files = folder.join(format!("services-{services}"));
-    fs::create_dir_all(&files)?;
-    for from in (0..services).step_by(PER_FILE) {
-        fs::write(files.join(format!("{from}.yaml")), text(from, services.min(from + PER_FILE)))?;
-    }
-    let config = folder.join("mesh.yaml");
-    fs::write(&config, configuration(folder, &files))?;
-    let log = fs::File::create(folder.join("log"))?;
-    let mut command = Command::new(binary);
-    command.args(["run", "--config"]).arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    let agent = Agent(command.spawn().context("cannot start the agent")?);
-    let wanted = format!("mesh_frontends {services}");
-    let start = Instant::now();
-    while !scrape().is_ok_and(|text| text.lines().any(|line| line == wanted)) {
-        if start.elapsed() > READY_WITHIN {
-            bail!("no `{wanted}` after {READY_WITHIN:?}: {}", fs::read_to_string(folder.join("log"))?);
+impl Measured {
+    fn of(agent: &mut Agent, services: Services) -> anyhow::Result<Self> {
+        let (complete, status) = agent.until_complete(services.count, services.count * services.endpoints)?;
+        let mut rest = agent.memory("VmRSS")?;
+        for _ in 0..20 {
+            pause(Duration::from_millis(500));
+            let now = agent.memory("VmRSS")?;
+            if now.abs_diff(std::mem::replace(&mut rest, now)) < SAME {
+                break;
+            }
         }
-        pause();
+        let plane = &status["plane"];
+        Ok(Measured {
+            rest,
+            peak: agent.memory("VmHWM")?,
+            listeners: plane["frontends"].as_u64().context("plane.frontends")?,
+            failed: plane["failed"].as_array().map_or(0, Vec::len),
+            complete,
+            busy: agent.processor_time()?,
+        })
     }
-    let looks: Result<Vec<f64>> = (0..5).map(|_| resident(agent.0.id())).collect();
-    Ok(median(&looks?))
-}
 
-#[expect(clippy::disallowed_methods, reason = "the wait between two looks at a process that cannot tell")]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(200));
-}
-
-fn text(from: usize, to: usize) -> String {
-    let mut text = String::from("services:\n");
-    for i in from..to {
-        let _ = writeln!(text, "  s{i}:\n    expose: [\"80\"]\n    x-mesh:\n      endpoints:");
-        for e in 0..ENDPOINTS {
-            let (b, c) = (i / 250, i % 250);
-            let _ = writeln!(text, "        - {{name: s{i}-{e}, address: 10.{b}.{c}.{}}}", e + 1);
-        }
+    fn row(&self, table: &mut Table, name: &str, options: &Options, empty: Option<&Measured>) {
+        #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
+        let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
+        let all = (options.services * options.endpoints).max(1) as u64;
+        let each = empty.map(|empty| (self.rest.saturating_sub(empty.rest) / all).to_string());
+        table.row(&[
+            name.to_owned(),
+            mib(self.rest),
+            mib(self.peak),
+            each.unwrap_or("-".to_owned()),
+            self.listeners.to_string(),
+            self.failed.to_string(),
+            format!("{:.1} s", self.complete.as_secs_f64()),
+            format!("{:.1} s", self.busy.as_secs_f64()),
+        ]);
     }
-    text
 }
 
-fn configuration(folder: &Path, files: &Path) -> String {
-    format!(
-        "node: {{name: bench, address: 127.49.0.1}}\n\
-         cluster: {{bind: \"127.49.0.1:7946\", keys: [AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=]}}\n\
-         vip_cidr: [127.48.0.0/16]\nuserspace: {{workers: 1}}\n\
-         dns: {{listen: [\"127.49.0.1:1053\"]}}\nadmin: {{socket: {}}}\nmetrics: {{listen: \"{METRICS}\"}}\n\
-         sources: {{files: {{path: {}}}}}\n",
-        folder.join("admin.sock").display(),
-        files.display(),
-    )
+/// One node with these services in files.
+fn alone(key: &str, services: Option<Services>) -> anyhow::Result<Measured> {
+    let (network, folder) = (Network::take()?, tempfile::tempdir()?);
+    let files = folder.path().join("services");
+    if let Some(services) = services {
+        services.write(&files, &[name(1)])?;
+    }
+    let plan = Plan { number: 1, join: &[], services: services.map(|_| files.as_path()) };
+    let mut agent = Agent::start(&network, key, folder.path(), &plan)?;
+    Measured::of(&mut agent, services.unwrap_or(Services { count: 0, endpoints: 0, port: false }))
 }
 
-fn scrape() -> Result<String> {
-    let mut stream = TcpStream::connect(METRICS)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.49.0.1\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
-
-/// Resident bytes of a process (`/proc/PID/status`, VmRSS).
-fn resident(pid: u32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("the agent has ended")?;
-    let kib: f64 = line.split_whitespace().nth(1).context("odd VmRSS")?.parse()?;
-    Ok(kib * 1024.0)
+/// A node that declares nothing and joins `peers` that do.
+fn joiner(key: &str, services: Services, peers: u8) -> anyhow::Result<Measured> {
+    let (network, folder) = (Network::take()?, tempfile::tempdir()?);
+    let files = folder.path().join("services");
+    let numbers: Vec<u8> = (1..=peers.max(1)).collect();
+    let names: Vec<String> = numbers.iter().map(|i| name(*i)).collect();
+    services.write(&files, &names)?;
+    let start = |number: u8, join: &[u8], services: Option<&Path>| {
+        Agent::start(&network, key, folder.path(), &Plan { number, join, services })
+    };
+    let mut others = Vec::new();
+    for number in &numbers {
+        others.push(start(*number, &numbers[..1], Some(&files))?);
+    }
+    for other in &mut others {
+        other.until_complete(services.count, services.count * services.endpoints)?;
+    }
+    let mut last = start(peers.max(1) + 1, &numbers[..1], None)?;
+    Measured::of(&mut last, services)
 }
