@@ -4,9 +4,7 @@
 
 use crate::{
     hlc::Hlc,
-    key,
     model::{Family, PortRange, Protocol, ServiceKey},
-    record::Record,
 };
 use serde::{Deserialize, Serialize};
 use std::{cmp::Reverse, net::IpAddr};
@@ -88,14 +86,14 @@ impl Claim {
 pub(crate) struct ClaimRank(u16, bool, Reverse<u64>);
 
 impl ClaimRank {
-    /// The rank of a record.
-    pub(crate) fn of(record: &Record) -> ClaimRank {
-        if record.id.kind != key::CLAIM {
-            return ClaimRank(0, false, Reverse(0));
-        }
-        match Claim::decode(&record.value) {
-            Some(claim) => ClaimRank(claim.generation, record.deleted, Reverse(claim.stamp.0)),
-            None => ClaimRank(0, record.deleted, Reverse(u64::MAX)),
+    /// What every record of another kind has.
+    pub(crate) const NO_CLAIM: ClaimRank = ClaimRank(0, false, Reverse(0));
+
+    /// The rank of a claim's record.
+    pub(crate) fn of(deleted: bool, value: &[u8]) -> ClaimRank {
+        match Claim::decode(value) {
+            Some(claim) => ClaimRank(claim.generation, deleted, Reverse(claim.stamp.0)),
+            None => ClaimRank(0, deleted, Reverse(u64::MAX)),
         }
     }
 }

@@ -6,11 +6,12 @@
 //! ```
 //! One exchange serves membership push/pull, the last try before a suspect is declared down, and anti-entropy.
 
+use crate::key::RecordId;
 use crate::{
     member::Identity,
     membership::{MAX_MEMBERS, Member},
     model::NodeName,
-    record::{MAX_KEY, Record, RecordId},
+    record::{MAX_KEY, Record},
     store::{BUCKETS, Store, bucket_of},
 };
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
 //! What to spread by datagram: changed records, each at least [`MIN_SENDS`] times, freshest first.
 
-use crate::{packet, record::RecordId, store::Store};
+use crate::{key::RecordId, packet, store::Store};
 use std::collections::{BTreeMap, HashMap};
 
 /// Time between two rounds, in milliseconds.

@@ -1,9 +1,10 @@
 //! What the keys of known records mean. The kinds are wire constants: never renumber one.
 
+use std::sync::Arc;
+
 use crate::{
     claim::ClaimKey,
     model::{NodeName, Origin, ServiceKey},
-    record::{RecordError, RecordId},
 };
 
 /// What a node says of itself; value [`crate::model::NodeInfo`].
@@ -14,6 +15,15 @@ pub(crate) const ENDPOINTS: u8 = 2;
 pub(crate) const SERVICE: u8 = 3;
 /// A claim; value [`crate::claim::Claim`].
 pub(crate) const CLAIM: u8 = 4;
+
+/// A record's kind and key.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub(crate) struct RecordId {
+    /// One of the kinds above, or an unknown one.
+    pub(crate) kind: u8,
+    /// The encoded key, at most [`crate::record::MAX_KEY`] bytes.
+    pub(crate) key: Arc<[u8]>,
+}
 
 /// A known record's key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -63,18 +73,18 @@ impl Key {
         }
     }
 
-    /// Checks that a known key has its one valid form (two forms would be two records) and that `writer` may write it.
-    pub(crate) fn check(id: &RecordId, writer: &NodeName) -> Result<(), RecordError> {
+    /// Whether a known key has its one valid form (two forms would be two records) and `writer` may write it.
+    pub(crate) fn fits(id: &RecordId, writer: &NodeName) -> bool {
         if !(NODE..=CLAIM).contains(&id.kind) {
-            return Ok(());
+            return true;
         }
-        let key = Key::of(id).ok_or(RecordError::Key)?;
+        let Some(key) = Key::of(id) else { return false };
         let named_well = match &key {
             Key::Endpoints(_, service) | Key::Service(service, _) => service.name.as_str() != "tasks",
             _ => true,
         };
         let allowed = key.owner().is_none_or(|owner| owner == writer);
-        if named_well && allowed && key.id() == *id { Ok(()) } else { Err(RecordError::Key) }
+        named_well && allowed && key.id() == *id
     }
 }
 
@@ -98,9 +108,9 @@ mod tests {
             Key::Claim(ClaimKey::Port { service: s, protocol: Protocol::Udp, port: 53, fixed: Some(fixed) }),
         ] {
             assert_eq!(Key::of(&key.id()).unwrap(), key);
-            assert_eq!(Key::check(&key.id(), &n), Ok(()));
+            assert!(Key::fits(&key.id(), &n));
         }
         let shouting = RecordId { kind: NODE, key: postcard::to_stdvec("N1").unwrap().into() };
-        assert_eq!(Key::check(&shouting, &n), Err(RecordError::Key));
+        assert!(!Key::fits(&shouting, &n));
     }
 }

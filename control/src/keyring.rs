@@ -141,6 +141,13 @@ fn decode_base64(text: &str) -> Option<[u8; KEY_LEN]> {
     (encode_base64(&key) == text).then_some(key)
 }
 
+/// Random bytes of the system.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], KeyError> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| KeyError::NoRandom)?;
+    Ok(bytes)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use crate::{
     claim::ClaimRank,
     hash::hash64,
     hlc::Hlc,
-    key::Key,
+    key::{self, Key, RecordId},
     model::{Name, NodeName},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
@@ -17,15 +17,6 @@ use std::{cmp::Ordering, fmt, sync::Arc};
 pub(crate) const MAX_KEY: usize = 512;
 /// Longest value in bytes: some 4,000 endpoints of one service on one node.
 pub(crate) const MAX_VALUE: usize = 256 * 1024;
-
-/// A record's kind and key.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub(crate) struct RecordId {
-    /// One of [`crate::key`]'s kinds, or an unknown one.
-    pub(crate) kind: u8,
-    /// The encoded key, at most [`MAX_KEY`] bytes.
-    pub(crate) key: Arc<[u8]>,
-}
 
 /// One run of one node.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -123,12 +114,20 @@ impl Record {
     /// A total order over everything a record holds, so merging by its maximum is commutative, associative and
     /// idempotent.
     pub(crate) fn order(&self, other: &Record) -> Ordering {
-        ClaimRank::of(self)
-            .cmp(&ClaimRank::of(other))
+        self.rank()
+            .cmp(&other.rank())
             .then_with(|| self.version.cmp(&other.version))
             .then_with(|| self.writer.cmp(&other.writer))
             .then_with(|| self.deleted.cmp(&other.deleted))
             .then_with(|| self.value.cmp(&other.value))
+    }
+
+    fn rank(&self) -> ClaimRank {
+        if self.id.kind == key::CLAIM {
+            ClaimRank::of(self.deleted, &self.value)
+        } else {
+            ClaimRank::NO_CLAIM
+        }
     }
 
     /// Appends the wire form.
@@ -160,7 +159,9 @@ impl Record {
         }
         let node = Name::new(wire.node).map_err(|_| RecordError::Malformed)?;
         let id = RecordId { kind: wire.kind, key: wire.key.0.into() };
-        Key::check(&id, &node)?;
+        if !Key::fits(&id, &node) {
+            return Err(RecordError::Key);
+        }
         let writer = Arc::new(Writer { node, boot: wire.boot });
         Ok((Record::new(id, Hlc(wire.version), writer, wire.deleted, wire.value.0.into()), rest))
     }

@@ -1,9 +1,10 @@
 //! The record store: merge, bucket hashes kept up to date, tombstones and their end.
 
+use crate::key::RecordId;
 use crate::{
     hash::hash64,
     hlc::Hlc,
-    record::{Record, RecordId, Writer},
+    record::{Record, Writer},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},

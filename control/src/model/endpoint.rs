@@ -1,9 +1,9 @@
 //! An endpoint: one running instance of a service, as its node announces it.
 
 use super::{
+    error::SpecError,
     name::{Name, NodeName},
     port::Family,
-    service::SpecError,
 };
 use serde::{Deserialize, Serialize};
 use std::{

@@ -1,5 +1,6 @@
 //! A service as it is declared: its ports and its policy.
 
+use super::error::SpecError;
 use super::{
     name::Name,
     port::{PortRange, Protocol},
@@ -145,16 +146,6 @@ impl ServiceSpec {
             None => Ok(()),
         }
     }
-}
-
-/// A rule that a [`ServiceSpec`] breaks.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub struct SpecError {
-    /// The field, as `ports[2]`.
-    pub field: String,
-    /// The value, the rule and the fix.
-    pub problem: String,
 }
 
 /// Whether clients get one virtual address or all endpoints.

@@ -1,10 +1,11 @@
 //! The node's state, its timers and the way of a record through it.
 
+use super::io::Tag;
 use super::{
-    datagrams::Tag,
-    exchange::Exchanges,
+    exchanges::Exchanges,
     io::{Input, Output},
 };
+use crate::key::RecordId;
 use crate::{
     api::ControlStats,
     gossip::{self, Spread},
@@ -14,7 +15,7 @@ use crate::{
     membership::Membership,
     model::{NodeInfo, NodeName, PortRange, ServiceKey, Snapshot},
     packet::{Opener, Sealer, SenderId},
-    record::{Record, RecordId, Writer},
+    record::{Record, Writer},
     store::Store,
     view::{Liveness, View},
 };

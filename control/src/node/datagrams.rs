@@ -1,5 +1,6 @@
 //! Datagrams: what comes in, and what goes out to whom.
 
+use super::io::Tag;
 use super::{core::Node, io::Output};
 use crate::{
     gossip::{self, Spread},
@@ -10,18 +11,6 @@ use crate::{
 };
 use rand::seq::IndexedRandom;
 use std::sync::Arc;
-
-/// First byte of a datagram's body; wire constants.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(super) enum Tag {
-    /// A message of the failure detector.
-    Membership = 0,
-    /// Records.
-    Records = 1,
-    /// The identity that leaves.
-    Goodbye = 2,
-}
 
 /// Members that a leaving node tells itself; the others hear it from them.
 const GOODBYES: usize = 64;

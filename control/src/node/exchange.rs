@@ -1,5 +1,6 @@
 //! Exchanges over TCP: membership push/pull, the last try before a suspect is down, and anti-entropy, in one.
 
+use super::exchanges::{Exchange, PERIOD, Role};
 use super::{
     core::Node,
     io::{ExchangeId, Output, Target},
@@ -7,19 +8,12 @@ use super::{
 use crate::{
     frame::{Frame, GROUP, Hello, Welcome, batches, compare, list},
     hlc::Now,
+    key::RecordId,
     member::Identity,
-    model::NodeName,
-    record::RecordId,
 };
 use rand::RngExt;
-use std::{
-    collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
-};
+use std::{collections::VecDeque, net::SocketAddr};
 
-/// Between two periodic exchanges with a random member, in milliseconds; also between two tries of seeds whose nodes
-/// are not up.
-const PERIOD: u64 = 10_000;
 /// Between two tries of the seeds while alone.
 const ALONE: u64 = 1_000;
 /// How long a suspect has to answer over TCP.
@@ -38,87 +32,6 @@ const FIRST_GROUP: usize = 2;
 const MUCH: usize = 2 * 1024 * 1024;
 /// From so many learned records on, gossip leaves passing them on to further exchanges.
 const BULK: usize = 64;
-
-/// The exchanges of one node.
-#[derive(Debug)]
-pub(super) struct Exchanges {
-    running: BTreeMap<ExchangeId, Exchange>,
-    next: u64,
-    seeds: Vec<Seed>,
-    next_seed: usize,
-    /// When to exchange with a random member, and how often soon.
-    periodic_at: u64,
-    seed_at: u64,
-    soon: u8,
-    met: VecDeque<Identity>,
-    done: u64,
-    failed: u64,
-}
-
-#[derive(Debug)]
-struct Seed {
-    text: String,
-    /// Who answered there last.
-    answered: Option<NodeName>,
-}
-
-#[derive(Debug)]
-struct Exchange {
-    role: Role,
-    deadline: u64,
-    learned: usize,
-    /// Bytes that arrived since the last listing.
-    arrived: usize,
-}
-
-#[derive(Debug)]
-enum Role {
-    /// This node began it.
-    Initiator {
-        to: Option<Identity>,
-        seed: Option<usize>,
-        /// The suspect that is tried.
-        confirm: Option<SocketAddr>,
-        /// Buckets still to compare; absent until the peer's hashes arrived.
-        todo: Option<VecDeque<u8>>,
-        /// Buckets that the next listing covers: fewer when the last ones were answered with much.
-        group: usize,
-    },
-    /// A peer did, and said who it is or not yet.
-    Responder { greeted: bool },
-}
-
-impl Exchanges {
-    pub(super) fn new(seeds: &[String], now: u64) -> Exchanges {
-        let seed = |text: &String| Seed { text: text.clone(), answered: None };
-        Exchanges {
-            running: BTreeMap::new(),
-            next: 0,
-            seeds: seeds.iter().map(seed).collect(),
-            next_seed: 0,
-            periodic_at: now + PERIOD,
-            seed_at: now,
-            soon: 0,
-            met: VecDeque::new(),
-            done: 0,
-            failed: 0,
-        }
-    }
-
-    /// Run, and failed.
-    pub(super) fn counts(&self) -> (u64, u64) {
-        (self.done, self.failed)
-    }
-
-    /// Whether every seed turned out to be this node (or there is none).
-    pub(super) fn seeds_are_all(&self, me: &NodeName) -> bool {
-        self.seeds.iter().all(|seed| seed.answered.as_ref() == Some(me))
-    }
-
-    fn outgoing(&self) -> usize {
-        self.running.keys().filter(|id| id.0 < ExchangeId::ACCEPTED).count()
-    }
-}
 
 impl Node {
     /// A member came up: exchange with it soon.

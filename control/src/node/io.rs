@@ -49,3 +49,15 @@ pub enum Output {
     /// Close, after what was sent.
     Close(ExchangeId),
 }
+
+/// First byte of a datagram's body; wire constants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Tag {
+    /// A message of the failure detector.
+    Membership = 0,
+    /// Records.
+    Records = 1,
+    /// The identity that leaves.
+    Goodbye = 2,
+}

@@ -4,6 +4,7 @@ mod claiming;
 mod core;
 mod datagrams;
 mod exchange;
+mod exchanges;
 mod io;
 mod records;
 mod submit;

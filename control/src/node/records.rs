@@ -1,11 +1,12 @@
 //! The way of a record into the store and on to the view and the peers.
 
 use super::core::Node;
+use crate::key::RecordId;
 use crate::{
     gossip,
     hlc::Now,
     key::Key,
-    record::{Record, RecordId, Writer},
+    record::{Record, Writer},
     store::Merge,
     value,
 };

@@ -1,6 +1,7 @@
 //! What a node makes of what its sources and its peers say, without a network.
 
 use super::{ExchangeId, Input, Node, NodeConfig, Output};
+use crate::key::RecordId;
 use crate::{
     api::LocalChange,
     hlc::{Hlc, Now},
@@ -8,7 +9,7 @@ use crate::{
         Changes, Endpoint, EndpointMode, Name, NodeInfo, Origin, Protocol, Publish, PublishMode, ServiceKey,
         ServicePort, ServiceSpec, ServiceView,
     },
-    record::{Record, RecordId, Writer},
+    record::{Record, Writer},
 };
 use std::sync::Arc;
 
@@ -338,7 +339,7 @@ fn damaged_and_misplaced_frames_are_refused() {
     for round in 0..3_000u64 {
         now += 5_000;
         // An exchange, each frame of which may be damaged or replaced by an earlier one.
-        a.exchanges = super::exchange::Exchanges::new(&["seed:1".into()], now);
+        a.exchanges = super::exchanges::Exchanges::new(&["seed:1".into()], now);
         let opened = a.handle(Input::Tick, at(now)).into_iter().find_map(|o| match o {
             Output::Open(id, _) => Some(id),
             _ => None,

@@ -6,13 +6,13 @@ use super::{
     stream::Streams,
     task::Task,
 };
+use crate::keyring::random;
 use crate::{
     api::{ControlConfig, ControlError},
-    keyring::{KeyError, Keyring},
+    keyring::Keyring,
     model::is_unicast,
     node::{Node, NodeConfig},
 };
-use ring::rand::{SecureRandom, SystemRandom};
 use socket2::SockRef;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -158,11 +158,4 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, UdpSocket), ControlEr
 
 fn bind_error(address: SocketAddr, protocol: &'static str, source: std::io::Error) -> ControlError {
     ControlError::Bind { address, protocol, source }
-}
-
-/// Random bytes of the system.
-pub(super) fn random<const N: usize>() -> Result<[u8; N], KeyError> {
-    let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| KeyError::NoRandom)?;
-    Ok(bytes)
 }

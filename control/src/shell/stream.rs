@@ -1,6 +1,6 @@
 //! TCP connections: accepting, connecting, sealing, limits and timeouts.
 
-use super::start::random;
+use crate::keyring::random;
 use crate::{
     keyring::Keyring,
     node::{ExchangeId, Input, Target},

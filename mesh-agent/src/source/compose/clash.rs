@@ -1,6 +1,6 @@
 //! Declarations that cannot stand side by side: one service twice, one published port twice.
 
-use super::document::{Declared, PublishedAt};
+use super::declared::{Declared, PublishedAt};
 use crate::config::yaml::Problem;
 use mesh_control::model::{Protocol, ServiceKey};
 use std::{collections::HashMap, net::IpAddr};

@@ -5,6 +5,7 @@
 //! serve both; keys that neither knows are errors.
 
 mod clash;
+mod declared;
 mod document;
 mod health;
 mod mesh;
@@ -14,4 +15,5 @@ mod service;
 mod tests;
 
 pub use clash::clashes;
-pub use document::{Context, Declared, PublishedAt, parse};
+pub use declared::{Context, Declared, PublishedAt};
+pub use document::parse;

@@ -1,6 +1,6 @@
 //! `ports:` in short and long syntax, and `expose:`.
 
-use super::document::PublishedAt;
+use super::declared::PublishedAt;
 use crate::config::yaml::{Field, Value};
 use ipnetwork::IpNetwork;
 use mesh_control::model::{Name, PortRange, Protocol, Publish, PublishMode, ServicePort};

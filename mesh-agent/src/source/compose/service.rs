@@ -1,7 +1,7 @@
 //! One service.
 
 use super::{
-    document::{Context, Declared},
+    declared::{Context, Declared},
     health::healthcheck,
     mesh::{Mesh, mesh},
     ports::{Placed, expose, ports},
