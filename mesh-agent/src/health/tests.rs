@@ -177,9 +177,11 @@ async fn commands_see_their_endpoint_and_their_output_is_shown() {
 }
 
 fn is_alive(pid_file: &Path) -> bool {
-    let Ok(pid) = fs::read_to_string(pid_file) else { return false };
+    // A command that is killed may leave the file empty.
+    let pid = fs::read_to_string(pid_file).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    let Some(pid) = pid else { return false };
     // A killed process whose parent is gone may wait for init as a zombie.
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
