@@ -5,7 +5,6 @@
 
 use crate::{
     claim::{Claim, ClaimKey, Held},
-    few::Few,
     hash::hash64,
     hlc::Hlc,
     key::Key,
@@ -27,9 +26,9 @@ const WALK: u128 = 65_536;
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     /// Every claimed address, also by services that are gone: not to be taken by another.
-    held: HashMap<IpAddr, Few<ServiceKey>>,
+    held: HashMap<IpAddr, crate::few::Few<ServiceKey>>,
     /// Claims of services that exist and want them.
-    vips: HashMap<IpAddr, Few<(Hlc, ServiceKey)>>,
+    vips: HashMap<IpAddr, crate::few::Few<(Hlc, ServiceKey)>>,
     ports: BTreeMap<(Protocol, u16, PortClaimant), PortsHeld>,
     /// The longest range in `ports` ever: how far back an overlapping one may begin.
     longest: u16,
