@@ -34,11 +34,12 @@ impl Network {
     }
 
     /// The address of node `i`.
-    fn node(&self, i: u8) -> Ipv4Addr {
+    pub(crate) fn node(&self, i: u8) -> Ipv4Addr {
         Ipv4Addr::new(127, self.nodes, 0, i)
     }
 
-    fn vips(&self) -> String {
+    /// The network of VIPs.
+    pub(crate) fn vips(&self) -> String {
         format!("127.{}.0.0/16", self.nodes + 1)
     }
 }

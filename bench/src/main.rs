@@ -1,6 +1,7 @@
 //! Side-by-side benchmarks. Peers and floors run interleaved with ours in one run; medians and ratios are printed.
 
 mod agent;
+mod churn;
 mod memory;
 mod plan;
 mod proxy;
@@ -26,6 +27,8 @@ enum What {
     Memory(memory::Options),
     /// Cost of compile and diff at 100, 1,000 and 10,000 services.
     Plan,
+    /// Time from one change to snapshot, DNS and data plane at 100, 1,000 and 10,000 services.
+    Churn(churn::Options),
     /// The userspace data plane against HAProxy and nginx, one worker each.
     Proxy(proxy::Options),
     /// The proxy under test, in a process of its own.
@@ -39,8 +42,10 @@ fn main() -> anyhow::Result<()> {
         What::All => {
             plan::run(args.json);
             proxy::run(&proxy::Options::default(), args.json)?;
+            churn::run(&churn::Options::default(), args.json)?;
             memory::run(&memory::Options::default(), args.json)?;
         }
+        What::Churn(options) => churn::run(&options, args.json)?,
         What::Memory(options) => memory::run(&options, args.json)?,
         What::Plan => plan::run(args.json),
         What::Proxy(options) => proxy::run(&options, args.json)?,

@@ -27,13 +27,14 @@ const WALK: u128 = 65_536;
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     /// Every claimed address, also by services that are gone: not to be taken by another.
-    held: HashMap<IpAddr, BTreeSet<ServiceKey>>,
+    held: HashMap<IpAddr, crate::few::Few<ServiceKey>>,
     /// Claims of services that exist and want them.
-    vips: HashMap<IpAddr, BTreeSet<(Hlc, ServiceKey)>>,
+    vips: HashMap<IpAddr, crate::few::Few<(Hlc, ServiceKey)>>,
     ports: BTreeMap<(Protocol, u16, PortClaimant), PortsHeld>,
     /// The longest range in `ports` ever: how far back an overlapping one may begin.
     longest: u16,
-    contenders: HashMap<ServiceKey, BTreeMap<ClaimKey, Claim>>,
+    /// Sorted; a service has one claim or a few.
+    contenders: HashMap<ServiceKey, Box<[(ClaimKey, Claim)]>>,
 }
 
 /// Orders claims of ports: stamp, service, the service port it publishes and where the declaration wants it.
@@ -81,6 +82,7 @@ impl Claims {
         wanted: BTreeMap<ClaimKey, Claim>,
     ) -> BTreeSet<ServiceKey> {
         let before = self.contenders.remove(service).unwrap_or_default();
+        let wanted: Box<[(ClaimKey, Claim)]> = wanted.into_iter().collect();
         let mut touched = BTreeSet::new();
         if before != wanted {
             for (key, claim) in &before {

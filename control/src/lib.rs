@@ -23,6 +23,7 @@
 mod api;
 mod claim;
 mod claims;
+mod few;
 mod frame;
 mod gossip;
 mod hash;

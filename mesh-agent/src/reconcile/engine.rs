@@ -155,8 +155,15 @@ impl Engine {
         pass: Pass,
         since: Instant,
     ) {
+        let mut held_back = BTreeSet::new();
         if !self.may_remove {
-            ops.retain(|op| !removes(op));
+            ops.retain(|op| {
+                let removes = removes(op);
+                if removes {
+                    held_back.insert(op.frontend());
+                }
+                !removes
+            });
         }
         let report = match ops.is_empty() {
             true => ApplyReport::default(),
@@ -164,7 +171,7 @@ impl Engine {
         };
         let sent = ops.len();
         let whole = pass == Pass::Full && self.may_remove && report.failed.is_empty();
-        self.note(&ops, looked_at, &report);
+        self.note(&ops, looked_at, &held_back, &report);
         if whole {
             self.realized = self.desired.table.clone();
             self.recount();
@@ -180,7 +187,16 @@ impl Engine {
         self.metrics.failing.set(i64::try_from(self.faults.len()).unwrap_or(i64::MAX));
     }
 
-    fn note(&mut self, ops: &[Op], looked_at: BTreeSet<FrontendKey>, report: &ApplyReport) {
+    /// Works out what the plane holds now. A frontend of which every operation was sent and worked is as desired, and
+    /// then the two tables share its entry, so that both cost the memory of one; only the others are worked out from
+    /// their operations.
+    fn note(
+        &mut self,
+        ops: &[Op],
+        looked_at: BTreeSet<FrontendKey>,
+        held_back: &BTreeSet<FrontendKey>,
+        report: &ApplyReport,
+    ) {
         let mut errors: BTreeMap<FrontendKey, String> = BTreeMap::new();
         let mut bad = BTreeSet::new();
         for (index, error) in &report.failed {
@@ -190,17 +206,25 @@ impl Engine {
                 errors.entry(op.frontend()).or_insert_with(|| error.to_string());
             }
         }
+        let sent: BTreeSet<FrontendKey> = ops.iter().map(Op::frontend).collect();
         let mut keys = looked_at;
-        keys.extend(ops.iter().map(Op::frontend));
+        keys.extend(&sent);
         let count = |table: &Table| -> usize {
             keys.iter().filter_map(|key| table.get(key)).map(|e| e.backends.len()).sum()
         };
         let before = count(&self.realized);
-        match bad.is_empty() {
-            true => drop(apply_ops(&mut self.realized, ops)),
-            false => {
-                let good = ops.iter().enumerate().filter(|(i, _)| !bad.contains(i)).map(|(_, op)| op.clone());
-                apply_ops(&mut self.realized, &good.collect::<Vec<_>>());
+        let partly = |key: &FrontendKey| errors.contains_key(key) || held_back.contains(key);
+        let good: Vec<Op> = ops
+            .iter()
+            .enumerate()
+            .filter(|(i, op)| partly(&op.frontend()) && !bad.contains(i))
+            .map(|(_, op)| op.clone())
+            .collect();
+        apply_ops(&mut self.realized, &good);
+        for key in sent.iter().filter(|key| !partly(key)) {
+            match self.desired.table.get(key) {
+                Some(want) => drop(self.realized.insert(*key, want.clone())),
+                None => drop(self.realized.remove(key)),
             }
         }
         let after = count(&self.realized);

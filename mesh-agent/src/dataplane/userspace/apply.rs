@@ -11,24 +11,35 @@ use crate::{
     dataplane::{ApplyError, ApplyReport},
     plan::{Backend, BackendId, BackendState, Frontend, FrontendKey, Op},
 };
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// How long removed sockets may take to close before the plane goes on without waiting.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
-/// A batch on its way in. Views are swapped once per frontend, at the end, and flows are cut after that, so that no
-/// flow can still choose what was removed.
+/// A batch on its way in. A view is swapped once per frontend, after the last operation about it, and flows are cut at
+/// the end, so that no flow can still choose what was removed.
 pub(super) struct Batch<'a> {
     registry: &'a mut Registry,
     workers: &'a [Worker],
     config: &'a UserspaceConfig,
-    /// Frontends to look at when the operations are through: which operation touched each first, and whether its view
-    /// changed.
-    touched: BTreeMap<FrontendKey, (usize, bool)>,
+    /// Frontends that operations so far were about and that later ones are about too.
+    open: HashMap<FrontendKey, Open>,
     after: Vec<(u64, After)>,
     closing: Vec<oneshot::Receiver<()>>,
 }
+
+/// A frontend while operations are applied to it.
+struct Open {
+    /// The operation that touched it first.
+    index: usize,
+    /// Whether its view changes.
+    changed: bool,
+    /// Its backends as they will be, sorted by id; absent while they stay as the view has them.
+    backends: Option<Backends>,
+}
+
+type Backends = Vec<(Backend, Arc<BackendSlot>)>;
 
 enum After {
     Cut(Option<BackendId>),
@@ -42,12 +53,15 @@ impl<'a> Batch<'a> {
         workers: &'a [Worker],
         config: &'a UserspaceConfig,
     ) -> Self {
-        Batch { registry, workers, config, touched: BTreeMap::new(), after: Vec::new(), closing: Vec::new() }
+        Batch { registry, workers, config, open: HashMap::new(), after: Vec::new(), closing: Vec::new() }
     }
 
     /// Applies `ops` in order.
     pub(super) async fn run(mut self, ops: &[Op]) -> ApplyReport {
         let mut report = ApplyReport::default();
+        // Swapped as soon as that is possible, so that of thousands of frontends few are held twice at once.
+        let last: HashMap<FrontendKey, usize> =
+            ops.iter().enumerate().map(|(index, op)| (op.frontend(), index)).collect();
         for (index, op) in ops.iter().enumerate() {
             let result = match op {
                 Op::PutFrontend(frontend) => self.put_frontend(index, frontend).await,
@@ -62,9 +76,10 @@ impl<'a> Batch<'a> {
                 Ok(()) => report.applied += 1,
                 Err(e) => report.failed.push((index, e)),
             }
-        }
-        for (key, (index, changed)) in std::mem::take(&mut self.touched) {
-            if let Err(e) = self.settle(key, changed)
+            let key = op.frontend();
+            if last.get(&key) == Some(&index)
+                && let Some(open) = self.open.remove(&key)
+                && let Err((index, e)) = self.settle(key, open)
                 && !report.failed.iter().any(|(failed, _)| *failed == index)
             {
                 report.applied -= 1;
@@ -110,13 +125,15 @@ impl<'a> Batch<'a> {
         }
         let service = self.registry.service(&frontend.service, self.config.affinity_entries);
         let stats = service.frontend(key);
+        let mut opened = self.open.remove(&key).unwrap_or(Open { index, changed: false, backends: None });
+        opened.changed |= changed;
         match self.registry.frontends.get_mut(&key) {
             Some(held) => {
                 let moved = held.frontend.service != frontend.service;
                 let old = std::mem::replace(&mut held.frontend, Arc::clone(frontend));
                 (held.service, held.stats) = (Arc::clone(&service), stats);
                 if moved {
-                    for (backend, slot) in held.backends.values_mut() {
+                    for (backend, slot) in opened.backends(&held.state) {
                         let counters = service.backend(&backend.id, key.protocol);
                         *slot = Arc::new(BackendSlot::new(backend.id.clone(), counters));
                         slot.set_state(Some(backend.state));
@@ -128,11 +145,10 @@ impl<'a> Batch<'a> {
             None => {
                 let frontend = Arc::clone(frontend);
                 self.registry.count_service(&frontend.service);
-                let held = Held { state, frontend, service, stats, backends: BTreeMap::new() };
-                self.registry.frontends.insert(key, held);
+                self.registry.frontends.insert(key, Held { state, frontend, service, stats });
             }
         }
-        self.touch(key, index, changed);
+        self.open.insert(key, opened);
         Ok(())
     }
 
@@ -162,25 +178,27 @@ impl<'a> Batch<'a> {
     }
 
     fn put_backend(&mut self, index: usize, key: FrontendKey, backend: &Backend) -> Result<(), ApplyError> {
-        let held = self.registry.frontends.get_mut(&key).ok_or(ApplyError::NoSuchFrontend(key))?;
-        let slot = match held.backends.get_mut(&backend.id) {
-            Some((old, _)) if old == backend => return Ok(()),
-            Some((old, slot)) => {
-                *old = backend.clone();
-                Arc::clone(slot)
+        let held = self.registry.frontends.get(&key).ok_or(ApplyError::NoSuchFrontend(key))?;
+        let open = self.open.entry(key).or_insert(Open { index, changed: false, backends: None });
+        let backends = open.backends(&held.state);
+        let slot = match place(backends, &backend.id) {
+            Ok(at) if backends[at].0 == *backend => return Ok(()),
+            Ok(at) => {
+                backends[at].0 = backend.clone();
+                Arc::clone(&backends[at].1)
             }
-            None => {
+            Err(at) => {
                 let stats = held.service.backend(&backend.id, key.protocol);
                 let slot = Arc::new(BackendSlot::new(backend.id.clone(), stats));
-                held.backends.insert(backend.id.clone(), (backend.clone(), Arc::clone(&slot)));
+                backends.insert(at, (backend.clone(), Arc::clone(&slot)));
                 slot
             }
         };
+        open.changed = true;
         slot.set_state(Some(backend.state));
         if let BackendState::Draining { deadline: Some(_) } = backend.state {
             self.after.push((held.state.id, After::Drain(slot)));
         }
-        self.touch(key, index, true);
         Ok(())
     }
 
@@ -191,11 +209,13 @@ impl<'a> Batch<'a> {
         backend: &BackendId,
     ) -> Result<(), ApplyError> {
         // Gone with its frontend is as good as removed.
-        let Some(held) = self.registry.frontends.get_mut(&key) else { return Ok(()) };
-        if let Some((_, slot)) = held.backends.remove(backend) {
-            slot.set_state(None);
+        let Some(held) = self.registry.frontends.get(&key) else { return Ok(()) };
+        let open = self.open.entry(key).or_insert(Open { index, changed: false, backends: None });
+        let backends = open.backends(&held.state);
+        if let Ok(at) = place(backends, backend) {
+            backends.remove(at).1.set_state(None);
+            open.changed = true;
             self.after.push((held.state.id, After::Cut(Some(backend.clone()))));
-            self.touch(key, index, true);
         }
         Ok(())
     }
@@ -203,7 +223,7 @@ impl<'a> Batch<'a> {
     /// Removes a frontend if it is there. A port that another frontend has taken over stays open.
     pub(super) fn remove_frontend(&mut self, key: FrontendKey) {
         let Some(held) = self.registry.frontends.remove(&key) else { return };
-        self.touched.remove(&key);
+        let opened = self.open.remove(&key).and_then(|open| open.backends);
         for address in addresses(key) {
             let at = (address, key.protocol);
             if self.registry.ports.get(&at).is_some_and(|port| port.owner == key)
@@ -212,7 +232,8 @@ impl<'a> Batch<'a> {
                 self.closing.extend(port.sockets.into_iter().map(SocketHandle::close));
             }
         }
-        for (_, slot) in held.backends.values() {
+        let view = held.state.view.load_full();
+        for slot in view.slots.iter().chain(opened.iter().flatten().map(|(_, slot)| slot)) {
             slot.set_state(None);
         }
         held.state.publish(View::new(
@@ -225,26 +246,25 @@ impl<'a> Batch<'a> {
         self.after.push((held.state.id, After::Cut(None)));
     }
 
-    fn touch(&mut self, key: FrontendKey, index: usize, changed: bool) {
-        let entry = self.touched.entry(key).or_insert((index, false));
-        entry.1 |= changed;
-    }
-
     /// Publishes a frontend's view and sets the gate of its sockets: opened after the backends are there, shut after
     /// they are gone.
-    fn settle(&mut self, key: FrontendKey, changed: bool) -> Result<(), ApplyError> {
+    ///
+    /// # Errors
+    /// The operation that is to blame, and why the gate is not as it should be.
+    fn settle(&self, key: FrontendKey, open: Open) -> Result<(), (usize, ApplyError)> {
         let Some(held) = self.registry.frontends.get(&key) else { return Ok(()) };
-        if changed {
+        if open.changed {
+            let backends = open.backends.unwrap_or_else(|| held.state.view.load().parts());
             held.state.publish(View::new(
                 Arc::clone(&held.frontend),
                 Arc::clone(&held.service),
                 Arc::clone(&held.stats),
-                held.backends.values().cloned().collect(),
+                backends,
             ));
         }
         let gate: Gate = held.state.view.load().gate();
         for socket in self.registry.sockets(key) {
-            socket.set_gate(gate).map_err(|e| system(key, "listen", e))?;
+            socket.set_gate(gate).map_err(|e| (open.index, system(key, "listen", e)))?;
         }
         Ok(())
     }
@@ -274,6 +294,17 @@ impl<'a> Batch<'a> {
         };
         tokio::time::timeout(CLOSE_WAIT, all).await.is_ok()
     }
+}
+
+impl Open {
+    fn backends(&mut self, state: &FrontendState) -> &mut Backends {
+        self.backends.get_or_insert_with(|| state.view.load().parts())
+    }
+}
+
+/// Where a backend stands, or where it belongs.
+fn place(backends: &Backends, id: &BackendId) -> Result<usize, usize> {
+    backends.binary_search_by(|(backend, _)| backend.id.cmp(id))
 }
 
 struct Fresh<'a> {

@@ -4,11 +4,11 @@ use super::{
     listen::{ListenSocket, SocketHandle},
     service::ServiceState,
     stats::FrontendStats,
-    view::{BackendSlot, FrontendState, Gate},
+    view::{FrontendState, Gate},
 };
 use crate::{
     dataplane::Counters,
-    plan::{Backend, BackendId, Entry, Frontend, FrontendKey, Table},
+    plan::{BackendId, Entry, Frontend, FrontendKey, Table},
 };
 use mesh_control::model::{Protocol, ServiceKey};
 use std::{
@@ -23,14 +23,13 @@ const ORPHANS: usize = 1024;
 /// Where a socket is bound.
 pub(super) type PortKey = (SocketAddr, Protocol);
 
-/// A frontend, with its backends as they were last put.
+/// A frontend. Its backends are in its view and nowhere else.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) state: Arc<FrontendState>,
     pub(super) frontend: Arc<Frontend>,
     pub(super) service: Arc<ServiceState>,
     pub(super) stats: Arc<FrontendStats>,
-    pub(super) backends: BTreeMap<BackendId, (Backend, Arc<BackendSlot>)>,
 }
 
 /// The sockets of one address and port: one per worker.
@@ -151,10 +150,11 @@ impl Registry {
 
     /// All counters.
     pub(super) fn counters(&self) -> Counters {
-        let mut states: HashMap<(&ServiceKey, &BackendId, Protocol), &'static str> = HashMap::new();
+        let mut states: HashMap<(&ServiceKey, BackendId, Protocol), &'static str> = HashMap::new();
         for (key, held) in &self.frontends {
-            for (backend, _) in held.backends.values() {
-                let at = (&held.frontend.service, &backend.id, key.protocol);
+            let view = held.state.view.load();
+            for backend in view.backends.iter() {
+                let at = (&held.frontend.service, backend.id.clone(), key.protocol);
                 let state = states.entry(at).or_insert("down");
                 // Of several frontends the one says most that takes flows.
                 let rank = |s: &str| ["down", "draining", "active"].iter().position(|r| *r == s);
@@ -168,7 +168,7 @@ impl Registry {
         services.sort_by_key(|(key, _)| *key);
         for (key, service) in services {
             service.state.read(
-                |id, protocol| states.get(&(key, id, protocol)).copied(),
+                |id, protocol| states.get(&(key, id.clone(), protocol)).copied(),
                 &mut counters.backends,
                 &mut counters.frontends,
             );

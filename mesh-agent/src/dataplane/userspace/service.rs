@@ -24,7 +24,8 @@ pub(super) struct ServiceState {
     key: ServiceKey,
     affinity: Mutex<AffinityTable>,
     backends: Mutex<BTreeMap<(BackendId, Protocol), Arc<BackendStats>>>,
-    frontends: Mutex<BTreeMap<FrontendKey, Arc<FrontendStats>>>,
+    /// Sorted by key. Nearly always one or two: a map's node has room for eleven.
+    frontends: Mutex<Vec<(FrontendKey, Arc<FrontendStats>)>>,
 }
 
 /// Locks; what a panicked holder left is a plain map and stays usable.
@@ -54,17 +55,25 @@ impl ServiceState {
         if let Some(stats) = all.get(&(id.clone(), protocol)) {
             return Arc::clone(stats);
         }
-        trim(&mut all, |stats| stats.active() == 0);
+        let idle = |stats: &BackendStats| stats.active() == 0;
+        let excess = excess(all.values(), idle);
+        drop_first(excess, |go| all.retain(|_, stats| !go(Arc::strong_count(stats) == 1 && idle(stats))));
         Arc::clone(all.entry((id.clone(), protocol)).or_default())
     }
 
     /// The counters of a frontend; those of one that comes back go on.
     pub(super) fn frontend(&self, key: FrontendKey) -> Arc<FrontendStats> {
         let mut all = lock(&self.frontends);
-        if !all.contains_key(&key) {
-            trim(&mut all, |_| true);
+        if let Ok(at) = all.binary_search_by_key(&key, |(key, _)| *key) {
+            return Arc::clone(&all[at].1);
         }
-        Arc::clone(all.entry(key).or_default())
+        let excess = excess(all.iter().map(|(_, stats)| stats), |_| true);
+        drop_first(excess, |go| all.retain(|(_, stats)| !go(Arc::strong_count(stats) == 1)));
+        let stats = Arc::<FrontendStats>::default();
+        let at = all.partition_point(|(other, _)| *other < key);
+        all.reserve_exact(1);
+        all.insert(at, (key, Arc::clone(&stats)));
+        stats
     }
 
     /// Appends its counters. `state_of` gives the state of a backend that some frontend has; any other is `removed`.
@@ -84,15 +93,18 @@ impl ServiceState {
     }
 }
 
-/// Drops entries that nobody holds and `may_go`, when more than [`KEPT`] of them are kept.
-fn trim<K: Ord + Clone, V>(all: &mut BTreeMap<K, Arc<V>>, may_go: impl Fn(&V) -> bool) {
-    let unused = |stats: &Arc<V>| Arc::strong_count(stats) == 1 && may_go(stats);
-    let mut excess = all.values().filter(|stats| unused(stats)).count().saturating_sub(KEPT);
-    if excess > 0 {
-        all.retain(|_, stats| {
-            let go = excess > 0 && unused(stats);
-            excess -= usize::from(go);
-            !go
+/// How many entries that nobody holds and that `may_go` there are beyond [`KEPT`].
+fn excess<'a, V: 'a>(all: impl Iterator<Item = &'a Arc<V>>, may_go: impl Fn(&V) -> bool) -> usize {
+    all.filter(|stats| Arc::strong_count(stats) == 1 && may_go(stats)).count().saturating_sub(KEPT)
+}
+
+/// Calls `retain` with what says whether an entry that may go goes: the first `count` do.
+fn drop_first(mut count: usize, retain: impl FnOnce(&mut dyn FnMut(bool) -> bool)) {
+    if count > 0 {
+        retain(&mut |may_go| {
+            let go = may_go && count > 0;
+            count -= usize::from(go);
+            go
         });
     }
 }

@@ -103,6 +103,11 @@ impl View {
         View { frontend, service, stats, backends: backends.into(), slots, maglev, ready }
     }
 
+    /// The backends with their slots, as [`View::new`] takes them.
+    pub(super) fn parts(&self) -> Vec<(Backend, Arc<BackendSlot>)> {
+        self.backends.iter().cloned().zip(self.slots.iter().cloned()).collect()
+    }
+
     /// Where a backend stands in the lists.
     pub(super) fn position(&self, id: &BackendId) -> Option<usize> {
         self.backends.binary_search_by(|b| b.id.cmp(id)).ok()
