@@ -16,9 +16,6 @@ use ipnetwork::IpNetwork;
 use mesh_control::model::EndpointMode;
 use std::net::IpAddr;
 
-/// The greatest TTL there is (RFC 2181 section 8), in seconds.
-const MAX_TTL: u32 = i32::MAX as u32;
-
 /// One question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
@@ -124,7 +121,10 @@ impl Asked<'_> {
         let apex = self.options.zone.origin();
         // A name without records of its own says NODATA to ANY too; every other one the minimum.
         if kind == RecordType::ANY && !matches!(target, Target::Empty | Target::Absent) {
-            return Answer::positive(vec![records::minimal_any(name, self.options.ttl.min(MAX_TTL))]);
+            return Answer::positive(vec![records::minimal_any(
+                name,
+                self.options.ttl.min(records::MAX_TTL),
+            )]);
         }
         match target {
             Target::Apex => self.apex(),
@@ -227,7 +227,7 @@ impl Asked<'_> {
     }
 
     fn soa(&self, apex: &Name) -> Record {
-        let (zone, ttl) = (&self.options.zone, self.options.negative_ttl.min(MAX_TTL));
+        let (zone, ttl) = (&self.options.zone, self.options.negative_ttl.min(records::MAX_TTL));
         records::start_of_authority(apex, ttl, zone, self.name_server(), self.view.revision())
     }
 
@@ -236,6 +236,6 @@ impl Asked<'_> {
     }
 
     fn ttl(&self, entry: &Entry) -> u32 {
-        entry.view.spec.ttl.unwrap_or(self.options.ttl).min(MAX_TTL)
+        entry.view.spec.ttl.unwrap_or(self.options.ttl).min(records::MAX_TTL)
     }
 }

@@ -1,5 +1,6 @@
 //! One service as DNS sees it: the addresses of its ready endpoints, sorted out once for each change.
 
+use imbl::OrdSet;
 use mesh_control::model::{EndpointMode, EndpointView, Locality, Name, ServiceKey, ServiceView};
 use std::{
     collections::HashSet,
@@ -23,6 +24,51 @@ pub(crate) enum Owner {
     Vip(ServiceKey),
     /// It is an address of this ready instance of the service.
     Instance(ServiceKey, Name),
+}
+
+/// Whose one address is. Nearly always one owner's, and then without the node of a set, which is many times as large;
+/// a host's own address can be that of thousands.
+#[derive(Clone, Debug)]
+pub(crate) enum Owners {
+    /// One.
+    One(Owner),
+    /// Two or more, or what is left of them.
+    Many(OrdSet<Owner>),
+}
+
+impl Owners {
+    /// Adds one; that it is there already changes nothing.
+    pub(crate) fn insert(&mut self, owner: Owner) {
+        match self {
+            Owners::One(one) if *one == owner => {}
+            Owners::One(one) => *self = Owners::Many([one.clone(), owner].into_iter().collect()),
+            Owners::Many(all) => drop(all.insert(owner)),
+        }
+    }
+
+    /// Without `owner`; `None` when nobody is left.
+    pub(crate) fn without(mut self, owner: &Owner) -> Option<Owners> {
+        match &mut self {
+            Owners::One(one) => (one != owner).then_some(self),
+            Owners::Many(all) => {
+                all.remove(owner);
+                match all.len() {
+                    0 => None,
+                    1 => all.get_min().cloned().map(Owners::One),
+                    _ => Some(self),
+                }
+            }
+        }
+    }
+
+    /// In order: services first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Owner> {
+        let (one, many) = match self {
+            Owners::One(one) => (Some(one), None),
+            Owners::Many(all) => (None, Some(all.iter())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
 }
 
 /// Where the server stands, for `locality`.

@@ -1,7 +1,7 @@
 //! The embedded DNS of the mesh.
 //!
 //! Data flows one way: a [`mesh_control::model::Snapshot`] becomes a [`DnsView`] (incrementally: one changed service
-//! costs O(log n)); [`answer`] is a pure function from view and question to the sections of a reply; [`DnsServer`] is
+//! costs O(log n)); [`answer()`] is a pure function from view and question to the sections of a reply; [`DnsServer`] is
 //! the thin shell of sockets around it, and hands every name that is not ours to a pass-through forwarder.
 //!
 //! # What names answer

@@ -1,7 +1,7 @@
 //! Records: from addresses, ports and names to what goes into a section.
 
 use crate::{
-    index::{AddressList, Entry, Owner},
+    index::{AddressList, Entry, Owner, Owners},
     view::DnsView,
     zone::Zone,
 };
@@ -9,13 +9,16 @@ use hickory_proto::rr::{
     Name, RData, Record, RecordType,
     rdata::{A, AAAA, HINFO, NS, PTR, SOA, SRV, TXT},
 };
-use imbl::OrdSet;
 use mesh_control::model::{Addresses, DEFAULT_NAMESPACE, EndpointMode, EndpointView, ServiceKey};
 use std::{collections::HashSet, net::IpAddr};
 
-/// Most records of one answer: what a TCP message of 65,535 octets holds whatever their kind. A larger service
-/// answers as many of its endpoints, beginning at the rotation's start, so that all are seen in turn.
+/// Most records of one answer. A TCP message of 65,535 octets holds as many addresses; SRV records of long names may
+/// be more than fit and are then truncated even there. A larger service answers as many of its endpoints, beginning
+/// at the rotation's start, so that all are seen in turn.
 pub(crate) const MAX_ANSWERS: usize = 1000;
+
+/// The greatest TTL there is (RFC 2181 section 8), in seconds.
+pub(crate) const MAX_TTL: u32 = i32::MAX as u32;
 
 /// Most names of one address: a node's address can be that of very many endpoints.
 const MAX_POINTERS: usize = 16;
@@ -125,7 +128,7 @@ pub(crate) fn pointers(
     default_ttl: u32,
     view: &DnsView,
     zone: &Zone,
-    owners: &OrdSet<Owner>,
+    owners: &Owners,
 ) -> Vec<Record> {
     let record = |who: &Owner| {
         let (key, name) = match who {
@@ -133,7 +136,7 @@ pub(crate) fn pointers(
             Owner::Instance(key, instance) => (key, instance_name(view, zone, key, instance.as_str())),
         };
         let entry = view.service(key.namespace.as_str(), key.name.as_str());
-        let ttl = entry.and_then(|e| e.view.spec.ttl).unwrap_or(default_ttl);
+        let ttl = entry.and_then(|e| e.view.spec.ttl).unwrap_or(default_ttl).min(MAX_TTL);
         Record::from_rdata(owner.clone(), ttl, RData::PTR(PTR(name)))
     };
     owners.iter().take(MAX_POINTERS).map(record).collect()
@@ -151,10 +154,16 @@ pub(crate) fn text(owner: &Name, ttl: u32, entry: &Entry) -> Record {
         format!("namespace={}", entry.key().namespace),
         format!("mode={mode}"),
     ];
-    strings.extend(spec.ports.iter().take(MAX_TXT_PORTS).map(|p| match &p.name {
-        Some(name) => format!("port={name}:{}/{}", p.port, p.protocol),
-        None => format!("port={}/{}", p.port, p.protocol),
-    }));
+    for port in spec.ports.iter().take(MAX_TXT_PORTS) {
+        let text = match &port.name {
+            Some(name) => format!("port={name}:{}/{}", port.port, port.protocol),
+            None => format!("port={}/{}", port.port, port.protocol),
+        };
+        // One that is published at several places stands there several times.
+        if !strings.contains(&text) {
+            strings.push(text);
+        }
+    }
     Record::from_rdata(owner.clone(), ttl, RData::TXT(TXT::new(strings)))
 }
 

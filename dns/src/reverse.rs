@@ -58,6 +58,7 @@ fn nibbles(address: Ipv6Addr) -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hickory_proto::serialize::binary::BinDecodable;
 
     fn read(text: &str) -> Option<IpAddr> {
         address(&Name::from_ascii(text).unwrap())
@@ -78,7 +79,9 @@ mod tests {
             assert_eq!(read(bad), None, "{bad}");
         }
         assert_eq!(read("5.4.3.2.1.in-addr.arpa."), None);
-        assert_eq!(read("+4.3.2.1.in-addr.arpa."), None);
+        // On the wire a label may hold any byte.
+        let plus = b"\x02+4\x013\x012\x011\x07in-addr\x04arpa\x00";
+        assert_eq!(address(&Name::from_bytes(plus).unwrap()), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The view: a snapshot indexed by name and by address.
 
-use crate::index::{Entry, Here, Owner};
+use crate::index::{Entry, Here, Owners};
 use imbl::{OrdMap, OrdSet};
 use mesh_control::model::{Changes, Name, ServiceKey, ServiceView, Snapshot};
 use std::{net::IpAddr, sync::Arc};
@@ -13,7 +13,7 @@ pub struct DnsView {
     revision: u64,
     here: Here,
     namespaces: OrdMap<Name, Namespace>,
-    reverse: OrdMap<IpAddr, OrdSet<Owner>>,
+    reverse: OrdMap<IpAddr, Owners>,
     services: usize,
 }
 
@@ -99,7 +99,7 @@ impl DnsView {
     }
 
     /// Whose address this is.
-    pub(crate) fn owners(&self, address: IpAddr) -> Option<&OrdSet<Owner>> {
+    pub(crate) fn owners(&self, address: IpAddr) -> Option<&Owners> {
         self.reverse.get(&address)
     }
 
@@ -113,9 +113,10 @@ impl DnsView {
         self.remove(key);
         let entry = Arc::new(Entry::new(service, &self.here));
         for (address, owner) in entry.owners() {
-            let mut owners = self.reverse.get(&address).cloned().unwrap_or_default();
-            owners.insert(owner);
-            self.reverse.insert(address, owners);
+            match self.reverse.get_mut(&address) {
+                Some(owners) => owners.insert(owner),
+                None => drop(self.reverse.insert(address, Owners::One(owner))),
+            }
         }
         let mut namespace = self.namespaces.get(&key.namespace).cloned().unwrap_or_default();
         for alias in &entry.view.spec.aliases {
@@ -133,13 +134,10 @@ impl DnsView {
         let Some(entry) = namespace.services.remove(&key.name) else { return };
         self.services -= 1;
         for (address, owner) in entry.owners() {
-            if let Some(mut owners) = self.reverse.get(&address).cloned() {
-                owners.remove(&owner);
-                if owners.is_empty() {
-                    self.reverse.remove(&address);
-                } else {
-                    self.reverse.insert(address, owners);
-                }
+            if let Some(owners) = self.reverse.remove(&address)
+                && let Some(left) = owners.without(&owner)
+            {
+                self.reverse.insert(address, left);
             }
         }
         for alias in &entry.view.spec.aliases {

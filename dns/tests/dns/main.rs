@@ -1,0 +1,14 @@
+//! Tests of the DNS from outside: tables of answers, the live view, real sockets, upstreams, and garbage.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails the test by panicking, as the test itself does"
+)]
+
+mod answers;
+mod client;
+mod garbage;
+mod mesh;
+mod sockets;
+mod upstreams;
+mod view;
