@@ -1,6 +1,6 @@
 //! One query to one upstream.
 
-use crate::encode::{HEADER, question_octets};
+use crate::encode::{FORWARDED_UDP, HEADER, question_octets};
 use hickory_proto::op::ResponseCode;
 use rand::TryRng;
 use std::{
@@ -11,9 +11,6 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
 };
-
-/// Most octets of a UDP reply that is taken as it is; a longer one is fetched over TCP.
-const MAX_UDP: usize = 4096;
 
 /// Replies that do not fit the query, after which an upstream is given up: somebody guesses at ids.
 const MAX_STRAYS: usize = 64;
@@ -81,14 +78,14 @@ async fn over_udp(upstream: SocketAddr, query: &[u8]) -> Result<Reply, ExchangeE
     let socket = UdpSocket::bind(any).await?;
     socket.connect(upstream).await?;
     socket.send(query).await?;
-    let mut buffer = vec![0u8; MAX_UDP + 1];
+    let mut buffer = vec![0u8; FORWARDED_UDP + 1];
     for _ in 0..MAX_STRAYS {
         let length = socket.recv(&mut buffer).await?;
         // What did not fit the buffer is cut, so it counts as truncated.
-        if length > MAX_UDP {
+        if length > FORWARDED_UDP {
             buffer[2] |= 0x02;
         }
-        if let Some(reply) = checked(query, &buffer[..length.min(MAX_UDP)]) {
+        if let Some(reply) = checked(query, &buffer[..length.min(FORWARDED_UDP)]) {
             return Ok(reply);
         }
     }
@@ -116,8 +113,16 @@ fn checked(query: &[u8], reply: &[u8]) -> Option<Reply> {
     let response = header[2] & 0x80 != 0 && (header[2] ^ query.get(2)?) & 0x78 == 0;
     let bare = header[4..] == [0; 8] && rcode != ResponseCode::NoError;
     let same = match (question_octets(query), question_octets(reply)) {
-        (Some(asked), Some(answered)) => asked.eq_ignore_ascii_case(answered),
+        (Some(asked), Some(answered)) => same_question(asked, answered),
         _ => bare,
     };
     (response && same && header[..2] == query[..2]).then(|| Reply { octets: reply.to_vec(), rcode })
+}
+
+/// Names are compared without case, type and class are not: type 65 is not type 97.
+fn same_question(asked: &[u8], answered: &[u8]) -> bool {
+    match (asked.split_last_chunk::<4>(), answered.split_last_chunk::<4>()) {
+        (Some((name, kind)), Some((other, of))) => name.eq_ignore_ascii_case(other) && kind == of,
+        _ => false,
+    }
 }
