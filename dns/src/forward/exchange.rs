@@ -126,3 +126,41 @@ fn same_question(asked: &[u8], answered: &[u8]) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A query for `Web.example`, with this id, flags, type and class.
+    fn packet(id: u8, flags: [u8; 2], name: &[u8], kind: [u8; 4]) -> Vec<u8> {
+        [&[0, id, flags[0], flags[1], 0, 1, 0, 0, 0, 0, 0, 0], name, &kind].concat()
+    }
+
+    #[test]
+    fn only_a_response_to_the_very_question_is_taken() {
+        const NAME: &[u8] = b"\x03Web\x07example\x00";
+        const HTTPS: [u8; 4] = [0, 65, 0, 1];
+        let query = packet(7, [1, 0], NAME, HTTPS);
+        let taken = |reply: &[u8]| checked(&query, reply).map(|r| r.rcode);
+        assert_eq!(taken(&packet(7, [0x81, 0x80], NAME, HTTPS)), Some(ResponseCode::NoError));
+        assert_eq!(
+            taken(&packet(7, [0x81, 0x83], b"\x03wEB\x07example\x00", HTTPS)),
+            Some(ResponseCode::NXDomain)
+        );
+        for (why, reply) in [
+            ("another id", packet(8, [0x81, 0x80], NAME, HTTPS)),
+            ("no response", packet(7, [1, 0], NAME, HTTPS)),
+            ("another opcode", packet(7, [0x91, 0x80], NAME, HTTPS)),
+            ("another name", packet(7, [0x81, 0x80], b"\x03wet\x07example\x00", HTTPS)),
+            ("a longer name", packet(7, [0x81, 0x80], b"\x03web\x07example\x03org\x00", HTTPS)),
+            ("type 97, that is 65 in lower case", packet(7, [0x81, 0x80], NAME, [0, 97, 0, 1])),
+            ("another class", packet(7, [0x81, 0x80], NAME, [0, 65, 0, 3])),
+            ("half a header", vec![0, 7, 0x81, 0x80, 0, 0]),
+            ("a bare header that is no error", vec![0, 7, 0x81, 0x80, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ] {
+            assert_eq!(taken(&reply), None, "{why}");
+        }
+        let bare = [0, 7, 0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(taken(&bare), Some(ResponseCode::FormErr), "how a server answers what it cannot read");
+    }
+}
