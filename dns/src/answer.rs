@@ -4,7 +4,7 @@ use crate::{
     index::Entry,
     records,
     resolve::{Target, resolve},
-    reverse,
+    reverse::Reverse,
     view::DnsView,
     zone::{NAME_SERVER, Place, Zone},
 };
@@ -127,7 +127,7 @@ impl Asked<'_> {
             )]);
         }
         match target {
-            Target::Apex => self.apex(),
+            Target::Apex => self.apex(apex),
             Target::NameServer => {
                 let servers = self.options.name_servers.iter();
                 let all = servers.map(|a| records::address(name, self.options.ttl, *a));
@@ -165,7 +165,8 @@ impl Asked<'_> {
         }
     }
 
-    fn apex(&self) -> Answer {
+    /// The apex of a zone of ours, forward or reverse.
+    fn apex(&self, apex: &Name) -> Answer {
         let name = &self.question.name;
         match self.question.kind {
             RecordType::SOA => Answer::positive(vec![self.soa(name)]),
@@ -176,7 +177,7 @@ impl Asked<'_> {
                 let ns = records::name_server(name, self.options.ttl, host);
                 Answer { additional, ..Answer::positive(vec![ns]) }
             }
-            _ => self.no_data(self.options.zone.origin()),
+            _ => self.no_data(apex),
         }
     }
 
@@ -191,22 +192,30 @@ impl Asked<'_> {
         })
     }
 
-    /// Reverse names: those of our addresses, and all of the networks that are ours whole.
+    /// Reverse names: those of our addresses, and all of the networks that are ours whole. In those a name of fewer
+    /// labels than an address has exists, because there may be addresses below it (RFC 8020 section 2).
     fn pointer(&self) -> Option<Answer> {
-        let address = reverse::address(&self.question.lower)?;
-        let network = self.options.local_reverse.iter().find(|n| n.contains(address));
+        let (lower, kind) = (&self.question.lower, self.question.kind);
+        let asked = Reverse::read(lower)?;
+        let network = self.options.local_reverse.iter().find(|n| asked.is_in(**n));
         // Outside such a network only the one name is ours, and so it is its own apex.
-        let apex = network.map_or_else(|| self.question.lower.clone(), |n| reverse::zone(*n));
-        let Some(owners) = self.view.owners(address) else {
-            return network.map(|_| self.absent(&apex));
-        };
+        let apex = network.map_or_else(|| lower.clone(), |n| asked.apex(*n));
+        let is_apex = network.is_some() && apex == *lower;
+        if is_apex && matches!(kind, RecordType::SOA | RecordType::NS) {
+            return Some(self.apex(&apex));
+        }
+        let owners = asked.address().and_then(|address| self.view.owners(address));
         let (name, ttl) = (&self.question.name, self.options.ttl);
-        Some(match self.question.kind {
-            RecordType::PTR => {
+        Some(match (owners, kind) {
+            (None, _) if network.is_none() => return None,
+            (Some(owners), RecordType::PTR) => {
                 let zone = &self.options.zone;
                 Answer::positive(records::pointers(name, ttl, self.view, zone, owners))
             }
-            RecordType::ANY => Answer::positive(vec![records::minimal_any(name, ttl)]),
+            (_, RecordType::ANY) if is_apex || owners.is_some() => {
+                Answer::positive(vec![records::minimal_any(name, ttl.min(records::MAX_TTL))])
+            }
+            (None, _) if !is_apex && (asked.rest || asked.address().is_some()) => self.absent(&apex),
             _ => self.no_data(&apex),
         })
     }

@@ -18,8 +18,8 @@ pub struct DnsConfig {
     pub negative_ttl: u32,
     /// Who answers all other names.
     pub upstreams: Upstreams,
-    /// Networks (the VIP ranges) whose reverse names are answered here also where no address is in use, so that they
-    /// never reach an upstream.
+    /// Networks (the VIP ranges) whose reverse names, those of whole octets or nibbles included, are answered here
+    /// also where no address is in use, so that they never reach an upstream.
     pub local_reverse: Vec<IpNetwork>,
     /// Bounds on memory and time.
     pub limits: Limits,
@@ -97,6 +97,9 @@ pub enum DnsError {
         "listen: `{0}` is a wildcard: name the addresses one by one, so that replies leave from the one asked"
     )]
     Wildcard(SocketAddr),
+    /// The same address twice.
+    #[error("listen: {0} stands there twice: leave one out")]
+    Twice(SocketAddr),
     /// The address cannot be had.
     #[error("listen: cannot use {address} for {protocol} (port {}): {source}: {fix}", address.port())]
     Bind {
@@ -114,6 +117,14 @@ pub enum DnsError {
         "upstreams: {0} is an address this server listens on, queries would go round in circles: leave it out"
     )]
     Loop(SocketAddr),
+    /// An upstream that cannot be asked.
+    #[error("upstreams: `{address}` {rule}")]
+    Upstream {
+        /// The address as configured.
+        address: SocketAddr,
+        /// What is wrong with it, and the fix.
+        rule: &'static str,
+    },
     /// A limit that leaves nothing working.
     #[error("limits: {field} is 0: use at least 1")]
     Limit {

@@ -31,6 +31,10 @@ pub(crate) enum Screened {
     Query(Box<Request>),
 }
 
+/// Most octets of an upstream's reply that goes to a UDP client, whatever the client takes: no longer one comes from
+/// an upstream over UDP, and what is fetched over TCP may be longer than any datagram.
+pub(crate) const FORWARDED_UDP: usize = 4096;
+
 /// Looks at a packet. Nothing is allocated in proportion to what its header claims, only to its own size.
 pub(crate) fn screen(packet: &[u8], client: SocketAddr) -> Screened {
     let Some(header) = packet.first_chunk::<HEADER>() else { return Screened::Drop };
@@ -66,13 +70,13 @@ pub(crate) fn question(request: &Request) -> Option<Question> {
     Some(Question::new(query.name().clone(), query.query_type()).in_class(query.query_class()))
 }
 
-/// Most octets that `request`'s sender takes over UDP: what it advertised, 512 without EDNS.
+/// Most octets that `request`'s sender takes over UDP: what it advertised (RFC 6891 section 6.2.3), 512 without EDNS.
 pub(crate) fn advertised(request: &Request) -> usize {
     request.edns.as_ref().map_or(PLAIN_UDP, |edns| usize::from(edns.max_payload()).max(PLAIN_UDP))
 }
 
 /// Encodes the reply to `request`; `udp` bounds its size by what the client takes, and sets TC when records are
-/// missing. The question is echoed as it came, case included. Falls back to SERVFAIL should encoding fail.
+/// missing; over TCP, where asking again would help nobody, what fits is the answer. The question is echoed as it came, case included. Falls back to SERVFAIL should encoding fail.
 pub(crate) fn reply(
     request: &Request,
     answer: &Answer,
@@ -95,7 +99,7 @@ pub(crate) fn reply(
         true => u16::try_from(advertised(request)).unwrap_or(SAFE_UDP).min(SAFE_UDP),
         false => u16::MAX,
     };
-    let draft = Draft { request, meta, edns: edns.as_ref(), limit };
+    let draft = Draft { request, meta, edns: edns.as_ref(), limit, udp };
     draft.fitted(answer).unwrap_or_else(|_| (draft.failed(), ResponseCode::ServFail))
 }
 
@@ -105,11 +109,12 @@ struct Draft<'r> {
     meta: Metadata,
     edns: Option<&'r Edns>,
     limit: u16,
+    udp: bool,
 }
 
 impl Draft<'_> {
     /// Whole if it fits; else without the additional section, which alone does not make a reply truncated (RFC 2181
-    /// section 9); else with TC and as many answers as leave room for OPT.
+    /// section 9); else, with TC over UDP, as many answers as leave room for OPT.
     fn fitted(&self, answer: &Answer) -> Result<(Vec<u8>, ResponseCode), ProtoError> {
         let (bytes, whole, written) =
             self.encode(&answer.answers, &answer.authority, &answer.additional, false)?;
@@ -123,7 +128,7 @@ impl Draft<'_> {
         // OPT is no longer than the shortest record, so leaving one out makes room for it.
         let spare = usize::from(self.edns.is_some());
         let kept = written.min(answer.answers.len()).saturating_sub(spare);
-        let (bytes, ..) = self.encode(&answer.answers[..kept], &[], &[], true)?;
+        let (bytes, ..) = self.encode(&answer.answers[..kept], &[], &[], self.udp)?;
         Ok((bytes, answer.rcode))
     }
 
@@ -155,7 +160,7 @@ impl Draft<'_> {
         let mut meta = self.meta;
         meta.response_code = ResponseCode::ServFail;
         meta.authoritative = false;
-        let draft = Draft { request: self.request, meta, edns: None, limit: self.limit };
+        let draft = Draft { meta, edns: None, ..*self };
         draft.encode(&[], &[], &[], false).map_or_else(|_| Vec::new(), |(bytes, ..)| bytes)
     }
 }

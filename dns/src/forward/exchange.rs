@@ -1,6 +1,6 @@
 //! One query to one upstream.
 
-use crate::encode::{HEADER, question_octets};
+use crate::encode::{FORWARDED_UDP, HEADER, question_octets};
 use hickory_proto::op::ResponseCode;
 use rand::TryRng;
 use std::{
@@ -11,9 +11,6 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
 };
-
-/// Most octets of a UDP reply that is taken as it is; a longer one is fetched over TCP.
-const MAX_UDP: usize = 4096;
 
 /// Replies that do not fit the query, after which an upstream is given up: somebody guesses at ids.
 const MAX_STRAYS: usize = 64;
@@ -81,14 +78,14 @@ async fn over_udp(upstream: SocketAddr, query: &[u8]) -> Result<Reply, ExchangeE
     let socket = UdpSocket::bind(any).await?;
     socket.connect(upstream).await?;
     socket.send(query).await?;
-    let mut buffer = vec![0u8; MAX_UDP + 1];
+    let mut buffer = vec![0u8; FORWARDED_UDP + 1];
     for _ in 0..MAX_STRAYS {
         let length = socket.recv(&mut buffer).await?;
         // What did not fit the buffer is cut, so it counts as truncated.
-        if length > MAX_UDP {
+        if length > FORWARDED_UDP {
             buffer[2] |= 0x02;
         }
-        if let Some(reply) = checked(query, &buffer[..length.min(MAX_UDP)]) {
+        if let Some(reply) = checked(query, &buffer[..length.min(FORWARDED_UDP)]) {
             return Ok(reply);
         }
     }
@@ -116,8 +113,54 @@ fn checked(query: &[u8], reply: &[u8]) -> Option<Reply> {
     let response = header[2] & 0x80 != 0 && (header[2] ^ query.get(2)?) & 0x78 == 0;
     let bare = header[4..] == [0; 8] && rcode != ResponseCode::NoError;
     let same = match (question_octets(query), question_octets(reply)) {
-        (Some(asked), Some(answered)) => asked.eq_ignore_ascii_case(answered),
+        (Some(asked), Some(answered)) => same_question(asked, answered),
         _ => bare,
     };
     (response && same && header[..2] == query[..2]).then(|| Reply { octets: reply.to_vec(), rcode })
+}
+
+/// Names are compared without case, type and class are not: type 65 is not type 97.
+fn same_question(asked: &[u8], answered: &[u8]) -> bool {
+    match (asked.split_last_chunk::<4>(), answered.split_last_chunk::<4>()) {
+        (Some((name, kind)), Some((other, of))) => name.eq_ignore_ascii_case(other) && kind == of,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A query for `Web.example`, with this id, flags, type and class.
+    fn packet(id: u8, flags: [u8; 2], name: &[u8], kind: [u8; 4]) -> Vec<u8> {
+        [&[0, id, flags[0], flags[1], 0, 1, 0, 0, 0, 0, 0, 0], name, &kind].concat()
+    }
+
+    #[test]
+    fn only_a_response_to_the_very_question_is_taken() {
+        const NAME: &[u8] = b"\x03Web\x07example\x00";
+        const HTTPS: [u8; 4] = [0, 65, 0, 1];
+        let query = packet(7, [1, 0], NAME, HTTPS);
+        let taken = |reply: &[u8]| checked(&query, reply).map(|r| r.rcode);
+        assert_eq!(taken(&packet(7, [0x81, 0x80], NAME, HTTPS)), Some(ResponseCode::NoError));
+        assert_eq!(
+            taken(&packet(7, [0x81, 0x83], b"\x03wEB\x07example\x00", HTTPS)),
+            Some(ResponseCode::NXDomain)
+        );
+        for (why, reply) in [
+            ("another id", packet(8, [0x81, 0x80], NAME, HTTPS)),
+            ("no response", packet(7, [1, 0], NAME, HTTPS)),
+            ("another opcode", packet(7, [0x91, 0x80], NAME, HTTPS)),
+            ("another name", packet(7, [0x81, 0x80], b"\x03wet\x07example\x00", HTTPS)),
+            ("a longer name", packet(7, [0x81, 0x80], b"\x03web\x07example\x03org\x00", HTTPS)),
+            ("type 97, that is 65 in lower case", packet(7, [0x81, 0x80], NAME, [0, 97, 0, 1])),
+            ("another class", packet(7, [0x81, 0x80], NAME, [0, 65, 0, 3])),
+            ("half a header", vec![0, 7, 0x81, 0x80, 0, 0]),
+            ("a bare header that is no error", vec![0, 7, 0x81, 0x80, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ] {
+            assert_eq!(taken(&reply), None, "{why}");
+        }
+        let bare = [0, 7, 0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(taken(&bare), Some(ResponseCode::FormErr), "how a server answers what it cannot read");
+    }
 }

@@ -37,7 +37,7 @@ impl Board {
         for i in &first {
             let health = &mut self.upstreams[*i];
             if health.failures > 0 {
-                health.skip_until = now + self.holdoff;
+                health.skip_until = now.saturating_add(self.holdoff);
             }
         }
         first.append(&mut later);
@@ -52,7 +52,7 @@ impl Board {
         let health = &mut self.upstreams[upstream];
         let times = 1u32.checked_shl(health.failures).map_or(MAX_HOLDOFF, |t| t.clamp(1, MAX_HOLDOFF));
         health.failures = health.failures.saturating_add(1);
-        health.skip_until = now + self.holdoff * times;
+        health.skip_until = now.saturating_add(self.holdoff.saturating_mul(times));
     }
 }
 

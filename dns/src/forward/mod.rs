@@ -119,11 +119,11 @@ impl Forwarder {
         if crate::encode::question_octets(query).is_none() {
             return Err(ForwardError::NotAQuery);
         }
-        let deadline = Instant::now() + self.total;
+        let began = Instant::now();
         let plan = self.with_board(Board::plan);
         let mut last = "no time left".to_owned();
         for (round, is_last) in plan.iter().map(|i| (i, false)).chain(with_last(&plan)) {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = self.total.saturating_sub(began.elapsed());
             if left.is_zero() {
                 break;
             }

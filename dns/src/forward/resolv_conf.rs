@@ -2,7 +2,7 @@
 
 use std::{
     io::Read,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
 };
 
@@ -34,6 +34,12 @@ fn parse(text: &str) -> Vec<SocketAddr> {
         // A link-local server needs its interface's index, `fe80::1%eth0`, which only the kernel knows.
         match word.parse::<IpAddr>() {
             Ok(address) => {
+                // As the libc reads a wildcard: the server on this host.
+                let address = match address {
+                    IpAddr::V4(a) if a.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    IpAddr::V6(a) if a.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+                    other => other.to_canonical(),
+                };
                 let server = SocketAddr::new(address, 53);
                 if found.len() < MAX && !found.contains(&server) {
                     found.push(server);
@@ -56,6 +62,12 @@ mod tests {
         let expected: [SocketAddr; 2] =
             ["192.0.2.1:53".parse().unwrap(), "[2001:db8::1]:53".parse().unwrap()];
         assert_eq!(parse(text), expected);
+    }
+
+    #[test]
+    fn a_wildcard_is_this_host() {
+        let expected: [SocketAddr; 2] = ["127.0.0.1:53".parse().unwrap(), "[::1]:53".parse().unwrap()];
+        assert_eq!(parse("nameserver 0.0.0.0\nnameserver ::\nnameserver ::ffff:127.0.0.1"), expected);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod bind;
 mod lookup;
 mod respond;
+mod supervise;
 mod tcp;
 mod udp;
 
@@ -27,9 +28,10 @@ use hickory_proto::rr::RecordType;
 use mesh_control::model::Snapshot;
 use respond::Responder;
 use std::{net::SocketAddr, sync::Arc};
+use supervise::{Part, Supervised};
 use tokio::{
     sync::{Semaphore, watch},
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
 };
 
 /// The embedded DNS server.
@@ -67,19 +69,27 @@ impl DnsServer {
         let responder =
             Arc::new(Responder::new(Arc::clone(&view), options, Arc::clone(&forwarder), metrics.clone()));
         let mut tasks = JoinSet::new();
-        tasks.spawn(follow(snapshots, Arc::clone(&view), metrics));
+        let feed = follow(snapshots, Arc::clone(&view), metrics);
+        tasks.spawn(async {
+            feed.await;
+            Part::Feed
+        });
         let permits = Arc::new(Semaphore::new(config.limits.tcp_connections));
         for Bound { udp, tcp, .. } in bound {
-            tasks.spawn(udp::serve(udp, Arc::clone(&responder)));
-            tasks.spawn(tcp::serve(
-                tcp,
-                Arc::clone(&responder),
-                Arc::clone(&permits),
-                config.limits.tcp_idle,
-            ));
+            let datagrams = udp::serve(udp, Arc::clone(&responder));
+            tasks.spawn(async {
+                datagrams.await;
+                Part::Socket
+            });
+            let connections =
+                tcp::serve(tcp, Arc::clone(&responder), Arc::clone(&permits), config.limits.tcp_idle);
+            tasks.spawn(async {
+                connections.await;
+                Part::Socket
+            });
         }
         tracing::info!(?addresses, ?upstreams, domain = %config.domain, "DNS answers");
-        Ok(DnsHandle { addresses, view, responder, tasks: supervise(tasks) })
+        Ok(DnsHandle { addresses, view, responder, tasks: Supervised::new(tasks) })
     }
 }
 
@@ -105,6 +115,13 @@ impl DnsHandle {
         self.view.load().revision()
     }
 
+    /// Whether every address is still served and new snapshots are still taken; `false` only after a defect, which
+    /// the log names. For a readiness check.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.tasks.is_whole()
+    }
+
     /// Answers like the server does, for people: our names from the view, others from the upstreams. A name without
     /// a dot is taken below the zone. `kind` is a type's mnemonic (`A`, `srv`) or `TYPE65`.
     ///
@@ -118,38 +135,6 @@ impl DnsHandle {
     pub async fn shutdown(mut self) {
         self.tasks.stop().await;
     }
-}
-
-/// The task that owns all others.
-#[derive(Debug)]
-struct Supervised {
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
-}
-
-impl Supervised {
-    async fn stop(&mut self) {
-        self.stop.send_replace(true);
-        // It cannot be cancelled from elsewhere and does not panic: nothing to report.
-        let _ = (&mut self.task).await;
-    }
-}
-
-impl Drop for Supervised {
-    fn drop(&mut self) {
-        self.stop.send_replace(true);
-        self.task.abort();
-    }
-}
-
-fn supervise(mut tasks: JoinSet<()>) -> Supervised {
-    let (stop, mut stopped) = watch::channel(false);
-    let task = tokio::spawn(async move {
-        // An error means that the handle is gone, which stops the server as well.
-        let _ = stopped.wait_for(|stop| *stop).await;
-        tasks.shutdown().await;
-    });
-    Supervised { stop, task }
 }
 
 /// Swaps in the view of each new snapshot.
@@ -166,7 +151,9 @@ async fn follow(
                 // Everything anew takes a while with many services: not on a thread that answers queries.
                 match tokio::task::spawn_blocking(move || DnsView::new(&snapshot)).await {
                     Ok(view) => view,
-                    Err(_) => return,
+                    // The runtime ends: so does this.
+                    Err(error) if error.is_cancelled() => return,
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
                 }
             } else {
                 current.updated(&snapshot)
@@ -193,6 +180,11 @@ fn check(config: &DnsConfig) -> Result<(), DnsError> {
     if let Some(wildcard) = config.listen.iter().find(|a| a.ip().is_unspecified()) {
         return Err(DnsError::Wildcard(*wildcard));
     }
+    for (at, address) in config.listen.iter().enumerate().filter(|(_, a)| a.port() != 0) {
+        if config.listen[..at].contains(address) {
+            return Err(DnsError::Twice(*address));
+        }
+    }
     let Limits { tcp_connections, tcp_idle, forwards, forward_try, forward_total, .. } = config.limits;
     for (field, zero) in [
         ("tcp_connections", tcp_connections == 0),
@@ -213,10 +205,7 @@ fn check(config: &DnsConfig) -> Result<(), DnsError> {
 fn upstreams(wanted: &Upstreams, own: &[SocketAddr]) -> Result<Vec<SocketAddr>, DnsError> {
     match wanted {
         Upstreams::None => Ok(Vec::new()),
-        Upstreams::List(list) => match list.iter().find(|a| own.contains(a)) {
-            Some(own) => Err(DnsError::Loop(*own)),
-            None => Ok(list.clone()),
-        },
+        Upstreams::List(list) => list.iter().map(|address| upstream(*address, own)).collect(),
         Upstreams::ResolvConf(path) => {
             let (ours, others): (Vec<_>, Vec<_>) =
                 nameservers(path).into_iter().partition(|a| own.contains(a));
@@ -226,6 +215,22 @@ fn upstreams(wanted: &Upstreams, own: &[SocketAddr]) -> Result<Vec<SocketAddr>, 
             Ok(others)
         }
     }
+}
+
+fn upstream(address: SocketAddr, own: &[SocketAddr]) -> Result<SocketAddr, DnsError> {
+    // `::ffff:127.0.0.1` is 127.0.0.1 to the kernel, and a wildcard is this very host.
+    let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
+    if canonical.ip().is_unspecified() {
+        return Err(DnsError::Upstream { address, rule: "is a wildcard: name the server's own address" });
+    }
+    if canonical.port() == 0 {
+        return Err(DnsError::Upstream { address, rule: "has port 0: use 53, or the server's own port" });
+    }
+    if own.contains(&address) || own.contains(&canonical) {
+        return Err(DnsError::Loop(address));
+    }
+    // The scope of a link-local address is only in the one given.
+    Ok(if address.ip() == canonical.ip() { address } else { canonical })
 }
 
 /// A record type from its mnemonic or `TYPE65` (RFC 3597 section 5).

@@ -111,7 +111,9 @@ impl Responder {
         let Pending { request, transport, arrived, permit } = pending;
         let udp = transport == Transport::Udp;
         let (reply, rcode) = match self.forwarder.forward(request.as_slice(), !udp, permit).await {
-            Ok(Forwarded { reply, rcode, .. }) if udp && reply.len() > encode::advertised(&request) => {
+            Ok(Forwarded { reply, rcode, .. })
+                if udp && reply.len() > encode::advertised(&request).min(encode::FORWARDED_UDP) =>
+            {
                 (encode::truncated(&reply).unwrap_or_default(), rcode)
             }
             Ok(Forwarded { reply, rcode, .. }) => (reply, rcode),

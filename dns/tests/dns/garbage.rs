@@ -16,7 +16,7 @@ use tokio::{
 const SEED: u64 = 0x0d45;
 
 /// A query with some octets changed, or none of it left.
-fn packet(rng: &mut StdRng) -> Vec<u8> {
+pub(crate) fn packet(rng: &mut StdRng) -> Vec<u8> {
     const NAMES: [&str; 6] = [
         "web.cluster",
         "tasks.web.cluster",

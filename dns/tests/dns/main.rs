@@ -8,7 +8,10 @@
 mod answers;
 mod client;
 mod garbage;
+mod lengths;
+mod load;
 mod mesh;
 mod sockets;
+mod start;
 mod upstreams;
 mod view;

@@ -1,0 +1,115 @@
+//! The task that owns all others of a server.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+
+/// What a task was, told at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It followed the snapshots; ends when there will be no more.
+    Feed,
+    /// It served a socket; should not end.
+    Socket,
+}
+
+/// The tasks of a server; they end when this is dropped.
+#[derive(Debug)]
+pub(super) struct Supervised {
+    stop: watch::Sender<bool>,
+    whole: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Supervised {
+    pub(super) fn new(mut tasks: JoinSet<Part>) -> Self {
+        let (stop, mut stopped) = watch::channel(false);
+        let whole = Arc::new(AtomicBool::new(true));
+        let is_whole = Arc::clone(&whole);
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    // An error means that the handle is gone, which stops the server as well.
+                    _ = stopped.wait_for(|stop| *stop) => break,
+                    Some(ended) = tasks.join_next() => {
+                        if !matches!(ended, Ok(Part::Feed)) {
+                            is_whole.store(false, Ordering::Relaxed);
+                            tracing::error!(?ended, "a part of the DNS server ended: restart the agent");
+                        }
+                    }
+                }
+            }
+            tasks.shutdown().await;
+        });
+        Supervised { stop, whole, task }
+    }
+
+    /// Whether no task has ended that should not.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole.load(Ordering::Relaxed)
+    }
+
+    /// Ends all tasks and waits for it.
+    pub(super) async fn stop(&mut self) {
+        self.stop.send_replace(true);
+        // It cannot be cancelled from elsewhere and does not panic: nothing to report.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{future::pending, time::Duration};
+
+    /// All of a server whose one task ends like this while another goes on.
+    fn with_one_that(ends: impl Future<Output = Part> + Send + 'static) -> Supervised {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(ends);
+        tasks.spawn(pending());
+        Supervised::new(tasks)
+    }
+
+    async fn is_told(mut all: Supervised) {
+        let broken = async {
+            while all.is_whole() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), broken).await.expect("it is told");
+        all.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_serves_any_more_is_told() {
+        is_told(with_one_that(async { Part::Socket })).await;
+    }
+
+    #[tokio::test]
+    async fn a_defect_is_told() {
+        is_told(with_one_that(async { panic!("as a defect would") })).await;
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_snapshots_is_no_defect() {
+        let mut all = with_one_that(async { Part::Feed });
+        // One thread: every task has run, and the supervisor has looked, when this comes back the tenth time.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(all.is_whole());
+        all.stop().await;
+    }
+}

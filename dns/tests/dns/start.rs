@@ -1,0 +1,66 @@
+//! What the server refuses to start with, each with the field, the value and the fix.
+
+use crate::{client::Server, mesh};
+use mesh_dns::{DnsConfig, DnsServer, Limits, Upstreams};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+async fn refused(config: DnsConfig) -> String {
+    let (_keep, feed) = watch::channel(Arc::new(mesh::example()));
+    DnsServer::start(config, feed, &prometheus::Registry::new()).await.unwrap_err().to_string()
+}
+
+fn config(listen: &[&str], upstreams: &[&str]) -> DnsConfig {
+    let all = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>();
+    DnsConfig { listen: all(listen), upstreams: Upstreams::List(all(upstreams)), ..DnsConfig::default() }
+}
+
+#[tokio::test]
+async fn each_mistake_is_named() {
+    let free = "127.0.0.1:0";
+    let domain = |domain: &str| DnsConfig { domain: domain.to_owned(), ..config(&[free], &[]) };
+    let limits = |limits: Limits| DnsConfig { limits, ..config(&[free], &[]) };
+    for (config, expected) in [
+        (config(&[], &[]), "listen: no address given"),
+        (config(&["[::]:53"], &[]), "listen: `[::]:53` is a wildcard"),
+        (config(&["127.0.0.1:15353", "127.0.0.1:15353"], &[]), "listen: 127.0.0.1:15353 stands there twice"),
+        (config(&["192.0.2.1:15353"], &[]), "listen: cannot use 192.0.2.1:15353 for UDP (port 15353)"),
+        (config(&[free], &["0.0.0.0:53"]), "upstreams: `0.0.0.0:53` is a wildcard"),
+        (config(&[free], &["[::ffff:0.0.0.0]:53"]), "is a wildcard"),
+        (config(&[free], &["192.0.2.1:0"]), "upstreams: `192.0.2.1:0` has port 0"),
+        (domain("a b"), "domain: `a b`"),
+        (limits(Limits { forwards: 0, ..Limits::default() }), "limits: forwards is 0"),
+        (limits(Limits { tcp_idle: Duration::ZERO, ..Limits::default() }), "limits: tcp_idle is 0"),
+    ] {
+        let error = refused(config).await;
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+/// The same server under another spelling is the same loop.
+#[tokio::test]
+async fn a_mapped_address_of_this_server_is_a_loop() {
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (listen, upstream) = (format!("127.0.0.1:{port}"), format!("[::ffff:127.0.0.1]:{port}"));
+    let error = refused(config(&[&listen], &[&upstream])).await;
+    assert!(error.contains(&upstream) && error.contains("circles"), "{error}");
+}
+
+/// With the UDP port free and only TCP taken nothing stays bound either.
+#[tokio::test]
+async fn nothing_is_left_listening() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let error = refused(config(&[&address.to_string()], &[])).await;
+    assert!(error.contains(&format!("{address} for TCP")) && error.contains("another process"), "{error}");
+    drop(tokio::net::UdpSocket::bind(address).await.expect("the UDP port is free again"));
+}
+
+#[tokio::test]
+async fn one_registry_takes_one_server() {
+    let server = Server::start(mesh::example(), &[], Limits::default()).await;
+    let (_keep, feed) = watch::channel(Arc::new(mesh::example()));
+    let again = DnsServer::start(config(&["127.0.0.1:0"], &[]), feed, &server.registry).await;
+    let error = again.unwrap_err().to_string();
+    assert!(error.contains("one registry for each server"), "{error}");
+}
