@@ -6,7 +6,15 @@ use hickory_proto::{
 };
 use mesh_control::model::Snapshot;
 use mesh_dns::{DnsConfig, DnsHandle, DnsServer, Limits, Upstreams};
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
@@ -16,6 +24,14 @@ use tokio::{
 
 /// Longest wait for one answer; an answer that comes ends it at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An address that no other test uses, for those that must name a port before it is bound: a loopback address made of
+/// this process's id, and a port, another each time, below those the kernel hands out.
+pub(crate) fn own_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(15_353);
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    SocketAddr::from(([127, 128 | high, middle, low.max(1)], NEXT.fetch_add(1, Ordering::Relaxed)))
+}
 
 /// A running server and what feeds it.
 pub(crate) struct Server {

@@ -1,7 +1,7 @@
 //! The server on real sockets.
 
 use crate::{
-    client::{PATIENCE, Server, data, query, tcp, udp},
+    client::{PATIENCE, Server, data, own_address, query, tcp, udp},
     mesh,
 };
 use hickory_proto::{op::ResponseCode, rr::RecordType};
@@ -135,9 +135,15 @@ async fn a_taken_port_and_a_wildcard_are_named_with_the_fix() {
 
 #[tokio::test]
 async fn after_shutdown_the_port_is_free_and_nobody_answers() {
-    let server = Server::start(mesh::example(), &[], Limits::default()).await;
-    let at = server.at();
-    server.handle.shutdown().await;
+    let at = own_address();
+    let (_keep, feed) = watch::channel(Arc::new(mesh::example()));
+    let config = DnsConfig { listen: vec![at], upstreams: Upstreams::None, ..DnsConfig::default() };
+    let handle = DnsServer::start(config, feed, &prometheus::Registry::new()).await.unwrap();
+    let mut open = TcpStream::connect(at).await.unwrap();
+    let packet = query("web.cluster", RecordType::A, None);
+    assert_eq!(tcp(&mut open, &packet).await.unwrap().answers.len(), 1);
+    handle.shutdown().await;
+    assert!(tcp(&mut open, &packet).await.is_err(), "a connection that was open has ended");
     drop(tokio::net::UdpSocket::bind(at).await.unwrap());
     drop(tokio::net::TcpListener::bind(at).await.unwrap());
 }

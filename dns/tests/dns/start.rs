@@ -1,6 +1,9 @@
 //! What the server refuses to start with, each with the field, the value and the fix.
 
-use crate::{client::Server, mesh};
+use crate::{
+    client::{Server, own_address},
+    mesh,
+};
 use mesh_dns::{DnsConfig, DnsServer, Limits, Upstreams};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -40,16 +43,16 @@ async fn each_mistake_is_named() {
 /// The same server under another spelling is the same loop.
 #[tokio::test]
 async fn a_mapped_address_of_this_server_is_a_loop() {
-    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (listen, upstream) = (format!("127.0.0.1:{port}"), format!("[::ffff:127.0.0.1]:{port}"));
-    let error = refused(config(&[&listen], &[&upstream])).await;
+    let own = own_address();
+    let upstream = format!("[::ffff:{}]:{}", own.ip(), own.port());
+    let error = refused(config(&[&own.to_string()], &[&upstream])).await;
     assert!(error.contains(&upstream) && error.contains("circles"), "{error}");
 }
 
 /// With the UDP port free and only TCP taken nothing stays bound either.
 #[tokio::test]
 async fn nothing_is_left_listening() {
-    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = tokio::net::TcpListener::bind(own_address()).await.unwrap();
     let address = taken.local_addr().unwrap();
     let error = refused(config(&[&address.to_string()], &[])).await;
     assert!(error.contains(&format!("{address} for TCP")) && error.contains("another process"), "{error}");

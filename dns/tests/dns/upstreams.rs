@@ -1,7 +1,7 @@
 //! Other names: what the forwarder makes of good, slow, dead and lying upstreams.
 
 use crate::{
-    client::{PATIENCE, Server, data, query, tcp, udp},
+    client::{PATIENCE, Server, data, own_address, query, tcp, udp},
     mesh,
 };
 use hickory_proto::{
@@ -220,7 +220,7 @@ async fn too_many_at_once_are_refused_and_counted() {
 /// coredns#2087: an upstream that is the server itself would go round in circles.
 #[tokio::test]
 async fn a_loop_is_refused_at_the_start() {
-    let free = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let free = own_address();
     let (_keep, feed) = watch::channel(Arc::new(mesh::example()));
     let config =
         DnsConfig { listen: vec![free], upstreams: Upstreams::List(vec![free]), ..DnsConfig::default() };
