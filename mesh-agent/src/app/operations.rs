@@ -146,7 +146,8 @@ impl Operations for Running {
     }
 
     fn dns_address(&self) -> Option<SocketAddr> {
-        self.dns.as_ref().and_then(|dns| dns.addresses().first().copied())
+        let serving = self.dns.as_ref().filter(|dns| dns.is_serving());
+        serving.and_then(|dns| dns.addresses().first().copied())
     }
 
     fn counters(&self) -> Answer<'_, Result<Counters, OperationError>> {
