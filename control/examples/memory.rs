@@ -185,7 +185,7 @@ fn receiver(services: usize) -> Result<(), Failure> {
                             Target::Address(_) => return Err("no such node".into()),
                         };
                         peers.insert(id.0, i);
-                        inputs.push_back(Input::Opened(id));
+                        inputs.push_back(Input::Opened(id, 0));
                         (ACCEPT, id, vec![])
                     }
                     Output::Frame(id, frame) => (FRAME, id, frame),
@@ -218,7 +218,7 @@ fn receiver(services: usize) -> Result<(), Failure> {
     println!("taken in: {steps} inputs in {busy:.2} s");
     let start = Instant::now();
     for _ in 0..100_000 {
-        me.handle(Input::Datagram(vec![1; 300]), at(now));
+        me.handle(Input::Datagram(([10, 0, 0, 1], 7946).into(), vec![1; 300]), at(now));
     }
     println!("a datagram that is refused: {:.2} µs", start.elapsed().as_secs_f64() * 10.0);
     let start = Instant::now();

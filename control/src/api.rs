@@ -94,6 +94,38 @@ pub struct ControlStats {
     pub refused: Vec<(&'static str, u64)>,
     /// Anti-entropy exchanges run, and those that failed.
     pub syncs: (u64, u64),
+    /// How long news takes to this node; absent when there was none in the last minute.
+    pub lag: Option<Lag>,
+    /// Milliseconds since the last exchange after which a peer and this node held equal states.
+    pub in_sync: Option<u64>,
+    /// Why this node keeps silent: another had its name or address first.
+    pub silenced: Option<String>,
+}
+
+/// What this node measured of another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerStats {
+    /// The node.
+    pub node: NodeName,
+    /// Time of the last TCP handshake with it, in microseconds.
+    pub rtt: Option<u32>,
+    /// Its wall clock less this node's, in milliseconds, as last heard.
+    pub clock_offset: Option<i64>,
+    /// Milliseconds since it was last heard.
+    pub heard: Option<u64>,
+    /// What is wrong with it, for people: another node has its name or address, its clock is off.
+    pub trouble: Option<String>,
+}
+
+/// How long news takes to this node: the age at arrival of records that gossip brought, over the last minute.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lag {
+    /// Records counted.
+    pub records: usize,
+    /// Half of them were at most this old, in milliseconds.
+    pub median: u64,
+    /// All of them were at most this old.
+    pub worst: u64,
 }
 
 /// What can go wrong in the control plane, each with the value at fault and the fix.

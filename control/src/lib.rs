@@ -43,7 +43,7 @@ mod store;
 mod value;
 mod view;
 
-pub use api::{ControlConfig, ControlError, ControlStats, LocalChange};
+pub use api::{ControlConfig, ControlError, ControlStats, Lag, LocalChange, PeerStats};
 pub use hlc::Now;
 pub use keyring::{KEY_LEN, KeyError, generate_key};
 pub use shell::{Control, ControlHandle};

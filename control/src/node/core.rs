@@ -7,7 +7,7 @@ use super::{
 };
 use crate::key::RecordId;
 use crate::{
-    api::ControlStats,
+    api::{ControlStats, PeerStats},
     gossip::{self, Spread},
     hlc::{Clock, Now},
     keyring::{KeyError, Keyring},
@@ -153,8 +153,8 @@ impl Node {
         }
         match input {
             Input::Tick => {}
-            Input::Datagram(mut packet) => self.datagram(&mut packet, now),
-            Input::Opened(id) => self.opened(id),
+            Input::Datagram(from, mut packet) => self.datagram(from, &mut packet, now),
+            Input::Opened(id, rtt) => self.opened(id, rtt),
             Input::Accepted(id) => self.accepted(id, now),
             Input::Frame(id, bytes) => self.frame(id, &bytes, now),
             Input::Closed(id) => self.closed(id, now),
@@ -221,7 +221,16 @@ impl Node {
             udp_received: self.udp_received,
             refused: refused.into_iter().collect(),
             syncs: self.exchanges.counts(),
+            lag: None,
+            in_sync: None,
+            silenced: None,
         }
+    }
+
+    /// What is measured of the others, by name.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerStats> {
+        Vec::new()
     }
 
     pub(super) fn refuse(&mut self, reason: &'static str) {

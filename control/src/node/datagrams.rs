@@ -10,7 +10,7 @@ use crate::{
     record::Record,
 };
 use rand::seq::IndexedRandom;
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 /// Members that a leaving node tells itself; the others hear it from them.
 const GOODBYES: usize = 64;
@@ -43,12 +43,15 @@ impl Node {
         std::mem::take(&mut self.out)
     }
 
-    pub(super) fn datagram(&mut self, packet: &mut [u8], now: Now) {
+    pub(super) fn datagram(&mut self, from: SocketAddr, packet: &mut [u8], now: Now) {
         self.udp_received.0 += 1;
         self.udp_received.1 += packet.len() as u64;
         let body = match self.opener.open(packet) {
             Ok(body) => body.to_vec(),
-            Err(reason) => return self.refuse(reason.as_str()),
+            Err(reason) => {
+                tracing::debug!(%from, reason = reason.as_str(), "datagram refused");
+                return self.refuse(reason.as_str());
+            }
         };
         let Some((tag, body)) = body.split_first() else { return self.refuse("malformed") };
         match *tag {

@@ -142,7 +142,7 @@ impl Node {
             .insert(id, Exchange { role, deadline: now.mono + SILENCE, learned: 0, arrived: 0 });
     }
 
-    pub(super) fn opened(&mut self, id: ExchangeId) {
+    pub(super) fn opened(&mut self, id: ExchangeId, _rtt: u32) {
         let Some(Exchange { role: Role::Initiator { to, .. }, .. }) = self.exchanges.running.get(&id) else {
             self.out.push(Output::Close(id));
             return;

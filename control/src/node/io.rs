@@ -16,10 +16,10 @@ impl ExchangeId {
 pub enum Input {
     /// A deadline passed.
     Tick,
-    /// A datagram arrived.
-    Datagram(Vec<u8>),
-    /// A connection that the node asked for stands.
-    Opened(ExchangeId),
+    /// A datagram arrived, from this address as the network says.
+    Datagram(SocketAddr, Vec<u8>),
+    /// A connection that the node asked for stands; how long the peer took to answer, in microseconds.
+    Opened(ExchangeId, u32),
     /// A peer connected.
     Accepted(ExchangeId),
     /// A frame arrived, opened and complete.

@@ -347,7 +347,7 @@ fn damaged_and_misplaced_frames_are_refused() {
         let Some(id) = opened else { continue };
         let theirs = ExchangeId(ExchangeId::ACCEPTED + round);
         b.handle(Input::Accepted(theirs), at(now));
-        let mut inbox = vec![(false, Input::Opened(id))];
+        let mut inbox = vec![(false, Input::Opened(id, 0))];
         for _ in 0..40 {
             let Some((to_b, input)) = inbox.pop() else { break };
             let (node, back) = if to_b { (&mut b, id) } else { (&mut a, theirs) };

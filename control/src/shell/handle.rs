@@ -1,7 +1,7 @@
 //! What the agent holds of a running control plane.
 
 use crate::{
-    api::{ControlError, ControlStats, LocalChange},
+    api::{ControlError, ControlStats, LocalChange, PeerStats},
     hlc::Now,
     model::{ServiceKey, Snapshot},
     node::{Node, Output},
@@ -116,6 +116,12 @@ impl ControlHandle {
             stats.refused.push(("connection", strangers));
         }
         stats
+    }
+
+    /// What is measured of the other nodes, by name.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerStats> {
+        self.node.lock().peers()
     }
 
     /// Whether this node synced with at least one peer, or has no seeds but itself.

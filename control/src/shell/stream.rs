@@ -14,7 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -89,8 +89,8 @@ impl Streams {
         let (ring, events) = (Arc::clone(&self.ring), self.sender.clone());
         self.tasks.spawn(async move {
             match connect(&target, &ring).await {
-                Ok((stream, session)) => {
-                    let opened = Event { input: Input::Opened(id), frames: None };
+                Ok((stream, session, rtt)) => {
+                    let opened = Event { input: Input::Opened(id, rtt), frames: None };
                     if events.send(opened).await.is_ok() {
                         run(stream, session, id, queued, &events).await;
                     }
@@ -163,7 +163,8 @@ async fn accept(
     }
 }
 
-async fn connect(target: &Target, ring: &Keyring) -> io::Result<(TcpStream, Session)> {
+/// A connection, and how long the peer's kernel took to accept it, in microseconds.
+async fn connect(target: &Target, ring: &Keyring) -> io::Result<(TcpStream, Session, u32)> {
     let addresses: Vec<SocketAddr> = match target {
         Target::Address(address) => vec![*address],
         Target::Seed(seed) => timeout(CONNECT, lookup_host(seed)).await??.take(MAX_ADDRESSES).collect(),
@@ -171,9 +172,11 @@ async fn connect(target: &Target, ring: &Keyring) -> io::Result<(TcpStream, Sess
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
         let attempt = async {
+            let start = Instant::now();
             let mut stream = TcpStream::connect(address).await?;
+            let rtt = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
             let session = greet(&mut stream, ring).await?;
-            io::Result::Ok((stream, session))
+            io::Result::Ok((stream, session, rtt))
         };
         match timeout(CONNECT, attempt).await.map_err(io::Error::from).flatten() {
             Ok(connected) => return Ok(connected),

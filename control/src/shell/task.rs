@@ -77,11 +77,11 @@ impl Task {
                 }
                 received = self.socket.recv_from(&mut buffer) => {
                     // An error is an ICMP message about an earlier datagram: of no interest.
-                    if let Ok((length, _)) = received {
-                        self.step(Input::Datagram(buffer[..length].to_vec()));
+                    if let Ok((length, from)) = received {
+                        self.step(Input::Datagram(from, buffer[..length].to_vec()));
                         for _ in 0..BATCH {
-                            let Ok((length, _)) = self.socket.try_recv_from(&mut buffer) else { break };
-                            self.step(Input::Datagram(buffer[..length].to_vec()));
+                            let Ok((length, from)) = self.socket.try_recv_from(&mut buffer) else { break };
+                            self.step(Input::Datagram(from, buffer[..length].to_vec()));
                         }
                     }
                 }

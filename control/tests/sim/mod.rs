@@ -291,7 +291,7 @@ impl Sim {
                 for _ in 0..copies {
                     if !self.cut(i, to) && !self.rng.random_bool(self.weather.loss) {
                         let delay = self.rng.random_range(0..=self.weather.delay);
-                        self.later(delay, to, Input::Datagram(bytes.clone()));
+                        self.later(delay, to, Input::Datagram(address(i), bytes.clone()));
                     }
                 }
             }
@@ -311,7 +311,7 @@ impl Sim {
                     self.streams.insert((i, id), (to, theirs));
                     self.streams.insert((to, theirs), (i, id));
                     self.later(TCP, to, Input::Accepted(theirs));
-                    self.later(2 * TCP, i, Input::Opened(id));
+                    self.later(2 * TCP, i, Input::Opened(id, 1_000 * 2 * u32::try_from(TCP).expect("short")));
                 }
             }
             Output::Frame(id, bytes) => {
