@@ -9,7 +9,7 @@ macro_rules! kinds {
         pub enum Kind { $($(#[$doc])* $name),* }
 
         impl Kind {
-            /// Every kind, in the order of the list in docs/cli.md.
+            /// Every kind; docs/cli.md lists them.
             pub const ALL: &[Kind] = &[$(Kind::$name),*];
 
             /// The word that people and programs read.
@@ -200,6 +200,14 @@ mod tests {
         for over in words.iter().filter_map(|w| w.strip_suffix("-over")) {
             let begins = Kind::ALL.iter().find(|k| k.as_str() == over);
             assert!(begins.is_some_and(|k| k.is_trouble()), "{over}");
+        }
+    }
+
+    #[test]
+    fn every_kind_is_documented() {
+        let documented = include_str!("../../../docs/cli.md");
+        for kind in Kind::ALL {
+            assert!(documented.contains(&format!("`{}`", kind.as_str())), "{}", kind.as_str());
         }
     }
 

@@ -39,7 +39,7 @@ async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, observe: impl Fn() -
     let mut wrong = Troubles::default();
     let mut clock = ClockWatch::default();
     let hello = format!(
-        "mesh-agent {}; knows {} services and {} nodes",
+        "mesh-agent {}; services known: {}, nodes: {}",
         env!("CARGO_PKG_VERSION"),
         state.services.len(),
         state.nodes.len()

@@ -196,6 +196,16 @@ async fn followers_are_bounded() {
 }
 
 #[tokio::test]
+async fn the_head_of_a_stream_is_an_answer_of_its_own() {
+    let world = World::start().await;
+    let mut stream = world.unix().await;
+    let request = "HEAD /v1/events?follow=true HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let head = read_all(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "{head}");
+}
+
+#[tokio::test]
 async fn the_command_prints_a_line_an_event() {
     let world = World::start().await;
     world.happens(2);
