@@ -1,4 +1,5 @@
 //! What `mesh-agent events --follow` tells of a mesh: a service is declared, a node dies and returns, the agent stops.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop, also outside the test function")]
 
 use anyhow::ensure;
 use mesh_integration::{BOUND, Mesh, agent_binary, until};

@@ -15,6 +15,9 @@ use std::{
 };
 use tokio::{sync::watch, time::sleep};
 
+/// JSON, one value a line (<https://github.com/ndjson/ndjson-spec>).
+pub(super) const CONTENT_TYPE: &str = "application/x-ndjson";
+
 /// An empty line is sent after so long without an event: both sides notice that the other is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 

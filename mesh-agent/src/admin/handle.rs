@@ -6,6 +6,7 @@ use super::{
     call::{Call, Reply, ReplyBody, Shared},
     config::Limits,
     error::ApiError,
+    follow,
     routes::{Action, Found, find},
 };
 use bytes::Bytes;
@@ -141,6 +142,10 @@ fn respond(reply: Reply) -> Response<ReplyBody> {
     *response.status_mut() = reply.status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+    if reply.content_type == follow::CONTENT_TYPE {
+        // A client that is dropped must not hold the connection either.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

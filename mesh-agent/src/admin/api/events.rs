@@ -4,7 +4,7 @@ use crate::{
     admin::{
         call::{Call, Reply, Shared},
         error::ApiError,
-        follow::follow,
+        follow::{CONTENT_TYPE, follow},
         query::Query,
         wire::{EventJson, EventsJson},
     },
@@ -35,8 +35,7 @@ pub(super) fn events(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
             )
             .fix("end one of them, or ask without follow")
         })?;
-        let content_type = "application/x-ndjson";
-        return Ok(Reply { status: StatusCode::OK, content_type, body: body.boxed_unsync() });
+        return Ok(Reply { status: StatusCode::OK, content_type: CONTENT_TYPE, body: body.boxed_unsync() });
     }
     // Without `since`, everything that is kept was asked for, and nothing of it is missing.
     let newest = log.newest();
