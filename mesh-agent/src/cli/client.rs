@@ -1,6 +1,9 @@
 //! The HTTP client of the CLI: one request a connection, over a unix socket or TCP.
 
-use super::exit::{Code, Failure};
+use super::{
+    exit::{Code, Failure},
+    lines::Lines,
+};
 use crate::admin::wire::ErrorBody;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Collected, Full, Limited};
@@ -150,14 +153,13 @@ impl Client {
             })?;
             let Some(frame) = frame else { return Ok(()) };
             let frame = frame.map_err(|e| self.broken(&BrokenOff(e.into())))?;
-            for text in lines.add(&frame.into_data().unwrap_or_default()) {
+            let whole = lines.add(&frame.into_data().unwrap_or_default());
+            let whole =
+                whole.map_err(|e| Failure::new(Code::Failure, format!("{} sent {e}", self.name())))?;
+            for text in whole {
                 if line(&text)?.is_break() {
                     return Ok(());
                 }
-            }
-            if lines.rest.len() > LONGEST {
-                let text = format!("{} sent a line over {LONGEST} bytes", self.name());
-                return Err(Failure::new(Code::Failure, text));
             }
         }
     }
@@ -235,27 +237,6 @@ where
     Ok((status, body))
 }
 
-/// Longest line of a stream.
-const LONGEST: usize = 64 << 10;
-
-/// Puts the lines of a stream together.
-#[derive(Default)]
-struct Lines {
-    rest: Vec<u8>,
-}
-
-impl Lines {
-    /// The lines that are whole now, without empty ones.
-    fn add(&mut self, bytes: &[u8]) -> Vec<String> {
-        self.rest.extend_from_slice(bytes);
-        let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else { return Vec::new() };
-        let tail = self.rest.split_off(end + 1);
-        let whole = std::mem::replace(&mut self.rest, tail);
-        let text = String::from_utf8_lossy(&whole);
-        text.lines().filter(|l| !l.trim().is_empty()).map(str::to_owned).collect()
-    }
-}
-
 /// An exchange that did not end well.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -325,13 +306,26 @@ fn read_token(path: &Path) -> Result<String, Failure> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn lines_are_put_together() {
-        let mut lines = Lines::default();
-        assert!(lines.add(b"on").is_empty());
-        assert_eq!(lines.add(b"e\n\ntwo\nth"), ["one", "two"]);
-        assert_eq!(lines.add(b"ree\n"), ["three"]);
-        assert!(lines.add(b"\n").is_empty() && lines.rest.is_empty());
+    #[tokio::test]
+    async fn a_server_that_falls_silent_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()), None).unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\none\n";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+            stream
+        });
+        let mut heard = Vec::new();
+        let take = |line: &str| {
+            heard.push(line.to_owned());
+            Ok(ControlFlow::Continue(()))
+        };
+        let failure = client.stream("/", Duration::from_millis(300), take).await.unwrap_err();
+        assert_eq!(failure.code, Code::Unreachable);
+        assert!(failure.message.contains("is silent"), "{failure}");
+        assert_eq!(heard, ["one"]);
+        drop(server.await.unwrap());
     }
 
     #[test]

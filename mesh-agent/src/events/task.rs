@@ -78,3 +78,48 @@ fn wall() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::{log::Follower, ring::Since};
+    use mesh_control::model::{Name, NodeInfo, NodeState, NodeView};
+    use std::sync::Mutex;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn with(snapshot: &Snapshot, node: &str, state: NodeState) -> Arc<Snapshot> {
+        let mut snapshot = snapshot.clone();
+        let name = Name::new(node).unwrap();
+        let view = NodeView { name: name.clone(), info: NodeInfo::default(), gossip: None, state };
+        snapshot.set_node(name, Some(Arc::new(view)));
+        Arc::new(snapshot)
+    }
+
+    async fn next(follower: &mut Follower) -> (String, u64) {
+        let events = tokio::time::timeout(LONG, follower.next(1)).await.expect("no event").unwrap();
+        let news = &events[0].news;
+        (format!("{} {}", news.kind.as_str(), news.subject), events[0].revision)
+    }
+
+    #[tokio::test]
+    async fn what_was_there_is_no_news_and_what_comes_is() {
+        let first = with(&Snapshot::empty(Name::new("n1").unwrap()), "n1", NodeState::Alive);
+        let (publish, snapshots) = watch::channel(Arc::clone(&first));
+        let wrong = Arc::new(Mutex::new(Observed::default()));
+        let (log, look) = (EventLog::default(), Arc::clone(&wrong));
+        let task = spawn(snapshots, move || look.lock().unwrap().clone(), log.clone());
+        let mut follower = log.follow(0).unwrap();
+        assert_eq!(next(&mut follower).await, ("agent-started n1".into(), 1));
+        let second = with(&first, "n2", NodeState::Alive);
+        publish.send(Arc::clone(&second)).unwrap();
+        assert_eq!(next(&mut follower).await, ("node-up n2".into(), 2));
+        wrong.lock().unwrap().plane = vec![("0.0.0.0:80/tcp".into(), "in use".into())];
+        assert_eq!(next(&mut follower).await, ("plane-error 0.0.0.0:80/tcp".into(), 2));
+        wrong.lock().unwrap().plane.clear();
+        assert_eq!(next(&mut follower).await, ("plane-error-over 0.0.0.0:80/tcp".into(), 2));
+        drop(publish);
+        tokio::time::timeout(LONG, task).await.expect("it goes on without a control plane").unwrap();
+        assert_eq!(log.since(Since::Number(0)).events.len(), 4, "each is told once");
+    }
+}

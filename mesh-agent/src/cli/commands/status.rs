@@ -82,9 +82,6 @@ fn describe(s: &StatusJson, output: Output) -> String {
         format!("{} other nodes up, {} down{joined}; {} records", c.members_up, c.members_down, c.records),
     );
     line("convergence", convergence(c));
-    if let Some(reason) = &c.silenced {
-        line("", format!("{}: {}", output.alarm("silenced", true), clean(reason)));
-    }
     for warning in &c.clock {
         line("", format!("{}: {}", output.alarm("clock", true), clean(warning)));
     }
