@@ -88,6 +88,8 @@ impl App {
         control: &ControlHandle,
         registry: &prometheus::Registry,
     ) -> Result<App, StartError> {
+        // What was kept over the restart. All that comes later is news.
+        let known = Arc::clone(&control.snapshots().borrow());
         let sources: Vec<SourceId> =
             config.sources.files.iter().map(|_| FileSource::id()).chain([ApiSource::id()]).collect();
         let to_control = control.clone();
@@ -133,9 +135,8 @@ impl App {
             events: EventLog::default(),
         });
         let watched = Arc::clone(&running);
-        // Before the sources speak: what they declare is news.
-        let events =
-            events::spawn(control.snapshots(), move || watching::observe(&watched), running.events.clone());
+        let observe = move || watching::observe(&watched);
+        let events = events::spawn(known, control.snapshots(), observe, running.events.clone());
         let admin =
             AdminServer::start(parts::admin(config), Arc::clone(&running) as _, registry.clone()).await;
         let admin = admin.inspect_err(|_| events.abort())?;

@@ -24,18 +24,24 @@ const LOOK: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(100);
 
 /// Writes to `log` what changes in `snapshots` and in what `observe` returns, until the snapshots end or the task is
-/// aborted. What `snapshots` holds now is where it begins: that is no news.
+/// aborted. `known`, an earlier snapshot of the same run, is where it begins: what it holds is no news.
 pub fn spawn(
+    known: Arc<Snapshot>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     observe: impl Fn() -> Observed + Send + 'static,
     log: EventLog,
 ) -> JoinHandle<()> {
-    tokio::spawn(run(snapshots, observe, log))
+    tokio::spawn(run(known, snapshots, observe, log))
 }
 
-async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, observe: impl Fn() -> Observed, log: EventLog) {
+async fn run(
+    mut state: Arc<Snapshot>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    observe: impl Fn() -> Observed,
+    log: EventLog,
+) {
     let start = Instant::now();
-    let mut state = Arc::clone(&snapshots.borrow_and_update());
+    snapshots.mark_changed();
     let mut wrong = Troubles::default();
     let mut clock = ClockWatch::default();
     let hello = format!(
@@ -108,7 +114,7 @@ mod tests {
         let (publish, snapshots) = watch::channel(Arc::clone(&first));
         let wrong = Arc::new(Mutex::new(Observed::default()));
         let (log, look) = (EventLog::default(), Arc::clone(&wrong));
-        let task = spawn(snapshots, move || look.lock().unwrap().clone(), log.clone());
+        let task = spawn(first.clone(), snapshots, move || look.lock().unwrap().clone(), log.clone());
         let mut follower = log.follow(0).unwrap();
         assert_eq!(next(&mut follower).await, ("agent-started n1".into(), 1));
         let second = with(&first, "n2", NodeState::Alive);

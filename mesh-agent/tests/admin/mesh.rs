@@ -49,13 +49,15 @@ async fn status_tells_of_convergence_and_of_clocks() {
     assert_eq!(json["control"]["in_sync_seconds"], 3.0);
 
     world.fake.turn(|k| {
-        k.control = ControlStats { refused: vec![("clock", 7)], ..ControlStats::default() };
+        k.control = ControlStats { members_up: 1, refused: vec![("clock", 7)], ..ControlStats::default() };
         k.peers = vec![peer("n2", None, Some(-9_000), None)];
     });
     let text = world.good("status").await;
     assert!(text.contains("no news in the last minute; not in sync with a peer yet"), "{text}");
     assert!(text.contains("clock: this node's clock is 9.0 s ahead of the only other node's"), "{text}");
     assert!(text.contains("clock: 7 records from more than 60 s ahead"), "{text}");
+    world.fake.turn(|k| k.control = ControlStats::default());
+    assert!(world.good("status").await.contains("convergence no other node is known\n"));
 }
 
 #[tokio::test]

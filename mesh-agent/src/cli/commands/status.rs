@@ -48,6 +48,9 @@ async fn wait(client: &Client, limit: Duration) -> Result<(), Failure> {
 }
 
 fn convergence(c: &ControlJson) -> String {
+    if c.members_up + c.members_down == 0 {
+        return "no other node is known".to_owned();
+    }
     let lag = match &c.lag {
         None => "no news in the last minute".to_owned(),
         Some(lag) => format!(
