@@ -94,12 +94,12 @@ pub fn own_clock(peers: &[PeerStats]) -> Option<String> {
         return None;
     }
     let middle = list.get(list.len() / 2).copied().unwrap_or_default().unsigned_abs();
-    let whom = match offsets.len() {
-        1 => "the only other node's".to_owned(),
-        all => format!("that of {} of {all} other nodes", list.len()),
-    };
     let (seconds, tenths) = (middle / 1000, middle % 1000 / 100);
-    Some(format!("this node's clock is {seconds}.{tenths} s {word} {whom}: set it, as with NTP"))
+    let off = format!("this node's clock is {seconds}.{tenths} s {word}");
+    Some(match offsets.len() {
+        1 => format!("{off} the only other node's: set the one that is wrong, as with NTP"),
+        all => format!("{off} that of {} of {all} other nodes: set it, as with NTP", list.len()),
+    })
 }
 
 /// Whether a count of records from the future still grows.
