@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod demo;
+pub mod events;
 pub mod health;
 pub mod plan;
 pub mod reconcile;

@@ -2,10 +2,12 @@
 
 use super::{auth::Token, config::Limits, error::ApiError, routes::Action, state::Operations};
 use bytes::Bytes;
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::StatusCode;
 use mesh_control::model::{Name, ServiceKey};
 use serde::de::DeserializeOwned;
-use std::{sync::Arc, time::Instant};
+use std::{convert::Infallible, sync::Arc, time::Instant};
+use tokio::sync::watch;
 
 /// What all listeners share.
 pub(crate) struct Shared {
@@ -15,6 +17,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) token: Option<Token>,
     pub(crate) started: Instant,
+    /// Turns true when the agent stops.
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 /// A request, taken apart for the handlers.
@@ -60,11 +64,19 @@ pub(crate) fn service_key(field: &str, text: &str) -> Result<ServiceKey, ApiErro
     })
 }
 
+/// The body of an answer: whole, or one that goes on.
+pub(crate) type ReplyBody = UnsyncBoxBody<Bytes, Infallible>;
+
+/// A body that is there whole.
+pub(crate) fn whole(body: impl Into<Bytes>) -> ReplyBody {
+    Full::new(body.into()).boxed_unsync()
+}
+
 /// An answer before it is HTTP.
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) content_type: &'static str,
-    pub(crate) body: Bytes,
+    pub(crate) body: ReplyBody,
 }
 
 impl Reply {
@@ -72,7 +84,7 @@ impl Reply {
         // Our own types always serialize; should one not, an empty body says more than a panic.
         let mut body = serde_json::to_vec(value).unwrap_or_default();
         body.push(b'\n');
-        Reply { status, content_type: "application/json", body: body.into() }
+        Reply { status, content_type: "application/json", body: whole(body) }
     }
 
     /// The answer to a write that has nothing else to say.

@@ -3,13 +3,14 @@
 use super::{
     api,
     auth::{check_host, check_origin},
-    call::{Call, Reply, Shared},
+    call::{Call, Reply, ReplyBody, Shared},
     config::Limits,
     error::ApiError,
+    follow,
     routes::{Action, Found, find},
 };
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Incoming},
@@ -42,7 +43,7 @@ impl Door {
 }
 
 /// Answers a request; every failure is an answer too.
-pub(crate) async fn handle(shared: &Shared, door: Door, request: Request<Incoming>) -> Response<Full<Bytes>> {
+pub(crate) async fn handle(shared: &Shared, door: Door, request: Request<Incoming>) -> Response<ReplyBody> {
     let started = Instant::now();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
@@ -136,17 +137,21 @@ fn shorten(text: &str) -> String {
     text.chars().take(100).collect()
 }
 
-fn respond(reply: Reply) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(reply.body));
+fn respond(reply: Reply) -> Response<ReplyBody> {
+    let mut response = Response::new(reply.body);
     *response.status_mut() = reply.status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+    if reply.content_type == follow::CONTENT_TYPE {
+        // A client that is dropped must not hold the connection either.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-fn respond_error(error: &ApiError) -> Response<Full<Bytes>> {
+fn respond_error(error: &ApiError) -> Response<ReplyBody> {
     let mut response = respond(Reply::json(error.status, &error.body));
     let headers = response.headers_mut();
     if let Some(Ok(allow)) = error.allow.as_deref().map(HeaderValue::from_str) {

@@ -4,18 +4,16 @@
 //! and a service that is gone leaves no series behind. A family that the registry has too is taken from there.
 
 use super::{
-    call::{Reply, Shared},
+    call::{Reply, Shared, whole},
+    family::{Family, count, number},
+    mesh_metrics::mesh,
     process::Process,
     state::Operations,
     wire::endpoint_counts,
 };
 use crate::dataplane::{BackendCounters, Counters};
 use hyper::StatusCode;
-use prometheus::{
-    Encoder, TextEncoder,
-    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
-};
-use std::collections::BTreeMap;
+use prometheus::{Encoder, TextEncoder, proto::MetricFamily};
 
 pub(crate) async fn answer(shared: &Shared) -> Reply {
     // A data plane that does not answer takes its own series away, not all others.
@@ -23,6 +21,7 @@ pub(crate) async fn answer(shared: &Shared) -> Reply {
     let mut families = shared.registry.gather();
     let known: Vec<String> = families.iter().map(|f| f.name().to_owned()).collect();
     let mut ours = agent(shared.operations.as_ref());
+    ours.extend(mesh(shared.operations.as_ref()).into_iter().map(Family::build));
     ours.extend(plane(&counters));
     ours.extend(process(&Process::read()));
     families.extend(ours.into_iter().filter(|f| !known.iter().any(|k| k == f.name())));
@@ -32,81 +31,14 @@ pub(crate) async fn answer(shared: &Shared) -> Reply {
     let mut body = Vec::new();
     match TextEncoder::new().encode(&families, &mut body) {
         Ok(()) => {
-            Reply { status: StatusCode::OK, content_type: "text/plain; version=0.0.4", body: body.into() }
+            Reply { status: StatusCode::OK, content_type: "text/plain; version=0.0.4", body: whole(body) }
         }
         Err(error) => {
             tracing::error!(%error, "metrics cannot be written");
-            let body = format!("# {error}\n").into();
+            let body = whole(format!("# {error}\n"));
             Reply { status: StatusCode::INTERNAL_SERVER_ERROR, content_type: "text/plain", body }
         }
     }
-}
-
-/// A family under construction: values by labels, equal labels summed, since equal series spoil a whole scrape.
-struct Family {
-    name: &'static str,
-    help: &'static str,
-    kind: MetricType,
-    labels: &'static [&'static str],
-    series: BTreeMap<Vec<String>, f64>,
-}
-
-impl Family {
-    fn gauge(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Family {
-        Family { name, help, kind: MetricType::GAUGE, labels, series: BTreeMap::new() }
-    }
-
-    fn counter(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Family {
-        Family { name, help, kind: MetricType::COUNTER, labels, series: BTreeMap::new() }
-    }
-
-    fn add(&mut self, labels: &[&str], value: f64) {
-        debug_assert_eq!(labels.len(), self.labels.len(), "{}", self.name);
-        *self.series.entry(labels.iter().map(|l| (*l).to_owned()).collect()).or_default() += value;
-    }
-
-    fn with(mut self, labels: &[&str], value: f64) -> Family {
-        self.add(labels, value);
-        self
-    }
-
-    fn build(self) -> MetricFamily {
-        let metric = |(values, value): (Vec<String>, f64)| {
-            let pairs = self.labels.iter().zip(values).map(|(name, text)| {
-                let mut pair = LabelPair::default();
-                pair.set_name((*name).to_owned());
-                pair.set_value(text);
-                pair
-            });
-            let mut metric = Metric::default();
-            metric.set_label(pairs.collect());
-            if self.kind == MetricType::COUNTER {
-                let mut counter = Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-            } else {
-                let mut gauge = Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
-            }
-            metric
-        };
-        let mut family = MetricFamily::default();
-        family.set_name(self.name.to_owned());
-        family.set_help(self.help.to_owned());
-        family.set_field_type(self.kind);
-        family.set_metric(self.series.into_iter().map(metric).collect::<Vec<_>>());
-        family
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "Prometheus has floating-point values only")]
-fn number(value: u64) -> f64 {
-    value as f64
-}
-
-fn count(value: usize) -> f64 {
-    number(value as u64)
 }
 
 /// The agent and its control plane.

@@ -81,6 +81,7 @@ impl AdminServer {
         );
         let requests = prometheus::IntCounterVec::new(options, &["listener", "code"])?;
         registry.register(Box::new(requests.clone()))?;
+        let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(Shared {
             operations,
             registry,
@@ -88,8 +89,8 @@ impl AdminServer {
             limits: config.limits,
             token,
             started: Instant::now(),
+            stop: stopped.clone(),
         });
-        let (stop, stopped) = watch::channel(false);
         let mut handle = AdminHandle { unix: None, tcp: None, metrics: None, stop, tasks: JoinSet::new() };
         if let Some(socket) = unix {
             handle.unix = Some(socket.path.clone());

@@ -4,10 +4,11 @@
 
 use crate::{
     dataplane::{Capabilities, Counters, Explanation, Flow},
+    events::EventLog,
     plan::Op,
 };
 use mesh_control::{
-    ControlStats,
+    ControlStats, PeerStats,
     model::{Endpoint, Name, PortRange, Protocol, PublishMode, ServiceKey, Snapshot},
 };
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
@@ -22,6 +23,10 @@ pub trait Operations: Send + Sync + 'static {
     fn snapshot(&self) -> Arc<Snapshot>;
     /// Counts of the control plane.
     fn control_stats(&self) -> ControlStats;
+    /// What is measured of the other nodes, by name.
+    fn peers(&self) -> Vec<PeerStats>;
+    /// What happened on this node.
+    fn events(&self) -> EventLog;
     /// Whether this node joined others, or needs none (no seeds).
     fn joined(&self) -> bool;
     /// How the data plane and its reconciler stand.

@@ -7,11 +7,13 @@
 mod operations;
 mod parts;
 mod stop;
+mod watching;
 
 use crate::{
     admin::{AdminError, AdminHandle, AdminServer},
     config::Config,
     dataplane::{AnyDataPlane, PlaneError, userspace::UserspacePlane},
+    events::{self, EventLog},
     health::HealthHandle,
     reconcile::{self, ReconcileConfig, ReconcileMetrics},
     source::{SourceId, StateWriter, api::ApiSource, file::FileSource},
@@ -61,6 +63,7 @@ pub struct App {
     files: Option<JoinHandle<()>>,
     writer_task: JoinHandle<()>,
     leftovers: JoinHandle<()>,
+    events: JoinHandle<()>,
 }
 
 impl App {
@@ -85,6 +88,8 @@ impl App {
         control: &ControlHandle,
         registry: &prometheus::Registry,
     ) -> Result<App, StartError> {
+        // What was kept over the restart. All that comes later is news.
+        let known = Arc::clone(&control.snapshots().borrow());
         let sources: Vec<SourceId> =
             config.sources.files.iter().map(|_| FileSource::id()).chain([ApiSource::id()]).collect();
         let to_control = control.clone();
@@ -127,9 +132,14 @@ impl App {
             reconcile,
             reconcile_config,
             dns,
+            events: EventLog::default(),
         });
+        let watched = Arc::clone(&running);
+        let observe = move || watching::observe(&watched);
+        let events = events::spawn(known, control.snapshots(), observe, running.events.clone());
         let admin =
-            AdminServer::start(parts::admin(config), Arc::clone(&running) as _, registry.clone()).await?;
+            AdminServer::start(parts::admin(config), Arc::clone(&running) as _, registry.clone()).await;
+        let admin = admin.inspect_err(|_| events.abort())?;
         let keeps_state = config.cluster.data_dir.is_some();
         let watch = |files| {
             let (control, node) = (control.clone(), config.node.name.clone());
@@ -144,7 +154,7 @@ impl App {
         };
         let files = config.sources.files.clone().map(watch);
         tracing::info!(node = %config.node.name, gossip = %control.address(), "the agent runs");
-        Ok(App { running, admin, files, writer_task, leftovers })
+        Ok(App { running, admin, files, writer_task, leftovers, events })
     }
 
     /// Stops in order: takes no new work, tells the mesh, lets flows end for a moment, then closes everything.
@@ -155,6 +165,9 @@ impl App {
         }
         self.leftovers.abort();
         self.admin.shutdown().await;
+        self.events.abort();
+        // Gone for sure: it holds all the handles.
+        let _ = self.events.await;
         self.running.control.shutdown().await;
         stop::until_idle(&self.running.reconcile).await;
         if let Err(error) = self.running.reconcile.shutdown(true).await {

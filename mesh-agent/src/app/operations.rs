@@ -6,6 +6,7 @@ use crate::{
         PublishRequest, SourceStatus, UnpublishRequest,
     },
     dataplane::{Counters, Explanation, Flow},
+    events::EventLog,
     health::{CheckResult, CheckState, HealthHandle},
     plan::Op,
     reconcile::{ReconcileConfig, ReconcileGone, ReconcileHandle},
@@ -16,7 +17,7 @@ use crate::{
     },
 };
 use mesh_control::{
-    ControlHandle, ControlStats,
+    ControlHandle, ControlStats, PeerStats,
     model::{Endpoint, Name, Origin, PortRange, ServiceKey, ServiceView, Snapshot},
 };
 use mesh_dns::{AnswerSource, DnsHandle, LookupError, LookupRecord};
@@ -35,6 +36,7 @@ pub(super) struct Running {
     pub(super) reconcile: ReconcileHandle,
     pub(super) reconcile_config: ReconcileConfig,
     pub(super) dns: Option<DnsHandle>,
+    pub(super) events: EventLog,
 }
 
 fn gone(error: ReconcileGone) -> OperationError {
@@ -90,6 +92,14 @@ impl Operations for Running {
 
     fn control_stats(&self) -> ControlStats {
         self.control.stats()
+    }
+
+    fn peers(&self) -> Vec<PeerStats> {
+        self.control.peers()
+    }
+
+    fn events(&self) -> EventLog {
+        self.events.clone()
     }
 
     fn joined(&self) -> bool {

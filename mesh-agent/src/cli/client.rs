@@ -1,14 +1,18 @@
 //! The HTTP client of the CLI: one request a connection, over a unix socket or TCP.
 
-use super::exit::{Code, Failure};
+use super::{
+    exit::{Code, Failure},
+    lines::Lines,
+};
 use crate::admin::wire::ErrorBody;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Request, StatusCode, client::conn::http1, header};
+use http_body_util::{BodyExt, Collected, Full, Limited};
+use hyper::{Request, StatusCode, body::Incoming, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -85,20 +89,7 @@ impl Client {
         path: &str,
         body: Option<(&str, Bytes)>,
     ) -> Result<(StatusCode, Bytes), Failure> {
-        let host = match &self.address {
-            Address::Unix(_) => "localhost",
-            Address::Tcp(authority) => authority,
-        };
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
-        if let Some((content_type, _)) = &body {
-            request = request.header(header::CONTENT_TYPE, *content_type);
-        }
-        let request = request
-            .body(Full::new(body.map(|(_, bytes)| bytes).unwrap_or_default()))
-            .map_err(|e| Failure::new(Code::Usage, format!("cannot make the request: {e}")))?;
+        let request = self.request(method, path, body)?;
         let exchange = async {
             match &self.address {
                 Address::Unix(path) => talk(self.connect(UnixStream::connect(path)).await?, request).await,
@@ -110,6 +101,67 @@ impl Client {
             let text = format!("{} did not answer within {} s", self.name(), ANSWER.as_secs());
             Err(Failure::new(Code::TryAgain, text).fix("see the agent's log"))
         })
+    }
+
+    fn request(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<(&str, Bytes)>,
+    ) -> Result<Request<Full<Bytes>>, Failure> {
+        let host = match &self.address {
+            Address::Unix(_) => "localhost",
+            Address::Tcp(authority) => authority,
+        };
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some((content_type, _)) = &body {
+            request = request.header(header::CONTENT_TYPE, *content_type);
+        }
+        request
+            .body(Full::new(body.map(|(_, bytes)| bytes).unwrap_or_default()))
+            .map_err(|e| Failure::new(Code::Usage, format!("cannot make the request: {e}")))
+    }
+
+    /// Asks for a stream of lines and gives each that is not empty to `line`, until that says to break or the stream
+    /// ends. A server that sends nothing for longer than `silence` is taken for dead.
+    pub(crate) async fn stream(
+        &self,
+        path: &str,
+        silence: Duration,
+        mut line: impl FnMut(&str) -> Result<ControlFlow<()>, Failure>,
+    ) -> Result<(), Failure> {
+        let request = self.request("GET", path, None)?;
+        let (status, body, driver) = match &self.address {
+            Address::Unix(path) => open(self.connect(UnixStream::connect(path)).await?, request).await,
+            Address::Tcp(to) => open(self.connect(TcpStream::connect(to)).await?, request).await,
+        }
+        .map_err(|e| self.broken(&e))?;
+        let _driver = driver;
+        if !status.is_success() {
+            let body = timeout(ANSWER, Limited::new(body, MOST).collect()).await.ok().and_then(Result::ok);
+            return Err(refused(status, &body.map(Collected::to_bytes).unwrap_or_default()));
+        }
+        let mut body = body;
+        let mut lines = Lines::default();
+        loop {
+            let frame = timeout(silence, body.frame()).await.map_err(|_| {
+                let text = format!("{} is silent for {} s", self.name(), silence.as_secs());
+                Failure::new(Code::Unreachable, text).fix("see whether the agent still runs, and its log")
+            })?;
+            let Some(frame) = frame else { return Ok(()) };
+            let frame = frame.map_err(|e| self.broken(&BrokenOff(e.into())))?;
+            let whole = lines.add(&frame.into_data().unwrap_or_default());
+            let whole =
+                whole.map_err(|e| Failure::new(Code::Failure, format!("{} sent {e}", self.name())))?;
+            for text in whole {
+                if line(&text)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
     }
 
     async fn connect<S>(&self, connecting: impl Future<Output = io::Result<S>>) -> Result<S, Failure> {
@@ -149,20 +201,40 @@ impl Client {
 
 type Broken = Box<dyn std::error::Error + Send + Sync>;
 
-async fn talk<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), BrokenOff>
+/// Drives a connection for as long as it lives.
+struct Driver(tokio::task::JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Sends a request and waits for the head of the answer.
+async fn open<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Incoming, Driver), BrokenOff>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let run = async {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let driver = tokio::spawn(connection);
+        // What goes wrong with it the body says too.
+        let driver = Driver(tokio::spawn(async move { drop(connection.await) }));
         let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MOST).collect().await?.to_bytes();
-        driver.abort();
-        Ok::<_, Broken>((status, body))
+        Ok::<_, Broken>((response.status(), response.into_body(), driver))
     };
-    run.await.map_err(BrokenOff)
+    timeout(ANSWER, run).await.unwrap_or_else(|_| Err("no answer in time".into())).map_err(BrokenOff)
+}
+
+async fn talk<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), BrokenOff>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (status, body, _driver) = open(stream, request).await?;
+    let body = Limited::new(body, MOST).collect().await.map_err(BrokenOff)?.to_bytes();
+    Ok((status, body))
 }
 
 /// An exchange that did not end well.
@@ -233,6 +305,28 @@ fn read_token(path: &Path) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_falls_silent_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()), None).unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\none\n";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+            stream
+        });
+        let mut heard = Vec::new();
+        let take = |line: &str| {
+            heard.push(line.to_owned());
+            Ok(ControlFlow::Continue(()))
+        };
+        let failure = client.stream("/", Duration::from_millis(300), take).await.unwrap_err();
+        assert_eq!(failure.code, Code::Unreachable);
+        assert!(failure.message.contains("is silent"), "{failure}");
+        assert_eq!(heard, ["one"]);
+        drop(server.await.unwrap());
+    }
 
     #[test]
     fn addresses_are_read() {

@@ -9,6 +9,7 @@ mod commands;
 mod daemon;
 pub mod exit;
 mod key;
+mod lines;
 pub mod logging;
 mod output;
 

@@ -19,12 +19,16 @@ impl Output {
 
     /// Writes text whole. A reader that is gone ends us quietly: that is `mesh-agent … | head`.
     pub(crate) fn print(self, text: &str) -> Result<(), Failure> {
+        self.print_on(text).map(drop)
+    }
+
+    /// As [`Output::print`]; whether somebody still reads.
+    pub(crate) fn print_on(self, text: &str) -> Result<bool, Failure> {
         let mut out = io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            Err(e) if e.kind() != ErrorKind::BrokenPipe => {
-                Err(Failure::new(Code::Failure, format!("cannot write to stdout: {e}")))
-            }
-            _ => Ok(()),
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+            Err(e) => Err(Failure::new(Code::Failure, format!("cannot write to stdout: {e}"))),
         }
     }
 
@@ -37,6 +41,12 @@ impl Output {
 
     pub(crate) fn table(self, table: &Table) -> Result<(), Failure> {
         self.print(&table.render(self.color))
+    }
+
+    /// A word in red when it tells of trouble.
+    pub(crate) fn alarm(self, text: &str, trouble: bool) -> String {
+        let text = clean(text);
+        if trouble && self.color { format!("\x1b[31m{text}\x1b[0m") } else { text }
     }
 
     /// A word in its colour.

@@ -48,7 +48,7 @@ pub(crate) async fn run<A: AsRef<OsStr>>(args: &[A], input: &str) -> Ran {
     Ran::new(&timeout(LONG, child.wait_with_output()).await.expect("it never ended").unwrap())
 }
 
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 29] = [
     "",
     "run",
     "demo",
@@ -71,6 +71,7 @@ const COMMANDS: [&str; 28] = [
     "endpoint drain",
     "nodes",
     "nodes drain",
+    "events",
     "dns",
     "dns query",
     "why",
@@ -116,6 +117,8 @@ async fn wrong_usage_exits_64_and_says_why() {
         "run",
         "completion tcsh",
         "status --wait=never",
+        "events --since soon",
+        "events --since=-1",
         "status --admin ftp://x",
         "status --admin https://127.0.0.1:1",
     ] {
@@ -153,7 +156,9 @@ async fn keys_are_new_each_time_and_versions_are_told() {
 async fn an_agent_that_is_not_there_is_69_with_the_fix() {
     let dir = tempfile::tempdir().unwrap();
     let admin = format!("unix:{}", dir.path().join("none.sock").display());
-    for command in ["status", "service ls", "endpoint ls", "nodes", "dns query web", "plan"] {
+    for command in
+        ["status", "service ls", "endpoint ls", "nodes", "events", "events --follow", "dns query web", "plan"]
+    {
         let mut args: Vec<&str> = command.split_whitespace().collect();
         args.extend(["--admin", &admin]);
         let ran = run(&args, "").await;

@@ -9,7 +9,7 @@ use serde_json::json;
 use std::{fs, process::Stdio};
 
 impl World {
-    async fn cli(&self, args: &str) -> Ran {
+    pub(crate) async fn cli(&self, args: &str) -> Ran {
         self.cli_with(args, "").await
     }
 
@@ -20,7 +20,7 @@ impl World {
         run(&list, input).await
     }
 
-    async fn good(&self, args: &str) -> String {
+    pub(crate) async fn good(&self, args: &str) -> String {
         let ran = self.cli(args).await;
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{args}: {ran:?}");
         assert!(!ran.out.contains('\x1b'), "no colour on a pipe: {}", ran.out);
@@ -29,7 +29,7 @@ impl World {
 }
 
 /// The words of the line that begins with `first`.
-fn line<'a>(text: &'a str, first: &str) -> Vec<&'a str> {
+pub(crate) fn line<'a>(text: &'a str, first: &str) -> Vec<&'a str> {
     let found = text.lines().find(|l| l.split_whitespace().next() == Some(first));
     found.unwrap_or_else(|| panic!("no line of {first} in\n{text}")).split_whitespace().collect()
 }

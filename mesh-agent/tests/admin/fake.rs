@@ -6,10 +6,11 @@ use mesh_agent::{
         PublishRequest, SourceStatus, UnpublishRequest,
     },
     dataplane::{BackendCounters, Candidate, Counters, Explanation, Flow, FrontendCounters},
+    events::EventLog,
     plan::{BackendId, FrontendKey, Listen, Op},
 };
 use mesh_control::{
-    ControlStats,
+    ControlStats, Lag, PeerStats,
     model::{
         Endpoint, EndpointView, Name, NodeInfo, NodeState, NodeView, Origin, PortRange, Protocol, Publish,
         PublishMode, PublishedView, ServiceKey, ServicePort, ServiceSpec, ServiceView, Snapshot,
@@ -37,12 +38,23 @@ pub(crate) struct Knobs {
     pub(crate) log: Vec<String>,
     /// Flows of web-1 that end with every look at the counters.
     pub(crate) ending: u64,
+    pub(crate) control: ControlStats,
+    pub(crate) peers: Vec<PeerStats>,
+    pub(crate) events: EventLog,
 }
 
 pub(crate) struct Fake(pub(crate) Mutex<Knobs>);
 
 pub(crate) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
+}
+
+/// How many events it keeps.
+pub(crate) const EVENTS: usize = 8;
+
+/// What is measured of a node: round trip in microseconds, the others in milliseconds.
+pub(crate) fn peer(node: &str, rtt: Option<u32>, clock_offset: Option<i64>, heard: Option<u64>) -> PeerStats {
+    PeerStats { node: name(node), rtt, clock_offset, heard, trouble: None }
 }
 
 pub(crate) fn key(text: &str) -> ServiceKey {
@@ -70,6 +82,18 @@ impl Fake {
             panics: false,
             log: Vec::new(),
             ending: 0,
+            control: ControlStats {
+                members_up: 1,
+                members_down: 1,
+                records: 9,
+                refused: vec![("replayed", 4)],
+                syncs: (5, 2),
+                lag: Some(Lag { records: 34, median: 120, worst: 1_500 }),
+                in_sync: Some(3_000),
+                ..ControlStats::default()
+            },
+            peers: vec![peer("n2", Some(1_234), Some(12), Some(800)), peer("n3", None, Some(-1_500), None)],
+            events: EventLog::new(EVENTS),
         };
         Arc::new(Fake(Mutex::new(knobs)))
     }
@@ -188,14 +212,15 @@ impl Operations for Fake {
     }
 
     fn control_stats(&self) -> ControlStats {
-        ControlStats {
-            members_up: 1,
-            members_down: 1,
-            records: 9,
-            refused: vec![("replayed", 4)],
-            syncs: (5, 2),
-            ..ControlStats::default()
-        }
+        self.knobs().control
+    }
+
+    fn peers(&self) -> Vec<PeerStats> {
+        self.knobs().peers
+    }
+
+    fn events(&self) -> EventLog {
+        self.knobs().events
     }
 
     fn joined(&self) -> bool {

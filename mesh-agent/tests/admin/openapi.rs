@@ -55,6 +55,7 @@ fn references(value: &Value, document: &Value) {
 #[tokio::test]
 async fn answers_have_the_shape_it_gives() {
     let world = World::start().await;
+    world.happens(3);
     let document = document();
     for (path, template, status) in [
         ("/v1/status", "/v1/status", 200),
@@ -66,6 +67,8 @@ async fn answers_have_the_shape_it_gives() {
         ("/v1/dns?name=web.cluster", "/v1/dns", 200),
         ("/v1/dns", "/v1/dns", 400),
         ("/v1/explain?destination=127.96.0.7:80", "/v1/explain", 200),
+        ("/v1/events?since=0", "/v1/events", 200),
+        ("/v1/events?since=99", "/v1/events", 400),
         ("/v1/plan", "/v1/plan", 200),
         ("/livez", "/livez", 200),
         ("/readyz", "/readyz", 200),

@@ -1,12 +1,13 @@
 //! What each operation does: parse, ask the backend, answer JSON.
 
 mod endpoints;
+mod events;
 mod queries;
 mod services;
 mod status;
 
 use super::{
-    call::{Call, Reply, Shared},
+    call::{Call, Reply, Shared, whole},
     error::ApiError,
     probes,
     routes::Action,
@@ -33,11 +34,12 @@ pub(crate) async fn answer(shared: &Shared, call: Call) -> Result<Reply, ApiErro
         Action::Undrain => endpoints::undrain(shared, &call).await,
         Action::Nodes => queries::nodes(shared, &call),
         Action::DrainNode => queries::drain_node(shared, &call).await,
+        Action::Events => events::events(shared, &call),
         Action::Dns => queries::dns(shared, &call).await,
         Action::Explain => queries::explain(shared, &call).await,
         Action::Plan => queries::plan(shared, &call).await,
         Action::OpenApi => {
-            let body = bytes::Bytes::from_static(OPENAPI.as_bytes());
+            let body = whole(OPENAPI);
             Ok(Reply { status: StatusCode::OK, content_type: "application/json", body })
         }
         Action::Metrics | Action::Livez | Action::Readyz | Action::Healthz => {

@@ -15,7 +15,8 @@ use std::net::{IpAddr, SocketAddr};
 
 pub(super) fn nodes(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
     Query::parse(&call.query, &[])?;
-    Ok(Reply::json(StatusCode::OK, &NodesJson::new(&shared.operations.snapshot())))
+    let nodes = NodesJson::new(&shared.operations.snapshot(), &shared.operations.peers());
+    Ok(Reply::json(StatusCode::OK, &nodes))
 }
 
 pub(super) async fn drain_node(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {

@@ -1,15 +1,19 @@
 //! The agent as a whole.
 
-use crate::admin::{
-    call::{Call, Reply, Shared},
-    error::ApiError,
-    probes,
-    query::Query,
-    state::{PlaneStatus, SourceStatus},
-    wire::{ControlJson, PlaneJson, SourceJson, StatusJson, endpoint_counts, origin_text},
+use crate::{
+    admin::{
+        call::{Call, Reply, Shared},
+        error::ApiError,
+        probes,
+        query::Query,
+        state::{PlaneStatus, SourceStatus},
+        wire::{ControlJson, LagJson, PlaneJson, SourceJson, StatusJson, endpoint_counts, origin_text},
+    },
+    events::own_clock,
 };
 use hyper::StatusCode;
-use mesh_control::model::Snapshot;
+use mesh_control::{ControlStats, Lag, PeerStats, model::Snapshot};
+use std::time::Duration;
 
 pub(super) fn status(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
     Query::parse(&call.query, &[])?;
@@ -28,17 +32,35 @@ pub(super) fn status(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
         dns: operations.dns_address().map(|a| a.to_string()),
         plane: plane(operations.plane()),
         sources: operations.sources().into_iter().map(source).collect(),
-        control: ControlJson {
-            members_up: stats.members_up,
-            members_down: stats.members_down,
-            records: stats.records,
-            tombstones: stats.tombstones,
-        },
+        control: control(stats, &operations.peers()),
         services: snapshot.services.len(),
         endpoints: endpoint_counts(&snapshot),
         conflicts: conflicts(&snapshot),
     };
     Ok(Reply::json(StatusCode::OK, &status))
+}
+
+fn control(stats: ControlStats, peers: &[PeerStats]) -> ControlJson {
+    let seconds = |ms| Duration::from_millis(ms).as_secs_f64();
+    let lag = |lag: Lag| LagJson {
+        records: lag.records,
+        median_seconds: seconds(lag.median),
+        worst_seconds: seconds(lag.worst),
+    };
+    let future: u64 = stats.refused.iter().filter(|(reason, _)| *reason == "clock").map(|(_, n)| n).sum();
+    let future = (future > 0).then(|| {
+        format!("{future} records from more than 60 s ahead of this node's clock came since its start")
+    });
+    ControlJson {
+        members_up: stats.members_up,
+        members_down: stats.members_down,
+        records: stats.records,
+        tombstones: stats.tombstones,
+        lag: stats.lag.map(lag),
+        in_sync_seconds: stats.in_sync.map(seconds),
+        silenced: stats.silenced,
+        clock: own_clock(peers).into_iter().chain(future).collect(),
+    }
 }
 
 fn plane(p: PlaneStatus) -> PlaneJson {

@@ -2,12 +2,14 @@
 //!
 //! Ports are texts (`80`, `6000-6010`), durations are seconds, moments are Unix time in milliseconds.
 
+mod event;
 mod query;
 mod request;
 mod service;
 mod status;
 mod words;
 
+pub use event::{EventJson, EventsJson, StreamLine};
 pub use query::{
     CandidateJson, DnsJson, DnsRecordJson, ExplainJson, NodeJson, NodesJson, OperationJson, PlanJson,
 };
@@ -16,7 +18,7 @@ pub use service::{
     ConnectionsJson, EndpointJson, EndpointsJson, HealthJson, PortJson, PublishedJson, ServiceDetail,
     ServiceJson, ServicesJson,
 };
-pub use status::{ControlJson, HealthzJson, PlaneJson, ReadyJson, SourceJson, StatusJson};
+pub use status::{ControlJson, HealthzJson, LagJson, PlaneJson, ReadyJson, SourceJson, StatusJson};
 
 pub(crate) use service::{checks, endpoint_counts, flows};
 pub(crate) use words::origin_text;

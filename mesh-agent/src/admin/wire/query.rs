@@ -5,8 +5,12 @@ use crate::{
     dataplane::Explanation,
     plan::{BackendState, Op},
 };
-use mesh_control::model::{NodeView, Snapshot};
+use mesh_control::{
+    PeerStats,
+    model::{NodeView, Snapshot},
+};
 use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, time::Duration};
 
 /// `GET /v1/nodes`.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -36,10 +40,22 @@ pub struct NodeJson {
     pub version: String,
     /// Endpoints it announces; 0 while it is down, as they are hidden.
     pub endpoints: usize,
+    /// Time of the last TCP handshake with it; absent for the answering node, and until there was one.
+    pub rtt_seconds: Option<f64>,
+    /// Its wall clock less the answering node's, as last heard.
+    pub clock_offset_seconds: Option<f64>,
+    /// Since it was last heard.
+    pub heard_seconds: Option<f64>,
+    /// What is wrong with it.
+    pub trouble: Option<String>,
 }
 
 impl NodeJson {
-    pub(crate) fn new(view: &NodeView, endpoints: usize) -> Self {
+    pub(crate) fn new(view: &NodeView, endpoints: usize, peer: Option<&PeerStats>) -> Self {
+        let signed = |ms: i64| {
+            let size = Duration::from_millis(ms.unsigned_abs()).as_secs_f64();
+            if ms < 0 { -size } else { size }
+        };
         NodeJson {
             name: view.name.to_string(),
             state: view.state.as_str().to_owned(),
@@ -49,20 +65,27 @@ impl NodeJson {
             zone: view.info.zone.as_ref().map(ToString::to_string),
             version: view.info.version.clone(),
             endpoints,
+            rtt_seconds: peer.and_then(|p| p.rtt).map(|us| f64::from(us) / 1e6),
+            clock_offset_seconds: peer.and_then(|p| p.clock_offset).map(signed),
+            heard_seconds: peer.and_then(|p| p.heard).map(|ms| Duration::from_millis(ms).as_secs_f64()),
+            trouble: peer.and_then(|p| p.trouble.clone()),
         }
     }
 }
 
 impl NodesJson {
-    pub(crate) fn new(snapshot: &Snapshot) -> Self {
-        let mut counts = std::collections::BTreeMap::new();
+    pub(crate) fn new(snapshot: &Snapshot, peers: &[PeerStats]) -> Self {
+        let peers: BTreeMap<_, _> = peers.iter().map(|p| (&p.node, p)).collect();
+        let mut counts = BTreeMap::new();
         for e in snapshot.services.values().flat_map(|s| s.endpoints.iter()) {
             *counts.entry(&e.node).or_default() += 1;
         }
         let nodes = snapshot.nodes.iter();
         NodesJson {
             local: snapshot.local.to_string(),
-            nodes: nodes.map(|(n, v)| NodeJson::new(v, counts.get(n).copied().unwrap_or(0))).collect(),
+            nodes: nodes
+                .map(|(n, v)| NodeJson::new(v, counts.get(n).copied().unwrap_or(0), peers.get(n).copied()))
+                .collect(),
         }
     }
 }

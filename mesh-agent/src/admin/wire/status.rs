@@ -79,6 +79,25 @@ pub struct ControlJson {
     pub records: usize,
     /// Tombstones.
     pub tombstones: usize,
+    /// How long news took to this node in the last minute; absent when there was none.
+    pub lag: Option<LagJson>,
+    /// Since the last exchange after which a peer and this node held equal states.
+    pub in_sync_seconds: Option<f64>,
+    /// Why this node keeps silent; it is not ready then.
+    pub silenced: Option<String>,
+    /// What is wrong with this node's clock.
+    pub clock: Vec<String>,
+}
+
+/// How old records were when gossip brought them.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LagJson {
+    /// Records of the last minute.
+    pub records: usize,
+    /// Half of them were at most this old.
+    pub median_seconds: f64,
+    /// All of them were at most this old.
+    pub worst_seconds: f64,
 }
 
 /// `GET /readyz`.

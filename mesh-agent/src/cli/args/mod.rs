@@ -2,10 +2,12 @@
 
 mod daemon;
 mod endpoint;
+mod events;
 mod service;
 
 pub use daemon::{ConfigCommand, DemoArgs, KeyCommand, LogArgs, LogFormat, RunArgs};
 pub use endpoint::{AddArgs, DrainArgs, EndpointCommand, RemoveEndpointArgs};
+pub use events::{EventsArgs, From};
 pub use service::{ApplyArgs, PublishArgs, Published, ServiceCommand, UnpublishArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -86,6 +88,11 @@ pub enum Command {
         after_help = "Examples:\n  mesh-agent nodes\n  mesh-agent nodes drain n1\n  mesh-agent nodes undrain n1"
     )]
     Nodes(NodesArgs),
+    /// Show what happened on this node, or watch what happens
+    #[command(
+        after_help = "Without --since, all that is kept (the last 1,024 events); with --follow, only what comes.\n\nExamples:\n  mesh-agent events\n  mesh-agent events --since=10m\n  mesh-agent events --follow --json | jq 'select(.trouble)'"
+    )]
+    Events(EventsArgs),
     /// Ask this node's DNS server
     #[command(subcommand)]
     Dns(DnsCommand),

@@ -12,6 +12,12 @@ pub(super) fn age(seconds: f64) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
+/// A difference of clocks: `+12ms`, `-1.5s`.
+pub(super) fn offset(seconds: f64) -> String {
+    let ms = (seconds * 1e3).round();
+    if ms.abs() < 1000.0 { format!("{ms:+}ms") } else { format!("{seconds:+.1}s") }
+}
+
 /// Bytes in binary units, as `1.2 MiB`.
 #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
 pub(super) fn bytes(n: u64) -> String {
@@ -59,6 +65,11 @@ mod tests {
     fn numbers_are_short() {
         assert_eq!(age(3725.9), "1h 2m");
         assert_eq!(age(f64::NAN), "-");
+        let clocks =
+            [(0.012, "+12ms"), (-1.5, "-1.5s"), (0.0, "+0ms"), (-0.9996, "-1.0s"), (3600.04, "+3600.0s")];
+        for (seconds, want) in clocks {
+            assert_eq!(offset(seconds), want);
+        }
         assert_eq!((bytes(512), bytes(1536)), ("512 B".into(), "1.5 KiB".into()));
         assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
     }

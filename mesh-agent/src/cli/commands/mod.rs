@@ -1,6 +1,7 @@
 //! The commands that ask an agent.
 
 mod endpoint;
+mod events;
 mod format;
 mod query;
 mod service;
@@ -26,6 +27,7 @@ pub(super) fn run(command: Command, global: &Global, output: Output) -> Result<(
             Command::Service(command) => service::run(&client, command, output).await,
             Command::Endpoint(command) => endpoint::run(&client, command, output).await,
             Command::Nodes(args) => query::nodes(&client, args.command, output).await,
+            Command::Events(args) => events::run(&client, &args, output).await,
             Command::Dns(command) => query::dns(&client, command, output).await,
             Command::Why(args) => query::why(&client, &args, output).await,
             Command::Plan => query::plan(&client, output).await,

@@ -1,6 +1,6 @@
 //! `nodes`, `dns query`, `why` and `plan`.
 
-use super::format::done;
+use super::format::{age, done, offset};
 use crate::{
     admin::{
         encode,
@@ -34,16 +34,28 @@ async fn list_nodes(client: &Client, output: Output) -> Result<(), Failure> {
     if output.json {
         return output.json(&list);
     }
-    let mut table =
-        Table::new(&["NODE", "STATE", "ADDRESS", "GOSSIP", "ZONE", "VERSION", "ENDPOINTS", "NOTE"]);
+    let mut table = Table::new(&[
+        "NODE",
+        "STATE",
+        "ADDRESS",
+        "GOSSIP",
+        "ZONE",
+        "VERSION",
+        "ENDPOINTS",
+        "RTT",
+        "CLOCK",
+        "HEARD",
+        "NOTE",
+    ]);
     for n in &list.nodes {
         let mut notes = Vec::new();
         if n.name == list.local {
-            notes.push("asked");
+            notes.push("asked".to_owned());
         }
         if n.draining {
-            notes.push("drained");
+            notes.push("drained".to_owned());
         }
+        notes.extend(n.trouble.clone());
         table.row(vec![
             n.name.clone(),
             n.state.clone(),
@@ -52,6 +64,9 @@ async fn list_nodes(client: &Client, output: Output) -> Result<(), Failure> {
             n.zone.clone().unwrap_or_default(),
             n.version.clone(),
             n.endpoints.to_string(),
+            n.rtt_seconds.map(|s| format!("{:.1}ms", s * 1e3)).unwrap_or_default(),
+            n.clock_offset_seconds.map(offset).unwrap_or_default(),
+            n.heard_seconds.map(|s| format!("{} ago", age(s))).unwrap_or_default(),
             notes.join(", "),
         ]);
     }

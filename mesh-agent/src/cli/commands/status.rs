@@ -2,7 +2,7 @@
 
 use super::format::age;
 use crate::{
-    admin::wire::{ReadyJson, StatusJson},
+    admin::wire::{ControlJson, ReadyJson, StatusJson},
     cli::{
         args::StatusArgs,
         client::Client,
@@ -47,6 +47,24 @@ async fn wait(client: &Client, limit: Duration) -> Result<(), Failure> {
     }
 }
 
+fn convergence(c: &ControlJson) -> String {
+    if c.members_up + c.members_down == 0 {
+        return "no other node is known".to_owned();
+    }
+    let lag = match &c.lag {
+        None => "no news in the last minute".to_owned(),
+        Some(lag) => format!(
+            "lag {:.3} s median, {:.3} s worst of {} records in the last minute",
+            lag.median_seconds, lag.worst_seconds, lag.records
+        ),
+    };
+    let sync = match c.in_sync_seconds {
+        None => "not in sync with a peer yet".to_owned(),
+        Some(since) => format!("in sync with a peer {} ago", age(since)),
+    };
+    format!("{lag}; {sync}")
+}
+
 fn describe(s: &StatusJson, output: Output) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
@@ -66,6 +84,10 @@ fn describe(s: &StatusJson, output: Output) -> String {
         "mesh",
         format!("{} other nodes up, {} down{joined}; {} records", c.members_up, c.members_down, c.records),
     );
+    line("convergence", convergence(c));
+    for warning in &c.clock {
+        line("", format!("{}: {}", output.alarm("clock", true), clean(warning)));
+    }
     let revision = s.plane.revision.map_or("never reconciled".to_owned(), |r| format!("at revision {r}"));
     line(
         "data plane",
