@@ -20,6 +20,7 @@ fn config(i: u8, key: &str, seeds: Vec<String>) -> ControlConfig {
         seeds,
         keys: vec![key.to_owned()],
         vip_cidrs: vec!["10.99.0.0/16".parse().expect("good"), "fd00:99::/64".parse().expect("good")],
+        overlay: vec![],
         dynamic_ports: "30000-32767".parse().expect("good"),
         data_dir: None,
     }

@@ -104,7 +104,7 @@ fn snapshot() -> Snapshot {
             version: "0.1.0".into(),
             ..NodeInfo::default()
         };
-        let view = NodeView { name: name(node), info, gossip: None, state };
+        let view = NodeView { name: name(node), info, gossip: None, state, subnets: vec![] };
         s.set_node(name(node), Some(Arc::new(view)));
     }
     let publish = Publish {
