@@ -5,7 +5,10 @@
 mod sim;
 
 use mesh_control::{OverlayNetwork, model::Snapshot};
-use rand::{RngExt, seq::IndexedRandom};
+use rand::{
+    RngExt,
+    seq::{IndexedRandom, SliceRandom},
+};
 use sim::{Sim, Weather, name};
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -26,10 +29,11 @@ fn inspect(view: &Snapshot) {
     assert!(view.own_subnets.iter().all(|s| own.contains(s)), "{}: {:?}", view.local, view.own_subnets);
 }
 
-/// Starts node `i`. Every third one is configured for wider subnets than the others, which is a mistake.
+/// Starts node `i`. Every third one is configured for wider IPv4 subnets than the others, which is
+/// a mistake; there are few IPv6 ones, so that two sides take the same.
 fn start(sim: &mut Sim, i: usize) {
     let wide = u8::from(i.is_multiple_of(3));
-    let networks = [("10.128.0.0/19", 24 - wide), ("fd00::/56", 64 - wide)];
+    let networks = [("10.128.0.0/19", 24 - wide), ("fd00::/60", 64)];
     let read = |(network, node_prefix): (&str, u8)| OverlayNetwork {
         network: network.parse().expect("good"),
         node_prefix,
@@ -54,7 +58,8 @@ fn run(sim: &mut Sim, millis: u64, settled: &Own) {
             let view = sim.node(i).snapshot();
             for (owner, subnets) in settled {
                 let shown = view.nodes.get(&name(*owner)).map(|n| n.subnets.clone()).unwrap_or_default();
-                let same = shown.is_empty() || shown == *subnets;
+                // A node that starts has not heard of all of them yet.
+                let same = shown.iter().all(|subnet| subnets.contains(subnet));
                 assert!(same, "{}: {shown:?} of n{owner} at n{i}, not {subnets:?}", sim.failed());
             }
         }
@@ -75,7 +80,8 @@ fn check(sim: &Sim) -> Own {
     used
 }
 
-fn scenario(seed: u64) {
+/// The story of one seed; returns how many of the nodes that joined during the split had to move.
+fn scenario(seed: u64) -> usize {
     let weather = Weather {
         loss: [0.0, 0.05, 0.2][usize::try_from(seed % 3).expect("good")],
         duplicates: 0.05,
@@ -84,7 +90,11 @@ fn scenario(seed: u64) {
     };
     let mut sim = Sim::new(seed, NODES, "10.96.0.0/24", weather);
     sim.inspect = inspect;
-    for i in 0..6 {
+    // Candidates follow from names, so each seed gives other names these parts. The seeds of all are 0 to 2.
+    let mut others: Vec<usize> = (3..NODES).collect();
+    others.shuffle(&mut sim.rng);
+    let [fresh_a, fresh_b, gone, joins_a, joins_b, last] = others[..] else { panic!("nine nodes") };
+    for i in [0, 1, 2, fresh_a, fresh_b, gone] {
         start(&mut sim, i);
         let wait = sim.rng.random_range(0..300);
         run(&mut sim, wait, &Own::new());
@@ -92,53 +102,61 @@ fn scenario(seed: u64) {
     run(&mut sim, 3 * INTERVAL, &Own::new());
     let settled = check(&sim);
 
-    // Split. A node on each side loses all it knew and starts again; two new ones join from both sides; another is
-    // gone for the time.
+    // Split. A node on each side loses all it knew and starts again, a new one joins on each side, one is gone.
     let mut sides: Vec<u8> = (0..NODES).map(|_| sim.rng.random_range(0..2)).collect();
-    (sides[0], sides[1], sides[6], sides[7]) = (0, 1, 0, 1);
-    (sides[3], sides[4]) = (0, 1);
+    for (a, b) in [(0, 1), (fresh_a, fresh_b), (joins_a, joins_b)] {
+        (sides[a], sides[b]) = (0, 1);
+    }
     sim.split(sides);
     run(&mut sim, 1_000, &settled);
-    for i in [3, 4, 5] {
+    for i in [fresh_a, fresh_b, gone] {
         sim.crash(i);
     }
     run(&mut sim, 5_000, &settled);
-    for i in [3, 6, 4, 7] {
+    for i in [fresh_a, joins_a, fresh_b, joins_b] {
         start(&mut sim, i);
         let wait = sim.rng.random_range(0..2_000);
         run(&mut sim, wait, &settled);
     }
-    let length = sim.rng.random_range(15_000..40_000);
+    let length = sim.rng.random_range(20_000..40_000);
     run(&mut sim, length, &settled);
-    for i in [3, 4] {
-        assert_eq!(used(&sim)[&i], settled[&i], "{}: n{i} has its own back", sim.failed());
+    let alone = used(&sim);
+    for i in [fresh_a, fresh_b] {
+        assert_eq!(alone[&i], settled[&i], "{}: n{i} has its own back", sim.failed());
     }
-    assert!(used(&sim)[&6].len() == 2 && used(&sim)[&7].len() == 2, "{}", sim.failed());
+    for i in [joins_a, joins_b] {
+        assert_eq!(alone[&i].len(), 2, "{}: n{i}", sim.failed());
+    }
 
     sim.heal();
     run(&mut sim, 3 * INTERVAL, &settled);
-    let after = check(&sim);
-    assert!(settled.iter().all(|(i, own)| after.get(i).is_none_or(|now| now == own)), "{}", sim.failed());
+    let mut all = check(&sim);
+    assert!(settled.iter().all(|(i, own)| all.get(i).is_none_or(|now| now == own)), "{}", sim.failed());
+    let moved = [joins_a, joins_b].iter().filter(|i| all[i] != alone[i]).count();
+    assert!(moved < 2, "{}: the older of two keeps what both took", sim.failed());
 
     // From here nobody moves any more: the one that was gone comes back, another crashes, another joins.
-    let mut all = after;
-    all.insert(5, settled[&5].clone());
-    start(&mut sim, 5);
-    let crashed = *[1, 2, 6].choose(&mut sim.rng).expect("some");
+    all.insert(gone, settled[&gone].clone());
+    start(&mut sim, gone);
+    let crashed = *[1, 2, joins_a].choose(&mut sim.rng).expect("some");
     sim.crash(crashed);
     run(&mut sim, 5_000, &all);
-    start(&mut sim, 8);
+    start(&mut sim, last);
     start(&mut sim, crashed);
     run(&mut sim, 3 * INTERVAL, &all);
-    let last = check(&sim);
-    assert!(all.iter().all(|(i, own)| last[i] == *own) && last.len() == NODES, "{}", sim.failed());
+    let end = check(&sim);
+    assert!(all.iter().all(|(i, own)| end[i] == *own) && end.len() == NODES, "{}", sim.failed());
+    moved
 }
 
 #[test]
 fn no_view_ever_holds_overlapping_subnets_and_settled_ones_stay() {
     let seeds = std::env::var("SIM_SEEDS").ok().and_then(|v| v.parse().ok()).unwrap_or(8);
+    let mut conflicts = 0;
     for seed in 0..seeds {
-        println!("seed {seed}");
-        scenario(seed);
+        let moved = scenario(seed);
+        println!("seed {seed}: {moved} moved");
+        conflicts += moved;
     }
+    assert!(conflicts > 0, "no seed had both sides take one subnet: nothing was shown");
 }

@@ -34,6 +34,8 @@ pub struct NodeJson {
     pub zone: Option<String>,
     /// Its agent's version.
     pub version: String,
+    /// The overlay subnets it holds; those of the answering node also while it may not use them yet.
+    pub subnets: Vec<String>,
     /// Endpoints it announces; 0 while it is down, as they are hidden.
     pub endpoints: usize,
 }
@@ -48,6 +50,7 @@ impl NodeJson {
             gossip: view.gossip.map(|a| a.to_string()),
             zone: view.info.zone.as_ref().map(ToString::to_string),
             version: view.info.version.clone(),
+            subnets: view.subnets.iter().map(ToString::to_string).collect(),
             endpoints,
         }
     }

@@ -35,7 +35,7 @@ async fn list_nodes(client: &Client, output: Output) -> Result<(), Failure> {
         return output.json(&list);
     }
     let mut table =
-        Table::new(&["NODE", "STATE", "ADDRESS", "GOSSIP", "ZONE", "VERSION", "ENDPOINTS", "NOTE"]);
+        Table::new(&["NODE", "STATE", "ADDRESS", "GOSSIP", "SUBNET", "ZONE", "VERSION", "ENDPOINTS", "NOTE"]);
     for n in &list.nodes {
         let mut notes = Vec::new();
         if n.name == list.local {
@@ -49,6 +49,7 @@ async fn list_nodes(client: &Client, output: Output) -> Result<(), Failure> {
             n.state.clone(),
             n.addresses.join(","),
             n.gossip.clone().unwrap_or_default(),
+            n.subnets.join(","),
             n.zone.clone().unwrap_or_default(),
             n.version.clone(),
             n.endpoints.to_string(),
