@@ -1,7 +1,7 @@
 //! Three nodes on real sockets of one machine.
 
 use mesh_control::{
-    Control, ControlConfig, ControlError, ControlHandle, LocalChange, generate_key,
+    Control, ControlConfig, ControlError, ControlHandle, LocalChange, OverlayNetwork, generate_key,
     model::{
         Endpoint, Name, NodeInfo, NodeState, Origin, Protocol, Publish, PublishMode, ServiceKey, ServicePort,
         ServiceSpec, Snapshot,
@@ -203,6 +203,18 @@ async fn what_is_wrong_is_said_before_anything_runs() {
         let message = error(ControlConfig { vip_cidrs, ..good() }).await;
         assert!(message.contains("vip_cidrs") && message.contains(network), "{message}");
     }
+    for (network, node_prefix, fix) in [("10.99.0.0/20", 24, "keep them apart"), ("10.98.0.0/16", 16, "/17")]
+    {
+        let overlay = vec![OverlayNetwork { network: network.parse().expect("good"), node_prefix }];
+        let message = error(ControlConfig { overlay, ..good() }).await;
+        assert!(
+            message.contains("overlay") && message.contains(network) && message.contains(fix),
+            "{message}"
+        );
+    }
+    let one = OverlayNetwork { network: "10.98.0.0/16".parse().expect("good"), node_prefix: 24 };
+    let message = error(ControlConfig { overlay: vec![one; 2], ..good() }).await;
+    assert!(message.contains("10.98.0.0/16: at most one"), "{message}");
     assert!(!format!("{:?}", good()).contains(&key), "keys are not for logs");
 
     let node = Control::start(good()).await.expect("good");

@@ -160,12 +160,12 @@ pub(super) fn overlay(map: Map<'_>) -> Vec<OverlayNetwork> {
         if !v4 && bits < OverlayNetwork::default_prefix(Family::V6) {
             item.fail_value(
                 &bits.to_string(),
-                "is no length of a node's subnet: use 64 to 112 for IPv6, up to 28 for IPv4",
+                "is no length of a node's subnet: use up to 28 for IPv4, 64 to 112 for IPv6",
             );
         } else if prefixes.iter().any(|(f, _)| *f == family) {
             item.fail_value(
                 &bits.to_string(),
-                "is a second one of its family: give one of at most 28 and one of at least 64",
+                "is a second one of its family: give one for IPv4 and one for IPv6",
             );
         } else if !found.is_empty() && !found.iter().any(|n| Family::of(&n.ip()) == family) {
             item.fail_value(

@@ -195,7 +195,8 @@ fn a_changed_overlay_moves_the_subnet_and_none_gives_it_up() {
         run(&mut node, 10_000, 15_000);
         node
     };
-    assert_eq!(own(&again("10.128.0.0/16")), own(&a));
+    let same = again("10.128.0.0/16");
+    assert_eq!((own(&same), same.store.get(&subnet_id("n1"))), (own(&a), a.store.get(&subnet_id("n1"))));
     let moved = own(&again("10.200.0.0/16"));
     assert!("10.200.0.0/16".parse::<IpNetwork>().unwrap().contains(moved[0].ip()), "{moved:?}");
     let mut none = node_at("n1", at(10_000));
