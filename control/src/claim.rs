@@ -118,4 +118,27 @@ mod tests {
             assert_eq!(Claim::decode(&bytes[..cut]), None);
         }
     }
+
+    #[test]
+    fn no_bytes_make_the_decoder_panic_and_what_it_takes_it_keeps() {
+        use rand::{RngExt, SeedableRng, rngs::StdRng};
+        let mut rng = StdRng::seed_from_u64(41);
+        let ports = Held::Ports { range: "80-90".parse().unwrap(), address: None, host: true };
+        let subnets = ["10.128.4.0/24", "fd00::/64"].map(|s| Held::Subnet(s.parse().unwrap()));
+        let held = [ports, Held::Address([10, 0, 0, 7].into()), subnets[0], subnets[1]];
+        for round in 0..20_000 {
+            let good = Claim { generation: Claim::NEWEST, stamp: Hlc(7), held: held[round % held.len()] };
+            let mut bytes = good.encode();
+            for _ in 0..rng.random_range(1..4) {
+                let at = rng.random_range(0..bytes.len());
+                bytes[at] = rng.random();
+            }
+            bytes.truncate(rng.random_range(0..=bytes.len() * 2));
+            let rank = ClaimRank::of(false, &bytes);
+            if let Some(claim) = Claim::decode(&bytes) {
+                assert_eq!(Claim::decode(&claim.encode()), Some(claim));
+                assert_eq!(ClaimRank::of(false, &claim.encode()), rank);
+            }
+        }
+    }
 }

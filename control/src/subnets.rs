@@ -158,7 +158,8 @@ impl Subnets {
         Subnets { overlay, ..Subnets::default() }
     }
 
-    fn network_of(&self, family: Family) -> Option<&OverlayNetwork> {
+    /// The overlay of one family, if there is one.
+    pub(crate) fn network_of(&self, family: Family) -> Option<&OverlayNetwork> {
         self.overlay.iter().find(|o| o.family() == family)
     }
 

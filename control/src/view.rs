@@ -228,7 +228,7 @@ impl View {
 
     /// The subnets that a node holds.
     fn subnets_of(&self, node: &NodeName, store: &Store) -> Vec<IpNetwork> {
-        let families = [Family::V4, Family::V6].into_iter();
+        let families = [Family::V4, Family::V6].into_iter().filter(|f| self.subnets.network_of(*f).is_some());
         let claims =
             families.filter_map(|family| live_claim(store, &ClaimKey::Subnet { node: node.clone(), family }));
         claims

@@ -179,6 +179,28 @@ async fn kept_records_survive_a_restart_of_the_whole_mesh() {
     assert!(error.contains("damaged") && error.contains(file.to_str().expect("good")), "{error}");
 }
 
+/// Without its seeds a node claims no subnet; so what it uses after the restart is what it kept.
+#[tokio::test]
+async fn a_subnet_survives_a_restart_without_a_network() {
+    let outer = tempfile::tempdir().expect("good");
+    let key = generate_key().expect("good");
+    let overlay = OverlayNetwork { network: "10.98.0.0/16".parse().expect("good"), node_prefix: 24 };
+    let start = |seeds: Vec<String>| {
+        let data_dir = Some(outer.path().join("state"));
+        Control::start(ControlConfig { data_dir, overlay: vec![overlay], ..config(41, &key, seeds) })
+    };
+    let node = start(vec![]).await.expect("good");
+    let before = wait(&node, "a subnet to use", |s| !s.own_subnets.is_empty()).await;
+    assert!(overlay.network.contains(before.own_subnets[0].ip()), "{:?}", before.own_subnets);
+    node.shutdown().await;
+    let nobody = vec!["127.77.0.49:1".to_owned()];
+    let node = start(nobody).await.expect("good");
+    let after = wait(&node, "the subnet is used again", |s| !s.own_subnets.is_empty()).await;
+    assert_eq!(after.own_subnets, before.own_subnets);
+    assert!(!node.joined());
+    node.shutdown().await;
+}
+
 #[tokio::test]
 async fn what_is_wrong_is_said_before_anything_runs() {
     let key = generate_key().expect("good");
