@@ -3,6 +3,7 @@
 //! A subnet that endpoints live in is expensive to move. So a node claims only after it heard from the mesh (else it
 //! would not know its own older claim, nor those of others), and uses a new claim only when it was held undisputed for
 //! a while. What it uses it keeps as long as no older claim of another node turns up, which only a partition can hide.
+//! Tests: `node/tests/subnets.rs`, `tests/subnets.rs`.
 
 use super::core::Node;
 use crate::{
@@ -15,7 +16,8 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-/// How long a new claim is held before it is used, in milliseconds: gossip reaches a mesh of thousands in half of it.
+/// How long a new claim is held before it is used, in milliseconds: well beyond the time in which news reaches all of a
+/// large mesh.
 const SETTLE: u64 = 3_000;
 /// Between two claims, in milliseconds, so that news can arrive in between.
 const ROUND: u64 = 1_000;
