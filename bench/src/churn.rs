@@ -156,6 +156,7 @@ async fn start(services: u16) -> anyhow::Result<Parts> {
         seeds: Vec::new(),
         keys: vec![mesh_control::generate_key()?],
         vip_cidrs: vec![vips],
+        overlay: vec![],
         dynamic_ports: PortRange::new(30_000, 32_767)?,
         data_dir: None,
     })

@@ -70,6 +70,7 @@ fn node(i: u8, seeds: Vec<String>) -> Result<Node, Failure> {
         boot: at(0).wall,
         seeds,
         vip_cidrs: vec!["10.64.0.0/10".parse()?],
+        overlay: vec![],
         dynamic_ports: "30000-32767".parse()?,
         seed: u64::from(i),
         sender: [i; 16],

@@ -2,6 +2,7 @@
 
 use crate::keyring::KeyError;
 use crate::model::{Endpoint, NodeInfo, NodeName, Origin, PortRange, ServiceKey, ServiceSpec};
+use crate::subnets::OverlayNetwork;
 use ipnetwork::IpNetwork;
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -52,6 +53,8 @@ pub struct ControlConfig {
     pub keys: Vec<String>,
     /// Where VIPs are claimed, at most one network per family.
     pub vip_cidrs: Vec<IpNetwork>,
+    /// Where this node claims an overlay subnet, at most one network per family; empty for no overlay.
+    pub overlay: Vec<OverlayNetwork>,
     /// Where published ports without a number are claimed; Swarm uses 30000–32767.
     pub dynamic_ports: PortRange,
     /// Where state is kept over a restart; absent keeps none.
@@ -69,6 +72,7 @@ impl fmt::Debug for ControlConfig {
             .field("seeds", &self.seeds)
             .field("keys", &self.keys.len())
             .field("vip_cidrs", &self.vip_cidrs)
+            .field("overlay", &self.overlay)
             .field("dynamic_ports", &self.dynamic_ports)
             .field("data_dir", &self.data_dir)
             .finish()

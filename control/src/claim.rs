@@ -1,15 +1,17 @@
-//! A claim: a service's right to a virtual address or to published ports, taken without asking anybody.
+//! A claim: a service's right to a virtual address or to published ports, or a node's to an overlay subnet, taken
+//! without asking anybody.
 //!
-//! Claims are keyed by what they serve, so a service has at most one of each, which outlives edits and deletion.
+//! Claims are keyed by what they serve, so each has at most one, which outlives edits and deletion.
 
 use crate::{
     hlc::Hlc,
-    model::{Family, PortRange, Protocol, ServiceKey},
+    model::{Family, NodeName, PortRange, Protocol, ServiceKey},
 };
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{cmp::Reverse, net::IpAddr};
 
-/// What a claim serves.
+/// What a claim serves. The order of the variants is their number on the wire: only ever append.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) enum ClaimKey {
     /// A service's virtual address of one family.
@@ -17,15 +19,8 @@ pub(crate) enum ClaimKey {
     /// The published ports of the service port (range) that begins with `port`. `fixed` is what the declaration
     /// names, so that one service port may be published several times; absent where the mesh chooses.
     Port { service: ServiceKey, protocol: Protocol, port: u16, fixed: Option<Fixed> },
-}
-
-impl ClaimKey {
-    /// The service that it serves.
-    pub(crate) fn service(&self) -> &ServiceKey {
-        match self {
-            ClaimKey::Vip { service, .. } | ClaimKey::Port { service, .. } => service,
-        }
-    }
+    /// A node's subnet of the overlay, one of each family.
+    Subnet { node: NodeName, family: Family },
 }
 
 /// Where a declaration wants a port published: the first port and the one local address, if it names one.
@@ -35,7 +30,7 @@ pub(crate) struct Fixed {
     pub(crate) address: Option<IpAddr>,
 }
 
-/// What is claimed.
+/// What is claimed; wire numbers as in [`ClaimKey`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) enum Held {
     /// A virtual address.
@@ -43,12 +38,15 @@ pub(crate) enum Held {
     /// Ports on nodes, on one local address or (absent) on all. Ports in host mode do not clash with each other:
     /// they are open on different nodes.
     Ports { range: PortRange, address: Option<IpAddr>, host: bool },
+    /// A subnet, its host bits 0.
+    Subnet(IpNetwork),
 }
 
 /// A claim record's value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Claim {
-    /// Counts the times this service gave up one choice for another; the greater one is in force.
+    /// Counts the times this service gave up one choice for another; the greater one is in force. See
+    /// [`Claim::NEWEST`] for the greatest.
     pub(crate) generation: u16,
     /// When it was claimed: the oldest claim of an address or a port wins it.
     pub(crate) stamp: Hlc,
@@ -57,6 +55,10 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    /// Of claims with this generation simply the newest version is in force, as with records of other kinds. Subnet
+    /// claims have it, as one node writes them; and where a counter was driven up to it, nothing is stuck.
+    pub(crate) const NEWEST: u16 = u16::MAX;
+
     /// The value's bytes: generation and stamp big endian, so that a rank is read without decoding, then the rest.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = self.generation.to_be_bytes().to_vec();
@@ -92,6 +94,7 @@ impl ClaimRank {
     /// The rank of a claim's record.
     pub(crate) fn of(deleted: bool, value: &[u8]) -> ClaimRank {
         match Claim::decode(value) {
+            Some(claim) if claim.generation == Claim::NEWEST => ClaimRank(Claim::NEWEST, false, Reverse(0)),
             Some(claim) => ClaimRank(claim.generation, deleted, Reverse(claim.stamp.0)),
             None => ClaimRank(0, deleted, Reverse(u64::MAX)),
         }
@@ -113,6 +116,29 @@ mod tests {
         assert_eq!(Claim::decode(&bytes), Some(claim));
         for cut in 0..bytes.len() {
             assert_eq!(Claim::decode(&bytes[..cut]), None);
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_decoder_panic_and_what_it_takes_it_keeps() {
+        use rand::{RngExt, SeedableRng, rngs::StdRng};
+        let mut rng = StdRng::seed_from_u64(41);
+        let ports = Held::Ports { range: "80-90".parse().unwrap(), address: None, host: true };
+        let subnets = ["10.128.4.0/24", "fd00::/64"].map(|s| Held::Subnet(s.parse().unwrap()));
+        let held = [ports, Held::Address([10, 0, 0, 7].into()), subnets[0], subnets[1]];
+        for round in 0..20_000 {
+            let good = Claim { generation: Claim::NEWEST, stamp: Hlc(7), held: held[round % held.len()] };
+            let mut bytes = good.encode();
+            for _ in 0..rng.random_range(1..4) {
+                let at = rng.random_range(0..bytes.len());
+                bytes[at] = rng.random();
+            }
+            bytes.truncate(rng.random_range(0..=bytes.len() * 2));
+            let rank = ClaimRank::of(false, &bytes);
+            if let Some(claim) = Claim::decode(&bytes) {
+                assert_eq!(Claim::decode(&claim.encode()), Some(claim));
+                assert_eq!(ClaimRank::of(false, &claim.encode()), rank);
+            }
         }
     }
 }

@@ -61,13 +61,14 @@ impl Claims {
         for (record, add) in [(old, false), (new, true)] {
             let Some(record) = record else { continue };
             let Some(Key::Claim(key)) = Key::of(&record.id) else { continue };
+            let ClaimKey::Vip { service, .. } = &key else { continue };
             let Some(claim) = value::claim(&key, record) else { continue };
             let Held::Address(address) = claim.held else { continue };
             let names = self.held.entry(address).or_default();
             if add {
-                names.insert(key.service().clone());
+                names.insert(service.clone());
             } else {
-                names.remove(key.service());
+                names.remove(service);
                 if names.is_empty() {
                     self.held.remove(&address);
                 }
@@ -173,7 +174,7 @@ impl Claims {
         newest.unwrap_or_default()
     }
 
-    /// A free address of `network` for `service`: `preferred` if nobody else claims it, else the first free one of
+    /// A free address of `network` for `service`: `preferred` if it is one and nobody else claims it, else the first free one of
     /// hash(service, 0), hash(service, 1), …, else the next free one of the network. Addresses of services that are
     /// gone are taken only when nothing else is left.
     pub(crate) fn free_address(
@@ -186,7 +187,7 @@ impl Claims {
             self.vips.get(a).is_some_and(|claimants| claimants.iter().any(|(_, s)| s != service))
         };
         let held = |a: &IpAddr| self.held.get(a).is_some_and(|names| names.iter().any(|s| s != service));
-        if let Some(address) = preferred.filter(|a| !contested(a)) {
+        if let Some(address) = preferred.filter(|a| network.contains(*a) && !contested(a)) {
             return Some(address);
         }
         let size = addresses(network);

@@ -65,16 +65,21 @@ impl Key {
         Some(key)
     }
 
-    /// The node that alone may write this record; `None` when anybody may.
+    /// The node that alone may write this record; `None` when anybody may. A subnet claim is the exception: others
+    /// delete it when its node is long forgotten, and a node that uses the subnet writes it again.
     pub(crate) fn owner(&self) -> Option<&NodeName> {
         match self {
-            Key::Node(node) | Key::Endpoints(node, _) | Key::Service(_, Origin::Node(node)) => Some(node),
+            Key::Node(node)
+            | Key::Endpoints(node, _)
+            | Key::Service(_, Origin::Node(node))
+            | Key::Claim(ClaimKey::Subnet { node, .. }) => Some(node),
             Key::Service(_, Origin::Cluster) | Key::Claim(_) => None,
         }
     }
 
-    /// Whether a known key has its one valid form (two forms would be two records) and `writer` may write it.
-    pub(crate) fn fits(id: &RecordId, writer: &NodeName) -> bool {
+    /// Whether a known key has its one valid form (two forms would be two records) and `writer` may write it, or
+    /// delete it (`deleted`).
+    pub(crate) fn fits(id: &RecordId, writer: &NodeName, deleted: bool) -> bool {
         if !(NODE..=CLAIM).contains(&id.kind) {
             return true;
         }
@@ -83,7 +88,8 @@ impl Key {
             Key::Endpoints(_, service) | Key::Service(service, _) => service.name.as_str() != "tasks",
             _ => true,
         };
-        let allowed = key.owner().is_none_or(|owner| owner == writer);
+        let orphan = deleted && matches!(key, Key::Claim(_));
+        let allowed = orphan || key.owner().is_none_or(|owner| owner == writer);
         named_well && allowed && key.id() == *id
     }
 }
@@ -106,11 +112,15 @@ mod tests {
             Key::Claim(ClaimKey::Vip { service: s.clone(), family: Family::V6 }),
             Key::Claim(ClaimKey::Port { service: s.clone(), protocol: Protocol::Udp, port: 53, fixed: None }),
             Key::Claim(ClaimKey::Port { service: s, protocol: Protocol::Udp, port: 53, fixed: Some(fixed) }),
+            Key::Claim(ClaimKey::Subnet { node: n.clone(), family: Family::V4 }),
         ] {
             assert_eq!(Key::of(&key.id()).unwrap(), key);
-            assert!(Key::fits(&key.id(), &n));
+            assert!(Key::fits(&key.id(), &n, false));
         }
         let shouting = RecordId { kind: NODE, key: postcard::to_stdvec("N1").unwrap().into() };
-        assert!(!Key::fits(&shouting, &n));
+        assert!(!Key::fits(&shouting, &n, false));
+        // Another's subnet may be deleted, which is for nodes that are gone, and not claimed.
+        let other = Key::Claim(ClaimKey::Subnet { node: Name::new("n2").unwrap(), family: Family::V4 }).id();
+        assert!(!Key::fits(&other, &n, false) && Key::fits(&other, &n, true));
     }
 }

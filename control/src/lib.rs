@@ -1,5 +1,5 @@
 //! The control plane of the mesh, deliberately small: the [`model`] every other part speaks, the record store
-//! and its merge, claims of virtual IPs and published ports, and gossip.
+//! and its merge, claims of virtual IPs, published ports and overlay subnets, and gossip.
 //!
 //! Data flows one way: a source hands [`LocalChange`]s to [`ControlHandle::submit`]; the store merges them with
 //! what peers gossip; every merged state comes out as an immutable [`model::Snapshot`].
@@ -40,6 +40,7 @@ mod session;
 mod shell;
 mod state_file;
 mod store;
+mod subnets;
 mod value;
 mod view;
 
@@ -47,3 +48,4 @@ pub use api::{ControlConfig, ControlError, ControlStats, Lag, LocalChange, PeerS
 pub use hlc::Now;
 pub use keyring::{KEY_LEN, KeyError, generate_key};
 pub use shell::{Control, ControlHandle};
+pub use subnets::OverlayNetwork;

@@ -159,7 +159,7 @@ impl Record {
         }
         let node = Name::new(wire.node).map_err(|_| RecordError::Malformed)?;
         let id = RecordId { kind: wire.kind, key: wire.key.0.into() };
-        if !Key::fits(&id, &node) {
+        if !Key::fits(&id, &node, wire.deleted) {
             return Err(RecordError::Key);
         }
         let writer = Arc::new(Writer { node, boot: wire.boot });

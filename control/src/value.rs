@@ -37,12 +37,15 @@ pub(crate) fn node(record: &Record) -> NodeInfo {
         .unwrap_or_default()
 }
 
-/// The claim of a `claim` record of this key; `None` when it is of another sort than the key, or of no address that a
-/// service can have.
+/// The claim of a `claim` record of this key; `None` when it is of another sort than the key, of no address that a
+/// service can have, or of no whole subnet.
 pub(crate) fn claim(key: &ClaimKey, record: &Record) -> Option<Claim> {
     Claim::decode(&record.value).filter(|claim| match (key, claim.held) {
         (ClaimKey::Vip { family, .. }, Held::Address(a)) => Family::of(&a) == *family && is_unicast(a),
         (ClaimKey::Port { .. }, Held::Ports { .. }) => true,
+        (ClaimKey::Subnet { family, .. }, Held::Subnet(subnet)) => {
+            Family::of(&subnet.ip()) == *family && subnet.ip() == subnet.network()
+        }
         _ => false,
     })
 }

@@ -3,6 +3,7 @@
 use crate::{
     claim::{Claim, ClaimKey, Fixed, Held},
     claims::{Claims, network_of},
+    hlc::Hlc,
     key::Key,
     member::Peers,
     model::{
@@ -11,6 +12,7 @@ use crate::{
     },
     record::{Record, Writer},
     store::Store,
+    subnets::{OverlayNetwork, Subnets},
     value,
 };
 use ipnetwork::IpNetwork;
@@ -33,7 +35,10 @@ pub(crate) struct View {
     parts: BTreeMap<ServiceKey, Parts>,
     by_node: BTreeMap<NodeName, BTreeSet<ServiceKey>>,
     claims: Claims,
+    subnets: Subnets,
     networks: Vec<IpNetwork>,
+    /// When this run began: claims made since then by nodes with another `vip_cidr` stand.
+    since: Hlc,
     dirty: BTreeSet<ServiceKey>,
     dirty_nodes: BTreeSet<NodeName>,
 }
@@ -62,14 +67,21 @@ pub(crate) struct Declared {
 }
 
 impl View {
-    /// An empty view; addresses are wanted in the families of `networks`.
-    pub(crate) fn new(local: NodeName, networks: Vec<IpNetwork>) -> View {
+    /// An empty view at `since`; addresses are wanted in the families of `networks`, subnets out of `overlay`.
+    pub(crate) fn new(
+        local: NodeName,
+        networks: Vec<IpNetwork>,
+        overlay: Vec<OverlayNetwork>,
+        since: Hlc,
+    ) -> View {
         View {
             snapshot: Snapshot::empty(local),
             parts: BTreeMap::new(),
             by_node: BTreeMap::new(),
             claims: Claims::default(),
+            subnets: Subnets::new(overlay),
             networks,
+            since,
             dirty: BTreeSet::new(),
             dirty_nodes: BTreeSet::new(),
         }
@@ -83,6 +95,18 @@ impl View {
     /// The claims known.
     pub(crate) fn claims(&self) -> &Claims {
         &self.claims
+    }
+
+    /// The subnet claims known.
+    pub(crate) fn subnets(&self) -> &Subnets {
+        &self.subnets
+    }
+
+    /// Sets the subnets that this node may use.
+    pub(crate) fn set_own_subnets(&mut self, subnets: Vec<IpNetwork>) {
+        if self.snapshot.own_subnets != subnets {
+            self.snapshot.set_own_subnets(subnets);
+        }
     }
 
     /// Notes that a record went from `old` to `new`.
@@ -116,10 +140,13 @@ impl View {
                 }
                 self.dirty.insert(service);
             }
-            Key::Claim(claim) => {
-                self.claims.note(old, new);
-                self.dirty.insert(claim.service().clone());
-            }
+            Key::Claim(claim) => match &claim {
+                ClaimKey::Vip { service, .. } | ClaimKey::Port { service, .. } => {
+                    self.claims.note(old, new);
+                    self.dirty.insert(service.clone());
+                }
+                ClaimKey::Subnet { .. } => self.dirty_nodes.extend(self.subnets.note(&claim, old, new)),
+            },
         }
     }
 
@@ -139,15 +166,17 @@ impl View {
             self.refresh_node(node, store, liveness);
         }
         let mut services = std::mem::take(&mut self.dirty);
-        let mut touched = BTreeSet::new();
+        let (mut touched, mut declared) = (BTreeSet::new(), BTreeMap::new());
         for service in &services {
-            let declared = self.declared(service, store);
-            let wanted = declared.as_ref().map(|d| self.wanted(service, &d.spec, store)).unwrap_or_default();
+            let found = self.declared(service, store);
+            let wanted = found.as_ref().map(|d| self.wanted(service, &d.spec, store)).unwrap_or_default();
             touched.extend(self.claims.contend(service, wanted));
+            declared.insert(service.clone(), found);
         }
         services.append(&mut touched);
         for service in &services {
-            self.refresh_service(service, store);
+            let found = declared.remove(service).unwrap_or_else(|| self.declared(service, store));
+            self.refresh_service(service, found, store);
         }
         services
     }
@@ -170,7 +199,13 @@ impl View {
         let services = self.by_node.get(&name);
         let known = record.is_some() || gossip.is_some() || services.is_some_and(|s| !s.is_empty());
         let before = self.snapshot.nodes.get(&name).cloned();
-        let after = known.then(|| Arc::new(NodeView { name: name.clone(), info, gossip, state }));
+        let subnets = self.subnets_of(&name, store);
+        if name == liveness.me.name && self.snapshot.own_subnets.iter().any(|own| !subnets.contains(own)) {
+            // One that is lost is not used a moment longer.
+            let own = self.snapshot.own_subnets.iter().copied().filter(|own| subnets.contains(own)).collect();
+            self.snapshot.set_own_subnets(own);
+        }
+        let after = known.then(|| Arc::new(NodeView { name: name.clone(), info, gossip, state, subnets }));
         if before == after {
             return;
         }
@@ -189,6 +224,19 @@ impl View {
             }
         }
         self.snapshot.set_node(name, after);
+    }
+
+    /// The subnets that a node holds.
+    fn subnets_of(&self, node: &NodeName, store: &Store) -> Vec<IpNetwork> {
+        let families = [Family::V4, Family::V6].into_iter().filter(|f| self.subnets.network_of(*f).is_some());
+        let claims =
+            families.filter_map(|family| live_claim(store, &ClaimKey::Subnet { node: node.clone(), family }));
+        claims
+            .filter_map(|claim| match claim.held {
+                Held::Subnet(subnet) if self.subnets.wins(node, subnet) => Some(subnet),
+                _ => None,
+            })
+            .collect()
     }
 
     /// The live declarations of a service.
@@ -272,12 +320,15 @@ impl View {
 
     fn holds(&self, service: &ServiceKey, family: Family, store: &Store) -> bool {
         let key = ClaimKey::Vip { service: service.clone(), family };
-        matches!(live_claim(store, &key), Some(Claim { held: Held::Address(address), .. })
-            if self.claims.wins_address(service, address))
+        let network = network_of(&self.networks, family);
+        matches!(live_claim(store, &key), Some(Claim { held: Held::Address(address), stamp, .. })
+            if self.claims.wins_address(service, address)
+                // Nodes that disagree about `vip_cidr` must not claim against each other for ever.
+                && (stamp >= self.since || network.is_some_and(|n| n.contains(address))))
     }
 
-    fn refresh_service(&mut self, service: &ServiceKey, store: &Store) {
-        let after = self.declared(service, store).map(|declared| self.service_view(service, declared, store));
+    fn refresh_service(&mut self, service: &ServiceKey, declared: Option<Declared>, store: &Store) {
+        let after = declared.map(|declared| self.service_view(service, declared, store));
         if after.is_none()
             && self.parts.get(service).is_some_and(|p| p.origins.is_empty() && p.nodes.is_empty())
         {
@@ -323,7 +374,7 @@ impl View {
         let better = claim.and_then(|claim| self.claims.better_port_claim(&key, &claim)).cloned();
         let held = claim.and_then(|claim| match claim.held {
             Held::Ports { range, .. } => Some(range),
-            Held::Address(_) => None,
+            _ => None,
         });
         // A dynamic port that is lost is chosen anew; a fixed one stays and shows who holds it.
         let (port_held, conflict) = match (publish.port, better) {

@@ -1,7 +1,7 @@
 //! Three nodes on real sockets of one machine.
 
 use mesh_control::{
-    Control, ControlConfig, ControlError, ControlHandle, LocalChange, generate_key,
+    Control, ControlConfig, ControlError, ControlHandle, LocalChange, OverlayNetwork, generate_key,
     model::{
         Endpoint, Name, NodeInfo, NodeState, Origin, Protocol, Publish, PublishMode, ServiceKey, ServicePort,
         ServiceSpec, Snapshot,
@@ -20,6 +20,7 @@ fn config(i: u8, key: &str, seeds: Vec<String>) -> ControlConfig {
         seeds,
         keys: vec![key.to_owned()],
         vip_cidrs: vec!["10.99.0.0/16".parse().expect("good"), "fd00:99::/64".parse().expect("good")],
+        overlay: vec![],
         dynamic_ports: "30000-32767".parse().expect("good"),
         data_dir: None,
     }
@@ -178,6 +179,28 @@ async fn kept_records_survive_a_restart_of_the_whole_mesh() {
     assert!(error.contains("damaged") && error.contains(file.to_str().expect("good")), "{error}");
 }
 
+/// Without its seeds a node claims no subnet; so what it uses after the restart is what it kept.
+#[tokio::test]
+async fn a_subnet_survives_a_restart_without_a_network() {
+    let outer = tempfile::tempdir().expect("good");
+    let key = generate_key().expect("good");
+    let overlay = OverlayNetwork { network: "10.98.0.0/16".parse().expect("good"), node_prefix: 24 };
+    let start = |seeds: Vec<String>| {
+        let data_dir = Some(outer.path().join("state"));
+        Control::start(ControlConfig { data_dir, overlay: vec![overlay], ..config(41, &key, seeds) })
+    };
+    let node = start(vec![]).await.expect("good");
+    let before = wait(&node, "a subnet to use", |s| !s.own_subnets.is_empty()).await;
+    assert!(overlay.network.contains(before.own_subnets[0].ip()), "{:?}", before.own_subnets);
+    node.shutdown().await;
+    let nobody = vec!["127.77.0.49:1".to_owned()];
+    let node = start(nobody).await.expect("good");
+    let after = wait(&node, "the subnet is used again", |s| !s.own_subnets.is_empty()).await;
+    assert_eq!(after.own_subnets, before.own_subnets);
+    assert!(!node.joined());
+    node.shutdown().await;
+}
+
 #[tokio::test]
 async fn what_is_wrong_is_said_before_anything_runs() {
     let key = generate_key().expect("good");
@@ -202,6 +225,18 @@ async fn what_is_wrong_is_said_before_anything_runs() {
         let message = error(ControlConfig { vip_cidrs, ..good() }).await;
         assert!(message.contains("vip_cidrs") && message.contains(network), "{message}");
     }
+    for (network, node_prefix, fix) in [("10.99.0.0/20", 24, "keep them apart"), ("10.98.0.0/16", 16, "/17")]
+    {
+        let overlay = vec![OverlayNetwork { network: network.parse().expect("good"), node_prefix }];
+        let message = error(ControlConfig { overlay, ..good() }).await;
+        assert!(
+            message.contains("overlay") && message.contains(network) && message.contains(fix),
+            "{message}"
+        );
+    }
+    let one = OverlayNetwork { network: "10.98.0.0/16".parse().expect("good"), node_prefix: 24 };
+    let message = error(ControlConfig { overlay: vec![one; 2], ..good() }).await;
+    assert!(message.contains("10.98.0.0/16: at most one"), "{message}");
     assert!(!format!("{:?}", good()).contains(&key), "keys are not for logs");
 
     let node = Control::start(good()).await.expect("good");

@@ -106,7 +106,10 @@ fn dynamic_ports_fill_their_range() {
         let (key, _) = port(&format!("s{i}"), "1", 1, false);
         let ports = claims.free_ports(&key, 1, range).unwrap();
         assert!(taken.insert(ports) && range.overlaps(ports));
-        claims.contend(key.service(), [port(&format!("s{i}"), &ports.to_string(), 1, false)].into());
+        claims.contend(
+            &service(&format!("s{i}")),
+            [port(&format!("s{i}"), &ports.to_string(), 1, false)].into(),
+        );
     }
     let (key, _) = port("more", "1", 1, false);
     assert_eq!(claims.free_ports(&key, 1, range), None);

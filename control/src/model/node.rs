@@ -4,6 +4,7 @@ use super::{
     endpoint::Addresses,
     name::{Name, NodeName},
 };
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -64,4 +65,7 @@ pub struct NodeView {
     pub gossip: Option<SocketAddr>,
     /// Liveness.
     pub state: NodeState,
+    /// The overlay subnets it holds by right, at most one of each family, IPv4 first; never overlapping another
+    /// node's. Kept while it is down.
+    pub subnets: Vec<IpNetwork>,
 }

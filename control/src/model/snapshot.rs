@@ -8,6 +8,7 @@ use super::{
     service::{PublishMode, ServiceSpec},
 };
 use imbl::{OrdMap, Vector};
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -23,6 +24,9 @@ pub struct Snapshot {
     pub nodes: OrdMap<NodeName, Arc<NodeView>>,
     /// Every service that is declared.
     pub services: OrdMap<ServiceKey, Arc<ServiceView>>,
+    /// The overlay subnets that the local node may use: those of its [`NodeView::subnets`] that it held undisputed
+    /// for long enough. Empty for the first seconds of every run.
+    pub own_subnets: Vec<IpNetwork>,
     /// Which service changed at which revision, oldest first; bounded by [`Snapshot::LOG`].
     log: Vector<(u64, ServiceKey)>,
     /// The log is complete for changes after this revision.
@@ -50,6 +54,7 @@ impl Snapshot {
             local,
             nodes: OrdMap::new(),
             services: OrdMap::new(),
+            own_subnets: Vec::new(),
             log: Vector::new(),
             log_since: 0,
         }
@@ -76,6 +81,12 @@ impl Snapshot {
             Some(view) => self.nodes.insert(name, view),
             None => self.nodes.remove(&name),
         };
+        self.revision += 1;
+    }
+
+    /// Sets the subnets that the local node may use and raises the revision.
+    pub fn set_own_subnets(&mut self, subnets: Vec<IpNetwork>) {
+        self.own_subnets = subnets;
         self.revision += 1;
     }
 

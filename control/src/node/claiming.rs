@@ -11,8 +11,8 @@ use crate::{
     claims::network_of,
     hlc::{Hlc, Now},
     key::{self, Key},
-    model::{NodeName, Origin, PublishMode, ServiceKey, ServiceSpec},
-    store::TOMBSTONE_LIFE,
+    model::{EndpointMode, NodeName, Origin, PublishMode, ServiceKey, ServiceSpec},
+    store::{BUCKETS, TOMBSTONE_LIFE},
     value,
     view::{Declared, Need, port_key},
 };
@@ -26,7 +26,7 @@ const GRACE: u64 = 5_000;
 
 impl Node {
     /// Whether this node knows enough to claim.
-    fn may_claim(&self, now: Now) -> bool {
+    pub(super) fn may_claim(&self, now: Now) -> bool {
         self.joined() || now.mono >= self.started + GRACE
     }
 
@@ -40,29 +40,34 @@ impl Node {
         }
     }
 
-    /// Claims for a service that this node just declared; `anew` when nobody declared it before.
-    pub(super) fn claim_for_declaration(&mut self, service: &ServiceKey, anew: bool, now: Now) {
+    /// Claims for a service that this node just declared; `before` is its mode so far, absent when nobody declared it.
+    pub(super) fn claim_for_declaration(
+        &mut self,
+        service: &ServiceKey,
+        before: Option<EndpointMode>,
+        now: Now,
+    ) {
         if !self.may_claim(now) {
             return;
         }
         let Some(Declared { spec, .. }) = self.view.declared(service, &self.store) else { return };
-        let needs = if anew {
-            // A service that comes back keeps its address if it still can, but its claim counts from now: it must
-            // not push out who took the address meanwhile.
-            self.view.everything(&spec)
-        } else {
-            self.view.needs(service, &spec, &self.store)
+        // A service that comes back keeps its address if it still can, but its claim counts from now: it must not push
+        // out who took the address meanwhile. Likewise one that wants an address again.
+        let anew = |need: &Need| match before {
+            None => true,
+            Some(mode) => mode == EndpointMode::Dnsrr && matches!(need, Need::Address(_)),
         };
+        let lacking = self.view.needs(service, &spec, &self.store);
+        let mut needs = self.view.everything(&spec);
+        needs.retain(|need| anew(need) || lacking.contains(need));
         self.claim(service, needs, now);
         self.refresh(now);
     }
 
     /// Notes whether a service lacks a claim.
     pub(super) fn look_at_claims(&mut self, service: &ServiceKey, now: Now) {
-        let lacking = self
-            .view
-            .declared(service, &self.store)
-            .is_some_and(|d| !self.view.needs(service, &d.spec, &self.store).is_empty());
+        let declared = self.view.snapshot().services.get(service);
+        let lacking = declared.is_some_and(|d| !self.view.needs(service, &d.spec, &self.store).is_empty());
         if !lacking {
             self.unmet.remove(service);
         } else if !self.unmet.contains_key(service) {
@@ -87,8 +92,12 @@ impl Node {
                 self.unmet.remove(&service);
                 continue;
             };
+            let needs = self.view.needs(&service, &declared.spec, &self.store);
+            if needs.is_empty() {
+                self.unmet.remove(&service);
+                continue;
+            }
             if self.my_turn(&declared, round) {
-                let needs = self.view.needs(&service, &declared.spec, &self.store);
                 self.claim(&service, needs, now);
             }
             // Tried in vain (the range is full): less and less often.
@@ -131,9 +140,15 @@ impl Node {
                     let usable = record.and_then(|r| value::claim(&key, r));
                     let preferred = usable.and_then(|claim| match claim.held {
                         Held::Address(address) => Some(address),
-                        Held::Ports { .. } => None,
+                        _ => None,
                     });
-                    network_of(&self.config.vip_cidrs, *family)
+                    let network = network_of(&self.config.vip_cidrs, *family);
+                    if let (Some(address), Some(network)) = (preferred, network)
+                        && !network.contains(address)
+                    {
+                        tracing::info!(%service, %address, %network, "claimed anew: outside vip_cidr");
+                    }
+                    network
                         .and_then(|network| self.view.claims().free_address(service, network, preferred))
                         .map(Held::Address)
                 }
@@ -151,6 +166,15 @@ impl Node {
             };
             let Some(held) = held else {
                 tracing::warn!(%service, ?need, "nothing free to claim: widen vip_cidr or dynamic_ports");
+                // What it had before it went belongs to another by now: the old claim must not take it back.
+                let lost = record.filter(|r| !r.deleted).and_then(|r| Some((r, before?)));
+                if let Some((record, before)) = lost
+                    && self.view.claims().newest_rival(&key, before.held) > Hlc::default()
+                {
+                    let value = record.value.clone();
+                    self.write(id, true, value, now);
+                    self.refresh(now);
+                }
                 continue;
             };
             // An earlier holder is known: a clock that is behind (or was ahead, the holder's) must not push it out.
@@ -162,18 +186,20 @@ impl Node {
         }
     }
 
-    /// Deletes claims of services that nobody declares and whose tombstones are gone; their addresses are free once
-    /// the claims' own tombstones end. One node does: the first live one by name.
+    /// Deletes claims that nobody wants any more: those of services that nobody declares and whose tombstones are
+    /// gone, and those of nodes that left a day ago. What they hold is free once the claims' own tombstones end. One
+    /// node does: the first live one by name. A call looks at one 32nd of the store.
     pub(super) fn collect_orphans(&mut self, now: Now) {
         let me = &self.config.name;
         let peers = self.membership.peers();
-        if peers.names().any(|name| name < me && peers.is_up(name)) {
+        if !self.joined() || peers.names().any(|name| name < me && peers.is_up(name)) {
             return;
         }
         let old = Hlc::from_millis(now.wall.saturating_sub(TOMBSTONE_LIFE));
-        let orphans: Vec<_> = self
-            .store
-            .iter()
+        let buckets = self.orphan_bucket..self.orphan_bucket + BUCKETS / 32;
+        self.orphan_bucket = buckets.end % BUCKETS;
+        let orphans: Vec<_> = buckets
+            .flat_map(|bucket| self.store.bucket(bucket))
             .filter(|r| r.id.kind == key::CLAIM && !r.deleted && r.version < old)
             .filter(|r| match Key::of(&r.id) {
                 Some(Key::Claim(claim)) => !self.is_wanted(&claim),
@@ -187,11 +213,18 @@ impl Node {
     }
 
     fn is_wanted(&self, claim: &ClaimKey) -> bool {
-        let service = claim.service();
+        let service = match claim {
+            ClaimKey::Vip { service, .. } | ClaimKey::Port { service, .. } => service,
+            // A node's record stays while it is down, and a day after it left.
+            ClaimKey::Subnet { node, .. } => {
+                let known = self.store.get(&Key::Node(node.clone()).id()).is_some();
+                return known || self.membership.peers().is_up(node);
+            }
+        };
         match self.view.declared(service, &self.store) {
             Some(declared) => match claim {
-                ClaimKey::Vip { .. } => true,
-                ClaimKey::Port { .. } => {
+                ClaimKey::Vip { .. } => declared.spec.endpoint_mode == EndpointMode::Vip,
+                _ => {
                     declared.spec.ports.iter().any(|p| p.publish.is_some() && port_key(service, p) == *claim)
                 }
             },

@@ -4,12 +4,13 @@ use super::io::Tag;
 use super::{
     exchanges::Exchanges,
     io::{Input, Output},
+    subnets::OwnSubnets,
 };
 use crate::key::RecordId;
 use crate::{
     api::{ControlStats, PeerStats},
     gossip::{self, Spread},
-    hlc::{Clock, Now},
+    hlc::{Clock, Hlc, Now},
     keyring::{KeyError, Keyring},
     member::Identity,
     membership::Membership,
@@ -17,6 +18,7 @@ use crate::{
     packet::{Opener, Sealer, SenderId},
     record::{Record, Writer},
     store::Store,
+    subnets::OverlayNetwork,
     view::{Liveness, View},
 };
 use ipnetwork::IpNetwork;
@@ -49,6 +51,8 @@ pub struct NodeConfig {
     pub seeds: Vec<String>,
     /// Where VIPs are claimed, at most one network per family.
     pub vip_cidrs: Vec<IpNetwork>,
+    /// Where this node claims a subnet, at most one network per family; empty for no overlay.
+    pub overlay: Vec<OverlayNetwork>,
     /// Where published ports without a number are claimed.
     pub dynamic_ports: PortRange,
     /// Seed of every random choice.
@@ -76,6 +80,9 @@ pub struct Node {
     pub(super) desired: HashMap<RecordId, Option<Arc<[u8]>>>,
     /// Services that lack a claim: when to look again, and how often it was tried.
     pub(super) unmet: BTreeMap<ServiceKey, (u64, usize)>,
+    pub(super) own_subnets: OwnSubnets,
+    /// The next part of the store to look for orphaned claims in.
+    pub(super) orphan_bucket: usize,
     pub(super) out: Vec<Output>,
     pub(super) refused: BTreeMap<&'static str, u64>,
     pub(super) sealer: Sealer,
@@ -115,7 +122,12 @@ impl Node {
             store: Store::default(),
             spread: Spread::default(),
             membership: Membership::new(me, rng.random()),
-            view: View::new(config.name.clone(), config.vip_cidrs.clone()),
+            view: View::new(
+                config.name.clone(),
+                config.vip_cidrs.clone(),
+                config.overlay.clone(),
+                Hlc::from_millis(config.boot),
+            ),
             exchanges: Exchanges::new(&config.seeds, now.mono),
             rng,
             started: now.mono,
@@ -123,6 +135,8 @@ impl Node {
             gone: false,
             desired: HashMap::new(),
             unmet: BTreeMap::new(),
+            own_subnets: OwnSubnets::default(),
+            orphan_bucket: 0,
             out: Vec::new(),
             refused: BTreeMap::new(),
             sealer: Sealer::new(&ring, sender).ok_or(KeyError::None)?,
@@ -248,6 +262,7 @@ impl Node {
             self.housekeeping_at = now.mono + HOUSEKEEPING;
             self.exchange_tick(now);
             self.claim_tick(now);
+            self.subnet_tick(now);
             self.look_at_names(now);
         }
         if self.collect_at <= now.mono {

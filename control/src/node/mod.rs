@@ -8,6 +8,7 @@ mod exchanges;
 mod io;
 mod records;
 mod submit;
+mod subnets;
 
 pub use self::{
     core::{Node, NodeConfig},

@@ -51,7 +51,8 @@ impl Node {
         {
             return;
         }
-        if writer.boot > self.writer.boot {
+        // Another node deletes a subnet claim that it takes for an orphan.
+        if writer.node == self.config.name && writer.boot > self.writer.boot {
             if self.membership.peers().is_up(&self.config.name) {
                 // Another node has this name and started later: fighting over records would never end.
                 return;

@@ -5,7 +5,7 @@ use crate::{
     api::{ControlError, LocalChange},
     hlc::Now,
     key::Key,
-    model::{NodeInfo, Origin, ServiceKey},
+    model::{EndpointMode, NodeInfo, Origin, ServiceKey},
     record::MAX_VALUE,
     value::{MAX_ENDPOINTS, MAX_VERSION},
 };
@@ -29,9 +29,11 @@ impl Node {
         for change in changes {
             match change {
                 LocalChange::PutService { origin, key, spec } => {
-                    let anew = !self.view.is_declared(&key);
+                    let known = self.view.snapshot().services.get(&key);
+                    let mode = known.map_or(EndpointMode::Vip, |known| known.spec.endpoint_mode);
+                    let before = self.view.is_declared(&key).then_some(mode);
                     self.say(&Key::Service(key.clone(), origin), Some(encode(spec.as_ref())), now);
-                    declared.push((key, anew));
+                    declared.push((key, before));
                 }
                 LocalChange::DeleteService { origin, key } => {
                     self.say(&Key::Service(key, origin), None, now);
@@ -47,8 +49,8 @@ impl Node {
             }
         }
         self.refresh(now);
-        for (key, anew) in declared {
-            self.claim_for_declaration(&key, anew, now);
+        for (key, before) in declared {
+            self.claim_for_declaration(&key, before, now);
         }
         self.settle(now);
         Ok(std::mem::take(&mut self.out))

@@ -13,7 +13,9 @@ use crate::{
 };
 use std::sync::Arc;
 
+mod care;
 mod hostile;
+mod subnets;
 
 const START: u64 = 1_790_000_000_000;
 
@@ -34,18 +36,24 @@ fn node_at(text: &str, now: Now) -> Node {
 }
 
 fn node_on(port: u16, text: &str, now: Now) -> Node {
+    node_with(text, now, |config| config.addr.set_port(port))
+}
+
+fn node_with(text: &str, now: Now, change: impl FnOnce(&mut NodeConfig)) -> Node {
     let digit = text.bytes().last().unwrap();
-    let config = NodeConfig {
+    let mut config = NodeConfig {
         name: name(text),
-        addr: ([10, 0, 0, digit], port).into(),
+        addr: ([10, 0, 0, digit], 7946).into(),
         info: NodeInfo { version: text.into(), ..NodeInfo::default() },
         boot: now.wall,
         seeds: vec![],
         vip_cidrs: vec!["10.96.0.0/24".parse().unwrap(), "fd00::/112".parse().unwrap()],
+        overlay: vec![],
         dynamic_ports: "30000-30009".parse().unwrap(),
         seed: 1,
         sender: [digit; 16],
     };
+    change(&mut config);
     Node::new(config, &["AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into()], now).unwrap()
 }
 
@@ -293,14 +301,14 @@ fn bad_changes_are_refused_whole_with_field_value_and_fix() {
 
 #[test]
 fn orphaned_claims_end_after_the_service_is_long_gone() {
-    const DAY: u64 = 24 * 3_600_000;
     let mut a = node("n1");
     submit(&mut a, 1, vec![put(Origin::Cluster, "web", spec(None)), put(Origin::Cluster, "db", spec(None))]);
     submit(&mut a, 2, vec![delete("web")]);
     let claims = |a: &Node| a.records().filter(|r| r.id.kind == crate::key::CLAIM).count();
     assert_eq!(claims(&a), 6);
-    for day in 1..=4 {
-        a.handle(Input::Tick, at(day * (DAY + 100_000)));
+    // Each minute a part of the store is looked at.
+    for minute in (1..=4).flat_map(|day| (0..33).map(move |m| day * 1_442 + m)) {
+        a.handle(Input::Tick, at(minute * 60_000));
     }
     assert_eq!(claims(&a), 3, "those of db");
     assert!(view(&a, "db").vips.v4.is_some());

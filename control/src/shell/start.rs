@@ -64,6 +64,7 @@ impl Control {
             boot: now.wall,
             seeds: config.seeds,
             vip_cidrs: config.vip_cidrs,
+            overlay: config.overlay,
             dynamic_ports: config.dynamic_ports,
             seed: u64::from_be_bytes(random()?),
             sender: random()?,
@@ -128,6 +129,13 @@ fn check(config: &ControlConfig) -> Result<(), ControlError> {
         if !is_unicast(network.network()) {
             return fail("vip_cidrs", format!("{network} holds no host addresses: use a private range"));
         }
+    }
+    for (i, overlay) in config.overlay.iter().enumerate() {
+        if config.overlay[..i].iter().any(|other| other.family() == overlay.family()) {
+            let problem = format!("{}: at most one network per address family", overlay.network);
+            return fail("overlay", problem);
+        }
+        overlay.check(&config.vip_cidrs).or_else(|problem| fail("overlay", problem))?;
     }
     let name = config.node.as_str();
     if config.info.version.len() > 256 {

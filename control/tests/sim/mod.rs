@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use mesh_control::{
-    LocalChange, Now,
+    LocalChange, Now, OverlayNetwork,
     model::{Name, NodeInfo, ServiceKey, Snapshot},
     node::{ExchangeId, Input, Node, NodeConfig, Output, Target},
 };
@@ -56,6 +56,10 @@ pub(crate) struct Sim {
     pub(crate) trace: u64,
     /// VIPs that must not move any more.
     pub(crate) settled: BTreeMap<ServiceKey, IpAddr>,
+    /// What nodes that start from now on claim subnets out of.
+    pub(crate) overlay: Vec<OverlayNetwork>,
+    /// Looks at every new view.
+    pub(crate) inspect: fn(&Snapshot),
     seed: u64,
     key: String,
     cidr: &'static str,
@@ -98,6 +102,8 @@ impl Sim {
             weather,
             trace: 0xcbf2_9ce4_8422_2325,
             settled: BTreeMap::new(),
+            overlay: Vec::new(),
+            inspect: |_| (),
             seed,
             // Any key will do, as long as it is the same in every run.
             key: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into(),
@@ -131,6 +137,7 @@ impl Sim {
             boot: now.wall,
             seeds: (0..3.min(self.slots.len())).map(|s| s.to_string()).collect(),
             vip_cidrs: vec![self.cidr.parse().expect("a network")],
+            overlay: self.overlay.clone(),
             dynamic_ports: "30000-30063".parse().expect("a range"),
             seed: self.rng.random(),
             sender,
@@ -331,6 +338,7 @@ impl Sim {
     /// What must hold in every view at all times.
     fn check_view(&self, i: usize) {
         let snapshot = self.node(i).snapshot();
+        (self.inspect)(snapshot);
         let mut held: HashMap<IpAddr, &ServiceKey> = HashMap::new();
         let mut ports = BTreeMap::new();
         for (key, service) in &snapshot.services {

@@ -103,7 +103,8 @@ fn this_nodes_zone_decides_prefer_zone_also_when_only_the_node_changes() {
     for (zone, first) in [("west", "10.0.0.2"), ("east", "10.0.0.1")] {
         let name = Name::new("n1").unwrap();
         let info = NodeInfo { zone: Some(Name::new(zone).unwrap()), ..NodeInfo::default() };
-        let node = NodeView { name: name.clone(), info, gossip: None, state: NodeState::Alive };
+        let node =
+            NodeView { name: name.clone(), info, gossip: None, state: NodeState::Alive, subnets: vec![] };
         snapshot.set_node(name, Some(Arc::new(node)));
         view = view.updated(&snapshot);
         for seed in 0..5 {

@@ -32,6 +32,7 @@ pub(super) fn control(config: &Config) -> ControlConfig {
         seeds: cluster.join.clone(),
         keys: cluster.keys.iter().map(|key| key.expose().to_owned()).collect(),
         vip_cidrs: config.vip_cidr.clone(),
+        overlay: config.overlay.clone(),
         dynamic_ports: config.dynamic_ports,
         data_dir: cluster.data_dir.clone(),
     }

@@ -26,7 +26,13 @@ fn overlap(a: IpAddr, b: IpAddr) -> bool {
 }
 
 /// Reports every clash.
-pub(super) fn check(config: &Config, root: &Field<'_>, vip: Option<&Field<'_>>, bounds: &[Bound]) {
+pub(super) fn check(
+    config: &Config,
+    root: &Field<'_>,
+    vip: Option<&Field<'_>>,
+    overlay: Option<&Field<'_>>,
+    bounds: &[Bound],
+) {
     for (i, bound) in bounds.iter().enumerate().filter(|(_, b)| b.at.port() != 0) {
         for other in &bounds[..i] {
             if other.at.port() == bound.at.port() && overlap(other.at.ip(), bound.at.ip()) {
@@ -56,17 +62,24 @@ pub(super) fn check(config: &Config, root: &Field<'_>, vip: Option<&Field<'_>>, 
             );
         }
     }
-    let line = vip.map_or(0, Field::line);
-    for net in &config.vip_cidr {
+    let at = |field: Option<&Field<'_>>| field.map_or(0, Field::line);
+    for network in &config.overlay {
+        if let Err(problem) = network.check(&config.vip_cidr) {
+            root.fail_on(at(overlay), "overlay", problem);
+        }
+    }
+    let vips = config.vip_cidr.iter().map(|net| ("vip_cidr", at(vip), net, "a VIP"));
+    let subnets = config.overlay.iter().map(|o| ("overlay.cidr", at(overlay), &o.network, "an endpoint"));
+    for (range, line, net, taker) in vips.chain(subnets) {
         let own = config.node.addresses.iter().map(|a| ("node.address".to_owned(), a));
         let bound = bounds.iter().map(|b| (b.key.clone(), b.at.ip()));
         for (key, ip) in own.chain(bound) {
             if net.contains(ip) {
                 root.fail_on(
                     line,
-                    "vip_cidr",
+                    range,
                     format!(
-                        "\"{net}\" contains {key} {ip}, which a VIP could take: use a network of its own"
+                        "\"{net}\" contains {key} {ip}, which {taker} could take: use a network of its own"
                     ),
                 );
             }

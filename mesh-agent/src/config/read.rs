@@ -8,7 +8,9 @@ use super::{
         AdminConfig, ClusterConfig, Config, DnsConfig, FilesConfig, LogConfig, LogFormat, MetricsConfig,
         NodeConfig, PlaneChoice, PublishConfig, SourcesConfig, TlsConfig, Upstreams, UserspaceConfig,
     },
-    values::{address, cidrs, domain, gossip_seed, ip, level, listen, optional_duration, path, upstream},
+    values::{
+        address, cidrs, domain, gossip_seed, ip, level, listen, optional_duration, overlay, path, upstream,
+    },
     yaml::{Field, Map},
 };
 use mesh_control::model::{Addresses, Name, PortRange};
@@ -32,11 +34,14 @@ pub(super) fn config(root: &Field<'_>, base: &Path, host: &HostFacts) -> Option<
     let dynamic_ports =
         map.get("dynamic_ports").and_then(|f| f.parse()).or(PortRange::new(30_000, 32_767).ok())?;
     let data_plane = map.get("data_plane").and_then(|f| f.with(plane)).unwrap_or(PlaneChoice::Auto);
+    let overlay_field = map.get("overlay");
+    let overlay = overlay_field.as_ref().and_then(Field::map).map(overlay).unwrap_or_default();
     let config = Config {
         node: node?,
         cluster: cluster?,
         domain,
         vip_cidr,
+        overlay,
         dynamic_ports,
         data_plane,
         userspace: userspace(section(&map, "userspace")),
@@ -48,7 +53,7 @@ pub(super) fn config(root: &Field<'_>, base: &Path, host: &HostFacts) -> Option<
         log: log(section(&map, "log")),
     };
     map.finish();
-    check(&config, root, vip_field.as_ref(), &bounds);
+    check(&config, root, vip_field.as_ref(), overlay_field.as_ref(), &bounds);
     Some(config)
 }
 

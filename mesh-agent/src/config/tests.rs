@@ -54,10 +54,30 @@ fn the_documented_example_is_read_and_shows_the_defaults() {
         cluster: ClusterConfig { join: vec![], data_dir: None, ..shown.cluster },
         userspace: UserspaceConfig { workers: None, ..shown.userspace },
         admin: AdminConfig { listen: None, ..shown.admin },
+        overlay: vec![],
         sources: SourcesConfig::default(),
         ..shown
     };
     assert_eq!(defaults, bare);
+}
+
+#[test]
+fn an_overlay_has_a_prefix_length_for_each_family() {
+    let read = |text: &str| -> Vec<(String, u8)> {
+        let overlay = parse(&keyed(text)).unwrap().overlay;
+        overlay.iter().map(|o| (o.network.to_string(), o.node_prefix)).collect()
+    };
+    let pair = |network: &str, bits| (network.to_owned(), bits);
+    assert_eq!(read("domain: mesh\n"), []);
+    assert_eq!(read("overlay: {cidr: 10.128.0.0/14}\n"), [pair("10.128.0.0/14", 24)]);
+    assert_eq!(
+        read("overlay: {cidr: ['fd00:1::/48', 10.128.0.0/14], node_prefix: 26}\n"),
+        [pair("fd00:1::/48", 64), pair("10.128.0.0/14", 26)]
+    );
+    assert_eq!(
+        read("overlay: {cidr: ['fd00:1::/48', 10.128.0.0/14], node_prefix: [80, 25]}\n"),
+        [pair("fd00:1::/48", 80), pair("10.128.0.0/14", 25)]
+    );
 }
 
 #[test]
@@ -120,6 +140,38 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
         (
             "vip_cidr: 192.0.2.0/24\n",
             "mesh.yaml:1: vip_cidr: \"192.0.2.0/24\" contains node.address 192.0.2.10, which a VIP could take: use a network of its own",
+        ),
+        (
+            "overlay: {cidr: 10.96.0.0/12}\nvip_cidr: 10.96.0.0/16\n",
+            "mesh.yaml:1: overlay: 10.96.0.0/12 overlaps 10.96.0.0/16, where VIPs are claimed: keep them apart",
+        ),
+        (
+            "overlay:\n  cidr: [10.128.0.0/24]\n",
+            "mesh.yaml:1: overlay: /24 for each node out of 10.128.0.0/24: use /25 to /28",
+        ),
+        (
+            "overlay: {cidr: 10.128.0.1/14}\n",
+            "mesh.yaml:1: overlay.cidr: \"10.128.0.1/14\" has host bits set: write 10.128.0.0/14",
+        ),
+        (
+            "overlay: {node_prefix: 24}\n",
+            "mesh.yaml:1: overlay: has no cidr: write one network a family, as [10.128.0.0/14], or leave overlay out",
+        ),
+        (
+            "overlay: {cidr: 10.128.0.0/14, node_prefix: 48}\n",
+            "mesh.yaml:1: overlay.node_prefix: \"48\" is no length of a node's subnet: use up to 28 for IPv4, 64 to 112 for IPv6",
+        ),
+        (
+            "overlay: {cidr: 10.128.0.0/14, node_prefix: [24, 64]}\n",
+            "mesh.yaml:1: overlay.node_prefix[1]: \"64\" is for a family that overlay.cidr has no network of: leave it out",
+        ),
+        (
+            "overlay: {cidr: 10.128.0.0/14, node_prefix: [24, 25]}\n",
+            "mesh.yaml:1: overlay.node_prefix[1]: \"25\" is a second one of its family: give one for IPv4 and one for IPv6",
+        ),
+        (
+            "overlay: {cidr: 192.0.0.0/14}\n",
+            "mesh.yaml:1: overlay.cidr: \"192.0.0.0/14\" contains node.address 192.0.2.10, which an endpoint could take: use a network of its own",
         ),
         (
             "dynamic_ports: 9-3\n",

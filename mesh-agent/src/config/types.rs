@@ -1,6 +1,7 @@
 //! What the configuration says, checked and with defaults filled in.
 
 use ipnetwork::IpNetwork;
+use mesh_control::OverlayNetwork;
 use mesh_control::model::{Addresses, Name, PortRange};
 use std::{
     fmt,
@@ -44,6 +45,8 @@ pub struct Config {
     pub domain: String,
     /// `vip_cidr:` where VIPs are claimed, at most one network a family; the same on every node.
     pub vip_cidr: Vec<IpNetwork>,
+    /// `overlay:` where nodes claim their subnets, at most one network a family; empty for no overlay.
+    pub overlay: Vec<OverlayNetwork>,
     /// `dynamic_ports:` where published ports without a number are claimed; the same on every node.
     pub dynamic_ports: PortRange,
     /// `data_plane:`

@@ -49,6 +49,7 @@ async fn tables_show_what_there_is() {
     assert_eq!(world.good("endpoint ls cart.shop").await.lines().count(), 1, "only the heads");
     let nodes = world.good("nodes").await;
     assert_eq!(line(&nodes, "n1").last(), Some(&"asked"));
+    assert!(line(&nodes, "n1").contains(&"10.128.7.0/24"), "{nodes}");
     assert_eq!(line(&nodes, "n3")[1], "down");
     assert_eq!(nodes, world.good("nodes ls").await);
     let inspect = world.good("service inspect web").await;

@@ -128,7 +128,8 @@ fn snapshot() -> Snapshot {
             version: "0.1.0".into(),
             ..NodeInfo::default()
         };
-        let view = NodeView { name: name(node), info, gossip: None, state };
+        let subnets = (node == "n1").then(|| "10.128.7.0/24".parse().unwrap()).into_iter().collect();
+        let view = NodeView { name: name(node), info, gossip: None, state, subnets };
         s.set_node(name(node), Some(Arc::new(view)));
     }
     let publish = Publish {

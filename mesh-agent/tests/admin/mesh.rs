@@ -18,7 +18,7 @@ async fn nodes_show_what_is_measured_of_them() {
     let nodes = world.good("nodes").await;
     let tail = |node| {
         let words = line(&nodes, node);
-        words[7..].join(" ")
+        words[8..].join(" ")
     };
     assert_eq!(tail("n1"), "- - - asked");
     assert_eq!(tail("n2"), "1.2ms +12ms 0s ago -");
