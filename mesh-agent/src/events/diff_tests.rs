@@ -17,7 +17,8 @@ fn node(state: NodeState) -> NodeView {
         version: "1".into(),
         ..NodeInfo::default()
     };
-    NodeView { name: name("n2"), info, gossip: Some("10.0.0.2:7946".parse().unwrap()), state }
+    let gossip = Some("10.0.0.2:7946".parse().unwrap());
+    NodeView { name: name("n2"), info, gossip, state, subnets: vec![] }
 }
 
 fn endpoint(instance: &str, node: &str) -> EndpointView {

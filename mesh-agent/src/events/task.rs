@@ -97,7 +97,8 @@ mod tests {
     fn with(snapshot: &Snapshot, node: &str, state: NodeState) -> Arc<Snapshot> {
         let mut snapshot = snapshot.clone();
         let name = Name::new(node).unwrap();
-        let view = NodeView { name: name.clone(), info: NodeInfo::default(), gossip: None, state };
+        let info = NodeInfo::default();
+        let view = NodeView { name: name.clone(), info, gossip: None, state, subnets: vec![] };
         snapshot.set_node(name, Some(Arc::new(view)));
         Arc::new(snapshot)
     }
