@@ -35,6 +35,7 @@ mod membership;
 pub mod model;
 pub mod node;
 mod packet;
+mod probe;
 mod record;
 mod session;
 mod shell;

@@ -7,6 +7,7 @@ use crate::{
     hlc::Now,
     key::Key,
     member::Identity,
+    probe::{self, Probe},
     record::Record,
 };
 use rand::seq::IndexedRandom;
@@ -21,8 +22,16 @@ impl Node {
         if self.gone {
             return Vec::new();
         }
+        if self.names.silenced().is_none() {
+            self.say_goodbye(now);
+        }
+        self.gone = true;
+        std::mem::take(&mut self.out)
+    }
+
+    pub(super) fn say_goodbye(&mut self, now: Now) {
         let id = Key::Node(self.config.name.clone()).id();
-        if let Some(record) = self.store.get(&id) {
+        if let Some(record) = self.store.get(&id).filter(|record| !record.deleted) {
             // The tombstone keeps what the node said, for the tables of the others.
             let value = Arc::clone(&record.value);
             self.write(id, true, value, now);
@@ -39,8 +48,6 @@ impl Node {
         for (to, message) in self.membership.take_effects().sends {
             self.send(&to, Tag::Membership, &message);
         }
-        self.gone = true;
-        std::mem::take(&mut self.out)
     }
 
     pub(super) fn datagram(&mut self, from: SocketAddr, packet: &mut [u8], now: Now) {
@@ -54,11 +61,28 @@ impl Node {
             }
         };
         let Some((tag, body)) = body.split_first() else { return self.refuse("malformed") };
+        self.membership.heard(now.mono);
         match *tag {
-            tag if tag == Tag::Membership as u8 => self.membership.receive(body, now.mono),
+            tag if tag == Tag::Membership as u8 => {
+                if let Some((from, to)) = probe::ends(body)
+                    && to == *self.membership.me()
+                {
+                    self.addressed(&from);
+                }
+                self.membership.receive(body, now.mono);
+            }
+            tag if tag == Tag::Ping as u8 || tag == Tag::Ack as u8 => {
+                match Probe::decode(body, tag == Tag::Ack as u8) {
+                    Some((probe, updates)) => self.probed(probe, updates, now),
+                    None => self.refuse("malformed"),
+                }
+            }
             tag if tag == Tag::Records as u8 => match Record::decode_all(body) {
                 Ok(records) => records.into_iter().for_each(|record| {
-                    self.absorb(record, now, true);
+                    let (writer, version) = (Arc::clone(&record.writer), record.version.millis());
+                    if self.absorb(record, now, true) {
+                        self.aged(&writer.node, version, now);
+                    }
                 }),
                 Err(_) => self.refuse("bad record"),
             },
@@ -68,6 +92,36 @@ impl Node {
             },
             // A later release's message.
             _ => self.refuse("unknown message"),
+        }
+    }
+
+    fn probed(&mut self, probe: Probe, updates: &[u8], now: Now) {
+        let me = self.membership.me().clone();
+        if probe.to != me.mark() {
+            // Meant for an earlier run.
+            return;
+        }
+        let Some(from) = self.membership.peers().marked(probe.from).cloned() else {
+            return self.refuse("unknown sender");
+        };
+        self.heard(&from.name, probe.wall, now);
+        self.addressed(&from);
+        self.compared(probe.digest, now);
+        if let Some(message) = probe.lengthen(from, me, updates) {
+            self.membership.receive(&message, now.mono);
+        }
+    }
+
+    /// Sends a message of the failure detector, in short where that is possible.
+    pub(super) fn send_membership(&mut self, to: &Identity, message: &[u8], now: Now) {
+        let short = Probe::shorten(message, now.wall, self.digest())
+            .filter(|(probe, _)| self.measured.knows(to, probe.from));
+        match short {
+            Some((probe, updates)) => {
+                let tag = if probe.ack { Tag::Ack } else { Tag::Ping };
+                self.send(to, tag, &probe.encode(updates));
+            }
+            None => self.send(to, Tag::Membership, message),
         }
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Sim {
     pub(crate) trace: u64,
     /// VIPs that must not move any more.
     pub(crate) settled: BTreeMap<ServiceKey, IpAddr>,
+    /// Sent by all nodes: datagrams, their bytes, connections, bytes of their frames.
+    pub(crate) traffic: [u64; 4],
     seed: u64,
     key: String,
     cidr: &'static str,
@@ -98,6 +100,7 @@ impl Sim {
             weather,
             trace: 0xcbf2_9ce4_8422_2325,
             settled: BTreeMap::new(),
+            traffic: [0; 4],
             seed,
             // Any key will do, as long as it is the same in every run.
             key: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into(),
@@ -278,6 +281,12 @@ impl Sim {
             Output::Frame(_, bytes) => (3, bytes.len()),
             Output::Close(_) => (4, 0),
         };
+        match kind {
+            1 => (self.traffic[0], self.traffic[1]) = (self.traffic[0] + 1, self.traffic[1] + length as u64),
+            2 => self.traffic[2] += 1,
+            3 => self.traffic[3] += length as u64 + 20,
+            _ => {}
+        }
         for part in [self.now, i as u64, kind, length as u64] {
             self.trace = (self.trace ^ part).wrapping_mul(0x0100_0000_01b3);
         }
