@@ -77,6 +77,11 @@ impl Names {
         self.silence.as_ref().map(|silence| &silence.why)
     }
 
+    /// The names of living rivals.
+    pub(super) fn rivals(&self) -> impl Iterator<Item = &NodeName> {
+        self.rivals.keys()
+    }
+
     /// What is wrong with a node's name or address.
     pub(super) fn trouble(&self, name: &NodeName) -> Option<String> {
         self.rivals.get(name).map(|(what, _)| what.clone())

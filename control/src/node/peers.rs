@@ -185,11 +185,13 @@ impl Node {
                 trouble: self.names.trouble(name).or(clock),
             }
         };
-        // This node's own name is there only with what is wrong with it.
-        let shown = |name: &&NodeName| **name != self.config.name || self.names.trouble(name).is_some();
+        // Rivals are there too: one of this node's name, or at this node's address.
         let known = self.membership.peers();
-        let lone = Some(&self.config.name).filter(|name| !known.knows(name));
-        known.names().chain(lone).filter(shown).map(one).collect()
+        let others =
+            known.names().filter(|name| **name != self.config.name && self.names.trouble(name).is_none());
+        let mut all: Vec<PeerStats> = others.chain(self.names.rivals()).map(one).collect();
+        all.sort_by(|a, b| a.node.cmp(&b.node));
+        all
     }
 
     /// How long news takes to this node.
