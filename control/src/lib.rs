@@ -39,6 +39,7 @@ mod probe;
 mod record;
 mod session;
 mod shell;
+mod sources;
 mod state_file;
 mod store;
 mod value;

@@ -3,7 +3,7 @@
 use crate::key::RecordId;
 use crate::{
     hash::hash64,
-    hlc::{Hlc, MAX_SKEW},
+    hlc::Hlc,
     record::{Record, Writer},
 };
 use std::{
@@ -16,7 +16,7 @@ pub(crate) const BUCKETS: usize = 256;
 /// Most records, live and deleted. Beyond it new keys are refused and counted; known ones still change.
 pub(crate) const MAX_RECORDS: usize = 1_000_000;
 /// How long a tombstone is kept, in milliseconds: counted from the deletion's version, or from its arrival if that
-/// version is no time of the last day, because a clock is off.
+/// version is more than this off, because a clock is.
 pub(crate) const TOMBSTONE_LIFE: u64 = 24 * 3_600_000;
 
 /// What a merge did.
@@ -26,7 +26,7 @@ pub(crate) enum Merge {
     Applied(Option<Record>),
     /// An equal or better record is known.
     Stale,
-    /// A tombstone whose version is no time of the last day, and nothing to delete: it would go round for ever.
+    /// A tombstone whose version is more than [`TOMBSTONE_LIFE`] off, and nothing to delete: it would go round for ever.
     Expired,
     /// The store is full.
     Full,
@@ -136,10 +136,12 @@ impl Store {
         {
             over.extend(self.graves.pop_first().map(|(_, id)| id));
         }
-        // A clock that was set back must not keep them for longer either.
-        over.extend(
-            self.odd.extract_if(.., |_, arrived| past(*arrived, wall) || *arrived > wall).map(|(id, _)| id),
-        );
+        self.odd.retain(|id, arrived| {
+            // A clock that was set back by much must not keep them for longer either.
+            let ends = past(*arrived, wall) || past(wall, *arrived);
+            over.extend(ends.then(|| id.clone()));
+            !ends
+        });
         let mut gone = Vec::new();
         for id in over {
             let bucket = &mut self.buckets[bucket_of(&id)];
@@ -187,9 +189,9 @@ fn past(deleted_at: u64, wall: u64) -> bool {
     deleted_at.saturating_add(TOMBSTONE_LIFE) < wall
 }
 
-/// Whether a version is a time of the last day, as far as clocks may differ.
+/// Whether a version is a time of the last day or the next one: within what clocks are off by at times.
 fn timely(version: Hlc, wall: u64) -> bool {
-    !past(version.millis(), wall) && version.millis() <= wall.saturating_add(MAX_SKEW)
+    !past(version.millis(), wall) && !past(wall, version.millis())
 }
 
 #[cfg(test)]
@@ -226,6 +228,22 @@ mod tests {
         assert_eq!(store.collect(NOW + TOMBSTONE_LIFE + 1), std::slice::from_ref(&grave));
         assert_eq!((store.root(), store.counts()), (0, (0, 0)));
         assert_eq!(store.merge(grave, NOW + TOMBSTONE_LIFE + 1), Merge::Expired);
+    }
+
+    /// A clock that is off deletes what there is, and leaves nothing that goes round for ever.
+    #[test]
+    fn tombstones_more_than_a_day_off_only_delete_what_is_there() {
+        for version in [NOW - TOMBSTONE_LIFE - 5, NOW + TOMBSTONE_LIFE + 5, NOW + 9_000 * 3_600_000] {
+            let (mut store, grave) = (Store::default(), plain("k", version << 16, "n1", true, ""));
+            assert_eq!(store.merge(grave.clone(), NOW), Merge::Expired);
+            let live = plain("k", (version - 1) << 16, "n1", false, "");
+            store.merge(live.clone(), NOW);
+            assert_eq!(store.merge(grave.clone(), NOW), Merge::Applied(Some(live.clone())));
+            assert_eq!(store.merge(live, NOW), Merge::Stale);
+            assert_eq!((store.counts(), store.collect(NOW + TOMBSTONE_LIFE)), ((0, 1), vec![]));
+            assert_eq!(store.collect(NOW + TOMBSTONE_LIFE + 1), [grave]);
+            assert_eq!((store.root(), store.counts()), (0, (0, 0)));
+        }
     }
 
     fn records() -> impl Strategy<Value = Vec<Record>> {

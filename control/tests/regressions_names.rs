@@ -174,7 +174,7 @@ fn restarts_moves_and_renames_are_no_duplicates() {
     for seed in 0..6 {
         let mut sim = mesh(seed);
         let nobody = |sim: &Sim| sim.alive().into_iter().all(|i| silenced(sim, i).is_none());
-        let mut settle = |sim: &mut Sim, i: usize, node: &Name| {
+        let settle = |sim: &mut Sim, i: usize, node: &Name| {
             announce(sim, i);
             for _ in 0..200 {
                 sim.run(sim.now + 100);

@@ -141,9 +141,17 @@ async fn strangers_and_garbage_leave_a_mesh_alone() {
         // The node may close first.
         let _ = stream.write_all(garbage).await;
     }
+    // Strangers that hold what they can of the connections keep no member out.
+    let mut idle = Vec::new();
+    for i in 0..100u8 {
+        let socket = tokio::net::TcpSocket::new_v4().expect("good");
+        socket.bind(SocketAddr::from(([127, 77, 9, i % 4], 0))).expect("good");
+        idle.push(socket.connect(n1.address()).await.expect("good"));
+    }
     let n2 = Control::start(config(13, &key, seeds)).await.expect("good");
     wait(&n2, "the mesh still takes nodes", |s| state(s, "n11") == Some(NodeState::Alive)).await;
     assert!(n1.stats().refused.iter().any(|(_, count)| *count > 0), "{:?}", n1.stats());
+    drop(idle);
     assert!(!stranger.joined());
     assert_eq!(n1.snapshots().borrow().nodes.get("n12"), None);
     for node in [n1, n2, stranger] {

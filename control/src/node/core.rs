@@ -9,7 +9,7 @@ use super::{
 use crate::key::RecordId;
 use crate::{
     api::ControlStats,
-    gossip::{self, Spread},
+    gossip::{self, Bucket, Spread},
     hlc::{Clock, Now},
     keyring::{KeyError, Keyring},
     member::Identity,
@@ -17,6 +17,7 @@ use crate::{
     model::{NodeInfo, NodeName, PortRange, ServiceKey, Snapshot},
     packet::{Opener, Sealer, SenderId},
     record::{Record, Writer},
+    sources::Said,
     store::Store,
     view::{Liveness, View},
 };
@@ -84,6 +85,8 @@ pub struct Node {
     suspects: BTreeSet<NodeName>,
     pub(super) measured: Measured,
     pub(super) names: Names,
+    pub(super) said: Said,
+    pub(super) bucket: Bucket,
     /// The latest time that was handed in, on the monotonic clock.
     pub(super) seen: u64,
     pub(super) gossip_at: Option<u64>,
@@ -134,6 +137,8 @@ impl Node {
             suspects: BTreeSet::new(),
             measured: Measured::default(),
             names: Names::new(&sender),
+            said: Said::default(),
+            bucket: Bucket::default(),
             seen: now.mono,
             gossip_at: None,
             housekeeping_at: now.mono,

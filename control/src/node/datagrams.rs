@@ -7,6 +7,7 @@ use crate::{
     hlc::Now,
     key::Key,
     member::Identity,
+    packet::Refused,
     probe::{self, Probe},
     record::Record,
 };
@@ -56,7 +57,9 @@ impl Node {
         let body = match self.opener.open(packet) {
             Ok(body) => body.to_vec(),
             Err(reason) => {
-                tracing::debug!(%from, reason = reason.as_str(), "datagram refused");
+                if reason != Refused::Replayed {
+                    self.said.refused(from.ip(), "datagram", reason.as_str());
+                }
                 return self.refuse(reason.as_str());
             }
         };
@@ -126,6 +129,12 @@ impl Node {
     }
 
     pub(super) fn round(&mut self, now: Now) {
+        let ready = self.bucket.ready(now.mono);
+        if ready > now.mono {
+            // What cannot wait in the queue is left to anti-entropy.
+            self.gossip_at = Some(ready);
+            return;
+        }
         self.last_round = now.mono;
         let nodes = self.membership.peers().alive().len() + 1;
         let peers = self.some_peers(gossip::FANOUT);
@@ -135,6 +144,7 @@ impl Node {
             return;
         }
         for body in self.spread.round(&self.store, peers.len(), nodes) {
+            self.bucket.spend(peers.len());
             for peer in &peers {
                 self.send(peer, Tag::Records, &body);
             }

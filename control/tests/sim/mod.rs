@@ -252,7 +252,7 @@ impl Sim {
             self.queue.pop();
             self.now = at.max(self.now);
             let event = self.events.remove(&sequence);
-            let (Some(Event::To(i, ..) | Event::Tick(i))) = event else { continue };
+            let Some(Event::To(i, ..) | Event::Tick(i)) = event else { continue };
             if let Some(end) = self.stalled.get(&i).copied()
                 && at < end
             {

@@ -1,0 +1,96 @@
+use super::*;
+use crate::model::Name;
+use rand::RngExt;
+
+fn id(name: &str, port: u16, epoch: u64) -> Identity {
+    Identity { name: Name::new(name).unwrap(), addr: ([127, 0, 0, 1], port).into(), epoch }
+}
+
+#[test]
+fn a_later_run_replaces_the_earlier_one_at_once() {
+    let mut a = Membership::new(id("a", 1, 1), 1);
+    a.apply(vec![Member::alive(id("b", 2, 5))], 0);
+    assert!(a.peers().is_up(&Name::new("b").unwrap()));
+    a.take_effects();
+    a.apply(vec![Member::alive(id("b", 2, 6))], 0);
+    assert_eq!(a.take_effects().up, [id("b", 2, 6)]);
+    assert_eq!(a.peers().alive(), [id("b", 2, 6)]);
+}
+
+/// More than the first frame of a connection holds would be refused by the peer, again and again.
+#[test]
+fn of_very_many_members_a_frameful_is_told() {
+    let mut a = Membership::new(id("a", 1, 1), 1);
+    let others = (0..3_000u16).map(|i| Identity {
+        name: Name::new(&format!("{i:0>63}")).unwrap(),
+        addr: (std::net::Ipv6Addr::from(u128::MAX - u128::from(i)), 65_535).into(),
+        epoch: u64::MAX / 2,
+    });
+    a.apply(others.map(Member::alive).collect(), 0);
+    let told = a.state();
+    assert_eq!((told.len(), told[0].id()), (MAX_TOLD, a.me()));
+    assert!(postcard::to_stdvec(&told).unwrap().len() + 10_000 < crate::session::MAX_FIRST_FRAME);
+}
+
+#[test]
+fn a_restart_with_a_clock_behind_goes_beyond_its_ghost() {
+    let mut b = Membership::new(id("b", 2, 5), 1);
+    b.apply(vec![Member::alive(id("b", 2, 9)), Member::alive(id("a", 1, 1))], 0);
+    assert_eq!(b.me(), &id("b", 2, 10));
+    assert_eq!(b.peers().alive(), [id("a", 1, 1)]);
+}
+
+/// Silence makes a suspect; only a failed try over TCP takes it down.
+#[test]
+fn a_suspect_is_tried_over_tcp_before_it_is_down() {
+    for answers in [true, false] {
+        let (mut a, mut b) = (Membership::new(id("a", 1, 1), 1), Membership::new(id("b", 2, 1), 2));
+        a.apply(vec![Member::alive(id("b", 2, 1))], 0);
+        let (suspect, now) = loop {
+            let now = a.deadline().expect("foca keeps probing");
+            assert!(now < 20_000, "never suspected");
+            a.tick(now);
+            a.take_effects();
+            if let Some(suspect) = a.next_to_confirm() {
+                break (suspect, now);
+            }
+        };
+        assert_eq!(suspect, id("b", 2, 1));
+        assert!(a.peers().is_up(&suspect.name), "only a suspect yet");
+        if answers {
+            // The exchange: suspicion and announcement there, the feed back.
+            let suspicion = a.suspicion(&suspect).unwrap();
+            let announcement = a.announcement(&suspect);
+            b.apply(vec![suspicion, Member::alive(id("a", 1, 1))], now);
+            let feed = b.receive_over_tcp(&announcement, &id("a", 1, 1), now).unwrap();
+            a.receive(&feed, now);
+            assert!(a.suspicion(&suspect).is_none(), "refuted");
+        }
+        a.confirmed(suspect.addr, answers, now);
+        assert_eq!(a.peers().is_up(&suspect.name), answers);
+    }
+}
+
+#[test]
+fn no_message_makes_it_panic() {
+    let mut rng = StdRng::seed_from_u64(17);
+    let mut a = Membership::new(id("a", 1, 1), 1);
+    let mut b = Membership::new(id("b", 2, 1), 2);
+    let good = b.announcement(&id("a", 1, 1));
+    for round in 0..20_000u64 {
+        let mut bytes = good.clone();
+        if round % 3 == 0 {
+            bytes = (0..rng.random_range(0..100)).map(|_| rng.random()).collect();
+        } else {
+            for _ in 0..rng.random_range(0..4) {
+                let at = rng.random_range(0..bytes.len());
+                bytes[at] = rng.random();
+            }
+            bytes.extend((0..rng.random_range(0..9)).map(|_| rng.random::<u8>()));
+        }
+        a.receive(&bytes, round);
+        a.tick(round);
+        a.take_effects();
+    }
+    assert!(a.errors() > 0);
+}
