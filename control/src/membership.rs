@@ -69,6 +69,8 @@ pub(crate) struct Membership {
     errors: u64,
     /// The members that foca's configuration was made for.
     sized_for: usize,
+    /// Most identities kept.
+    limit: usize,
     /// When anything was last heard, and how often suspicions waited since.
     heard: (u64, u8),
     outbid_at: u64,
@@ -112,6 +114,7 @@ impl Membership {
             effects: Effects::default(),
             errors: 0,
             sized_for: 0,
+            limit: MAX_MEMBERS,
             heard: (0, 0),
             outbid_at: 0,
             suspects: BTreeSet::new(),
@@ -204,9 +207,11 @@ impl Membership {
 
     /// Takes a message from the network.
     pub(crate) fn receive(&mut self, message: &[u8], now: u64) {
-        if self.foca.iter_membership_state().len() < MAX_MEMBERS {
+        if self.foca.iter_membership_state().len() < self.limit {
             self.drive(now, |foca, out| foca.handle_data(message, out));
-        } else if let Some(message) = probe::without(message, |id| self.peers.at(id.addr).is_none()) {
+        } else if let Some(message) =
+            probe::without(message, |id| id.addr != self.me().addr && self.peers.at(id.addr).is_none())
+        {
             self.drive(now, |foca, out| foca.handle_data(&message, out));
         } else {
             self.errors += 1;
@@ -276,13 +281,14 @@ impl Membership {
             self.outbid(epoch, now);
         }
         let me = self.me().clone();
-        let mut room = MAX_MEMBERS.saturating_sub(self.foca.iter_membership_state().len());
+        let mut room = self.limit.saturating_sub(self.foca.iter_membership_state().len());
         let mut useful: Vec<Member> =
             members.into_iter().filter(|m| m.state() != State::Suspect || *m.id() == me).collect();
         useful.retain(|m| {
             let known = m.id().addr == me.addr || self.peers.at(m.id().addr).is_some();
-            room = room.saturating_sub(usize::from(!known));
-            known || room > 0
+            let fits = known || room > 0;
+            room -= usize::from(fits && !known);
+            fits
         });
         self.drive(now, |foca, out| foca.apply_many(useful.into_iter(), true, out));
     }
@@ -392,7 +398,7 @@ fn config(nodes: usize) -> Config {
         remove_down_after: Some(Duration::from_millis(REMEMBER_DOWN)),
         max_packet_size: NonZeroUsize::new(MAX_MESSAGE).unwrap_or(NonZeroUsize::MIN),
         notify_down_members: true,
-        periodic_announce_to_down_members: periodic(10_000, 2),
+        periodic_announce_to_down_members: periodic(5_000, 1),
         periodic_gossip: periodic(200, 3),
         ..Config::simple()
     }

@@ -159,6 +159,43 @@ async fn strangers_and_garbage_leave_a_mesh_alone() {
     }
 }
 
+/// Polls until `good`, for at most 30 s.
+async fn poll(what: &str, good: impl Fn() -> bool) {
+    let waited = timeout(Duration::from_secs(30), async {
+        while !good() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "never: {what}");
+}
+
+#[tokio::test]
+async fn the_later_of_two_nodes_with_one_name_keeps_silent_and_both_say_so() {
+    let key = generate_key().expect("good");
+    let n1 = Control::start(config(41, &key, vec![])).await.expect("good");
+    let seeds = vec![n1.address().to_string()];
+    let first = Control::start(config(42, &key, seeds.clone())).await.expect("good");
+    wait(&n1, "the first", |s| state(s, "n42") == Some(NodeState::Alive)).await;
+    let name = Name::new("n42").expect("good");
+    let later = Control::start(ControlConfig { node: name.clone(), ..config(43, &key, seeds) }).await;
+    let later = later.expect("good");
+    poll("silence", || later.stats().silenced.is_some()).await;
+    let trouble = |node: &ControlHandle| node.peers().into_iter().find(|p| p.node == name)?.trouble;
+    poll("the first names it", || trouble(&first).is_some()).await;
+    for text in [trouble(&later), later.stats().silenced, trouble(&first)] {
+        let text = text.expect("said");
+        assert!(text.contains(&first.address().to_string()) && text.contains("rename"), "{text}");
+    }
+    assert!(matches!(later.submit(vec![declare(Origin::Cluster)]).await, Err(ControlError::Change { .. })));
+    assert_eq!((first.stats().silenced, n1.stats().silenced), (None, None));
+    // A peer is measured on the way.
+    let measured = |node: &ControlHandle| node.peers().into_iter().any(|p| p.clock_offset.is_some());
+    poll("clocks are compared", || measured(&n1) && measured(&first)).await;
+    for node in [n1, first, later] {
+        node.shutdown().await;
+    }
+}
+
 #[tokio::test]
 async fn kept_records_survive_a_restart_of_the_whole_mesh() {
     let outer = tempfile::tempdir().expect("good");

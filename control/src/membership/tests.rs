@@ -94,3 +94,28 @@ fn no_message_makes_it_panic() {
     }
     assert!(a.errors() > 0);
 }
+
+/// A peer that invents members fills the table; who is in it still counts.
+#[test]
+fn a_full_table_refuses_new_members_only() {
+    let mut a = Membership { limit: 100, ..Membership::new(id("a", 1, 1), 1) };
+    let mut b = Membership::new(id("b", 2, 1), 2);
+    a.apply(vec![Member::alive(b.me().clone())], 0);
+    let invented = |i: u32| Identity {
+        name: Name::new(&format!("x{i}")).unwrap(),
+        addr: (std::net::Ipv4Addr::from(0x0a00_0000 + i), 1).into(),
+        epoch: 1,
+    };
+    a.apply((0..500).map(invented).map(Member::alive).collect(), 0);
+    assert_eq!(a.peers().names().count(), 100);
+    let (full, errors) = (a.peers().hash(), a.errors());
+    a.receive(&Membership::new(id("c", 3, 1), 3).announcement(&id("a", 1, 1)), 1);
+    assert_eq!((a.peers().hash(), a.errors()), (full, errors + 1), "a newcomer is refused");
+    b.apply(vec![Member::alive(a.me().clone()), Member::down(id("a", 9, 1))], 1);
+    a.take_effects();
+    a.receive(&b.announcement(&id("a", 1, 1)), 2);
+    assert!(a.take_effects().sends.iter().any(|(to, _)| to == b.me()), "a member is answered");
+    // A later run of a member takes its place, and one that leaves is down.
+    a.apply(vec![Member::alive(id("b", 2, 7)), Member::down(invented(5))], 3);
+    assert!(a.peers().alive().contains(&id("b", 2, 7)) && !a.peers().is_up(&invented(5).name));
+}

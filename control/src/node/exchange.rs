@@ -93,8 +93,8 @@ impl Node {
         }
         if self.exchanges.seed_at <= now.mono && !self.exchanges.seeds.is_empty() {
             let alone = self.membership.peers().alive().is_empty();
-            let wait = if alone { ALONE } else { PERIOD };
-            self.exchanges.seed_at = now.mono + wait + self.rng.random_range(0..wait / 5);
+            let most = if alone { ALONE } else { PERIOD };
+            self.exchanges.seed_at = now.mono + self.rng.random_range(most / 2..most);
             self.try_seed(now);
         }
     }

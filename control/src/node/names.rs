@@ -150,8 +150,9 @@ impl Node {
         }
         let up =
             self.membership.peers().latest(&asker.name).filter(|(run, up)| *up && run.addr != asker.addr);
-        let namesake = up.map(|(run, _)| run.clone());
         let silent = self.names.silence.is_some();
+        // Who keeps silent has not heard for a while.
+        let namesake = up.filter(|_| !silent).map(|(run, _)| run.clone());
         let answer = IAm { from: me, run: self.names.run, silent, namesake };
         self.out.push(Output::Frame(id, Frame::IAm(Box::new(answer)).encode()));
     }

@@ -78,6 +78,13 @@ impl Measured {
         (offsets.get(offsets.len() / 2).copied().unwrap_or_default(), offsets.len())
     }
 
+    fn note_age(&mut self, at: u64, age: u64) {
+        if self.ages.len() >= AGES {
+            self.ages.pop_front();
+        }
+        self.ages.push_back((at, age));
+    }
+
     fn lag(&self, now: u64) -> Option<Lag> {
         let recent = self.ages.iter().filter(|(at, _)| now.saturating_sub(*at) <= MINUTE);
         let mut ages: Vec<u64> = recent.map(|(_, age)| *age).collect();
@@ -157,10 +164,7 @@ impl Node {
         // The writer's clock, as far as it is known.
         let offset = self.measured.by_name.get(writer).and_then(|peer| peer.offset).unwrap_or_default();
         let age = now.wall.saturating_add_signed(offset).saturating_sub(version);
-        if self.measured.ages.len() >= AGES {
-            self.measured.ages.pop_front();
-        }
-        self.measured.ages.push_back((now.mono, age));
+        self.measured.note_age(now.mono, age);
     }
 
     /// Forgets who is no member any more.
@@ -197,5 +201,35 @@ impl Node {
     /// How long news takes to this node.
     pub(super) fn lag(&self) -> Option<Lag> {
         self.measured.lag(self.seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_warned_of_once_and_again_when_it_is_worse_or_off_again() {
+        let mut warned = Warned::default();
+        let due: Vec<_> =
+            [1_000, 59_000, 61_000, 62_000, 110_000, -130_000, -130_000, 40_000, 70_000, 0, 70_000]
+                .into_iter()
+                .map(|offset| warned.due(offset))
+                .collect();
+        let t = true;
+        assert_eq!(due, [!t, !t, t, !t, !t, t, !t, !t, !t, !t, t]);
+    }
+
+    #[test]
+    fn lag_is_of_the_last_minute_and_bounded() {
+        let mut measured = Measured::default();
+        assert_eq!(measured.lag(0), None);
+        for i in 0..2 * AGES as u64 {
+            measured.note_age(i, i);
+        }
+        assert_eq!(measured.ages.len(), AGES);
+        let lag = measured.lag(MINUTE + 2_000).expect("some are left");
+        assert_eq!((lag.records, lag.median, lag.worst), (48, 2_024, 2_047));
+        assert_eq!(measured.lag(MINUTE + 3_000), None);
     }
 }
