@@ -109,7 +109,7 @@ impl Node {
         };
         self.heard(&from.name, probe.wall, now);
         self.addressed(&from);
-        self.compared(probe.digest, now);
+        self.compared(&from, probe.digest, now);
         if let Some(message) = probe.lengthen(from, me, updates) {
             self.membership.receive(&message, now.mono);
         }

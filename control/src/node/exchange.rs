@@ -23,6 +23,10 @@ const CONFIRM: u64 = 1_500;
 const SILENCE: u64 = 10_000;
 /// Exchanges that this node has begun, at most; suspects may use as many again.
 const MAX_OUTGOING: usize = 8;
+/// A mesh of fewer others measures them all soon.
+const SMALL: usize = 12;
+/// Between two exchanges because a peer holds other records, at least.
+const HURRY: u64 = 1_500;
 /// Exchanges that peers have begun, at most.
 const MAX_INCOMING: usize = 64;
 /// Members that came up and wait for an exchange; beyond it the periodic one serves them.
@@ -75,7 +79,12 @@ impl Node {
         if self.exchanges.periodic_at <= now.mono {
             // Probes compare what both hold: while that agrees there is nothing to exchange.
             let agreed = self.measured.take_agreement() && now.mono < self.exchanges.anyway_at;
-            let idle = agreed && self.exchanges.soon == 0;
+            let agreed = agreed && self.exchanges.soon == 0;
+            // The distance of a member that was never dialed is worth one; in a large mesh that has time.
+            let candidates = self.some_peers(SMALL);
+            let unmeasured = candidates.iter().find(|peer| agreed && !self.measured.dialed(peer));
+            let idle = agreed && (unmeasured.is_none() || candidates.len() == SMALL);
+            let peer = unmeasured.or(candidates.first()).cloned();
             let wait = if self.exchanges.soon > 0 {
                 self.exchanges.soon -= 1;
                 700 + self.rng.random_range(0..600)
@@ -85,7 +94,7 @@ impl Node {
             self.exchanges.periodic_at = now.mono + wait;
             if !idle
                 && self.exchanges.outgoing() < MAX_OUTGOING
-                && let Some(peer) = self.some_peers(1).pop()
+                && let Some(peer) = peer
             {
                 self.exchanges.anyway_at = now.mono + ANYWAY * 9 / 10 + self.rng.random_range(0..ANYWAY / 5);
                 self.begin(Target::Address(peer.addr), Role::to(peer, false), now);
@@ -96,6 +105,14 @@ impl Node {
             let most = if alone { ALONE } else { PERIOD };
             self.exchanges.seed_at = now.mono + self.rng.random_range(most / 2..most);
             self.try_seed(now);
+        }
+    }
+
+    /// Exchanges with a member that holds other records, every few seconds at most.
+    pub(super) fn hurry(&mut self, peer: Identity, now: Now) {
+        if self.exchanges.hurry_at <= now.mono {
+            self.exchanges.hurry_at = now.mono + HURRY + self.rng.random_range(0..HURRY);
+            self.meet(peer);
         }
     }
 

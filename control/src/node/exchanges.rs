@@ -30,6 +30,8 @@ pub(super) struct Exchanges {
     pub(super) soon: u8,
     /// When to exchange even if probes say that all is equal.
     pub(super) anyway_at: u64,
+    /// When an exchange may next be brought forward.
+    pub(super) hurry_at: u64,
     pub(super) met: VecDeque<Identity>,
     pub(super) done: u64,
     pub(super) failed: u64,
@@ -90,6 +92,7 @@ impl Exchanges {
             seed_at: now,
             soon: 0,
             anyway_at: now,
+            hurry_at: now,
             met: VecDeque::new(),
             done: 0,
             failed: 0,

@@ -66,6 +66,11 @@ impl Measured {
         same >= AGREEING && other == 0
     }
 
+    /// Whether the time of a handshake with a peer is known.
+    pub(super) fn dialed(&self, peer: &Identity) -> bool {
+        self.by_name.get(&peer.name).is_some_and(|peer| peer.rtt.is_some())
+    }
+
     /// Whether short probes may go to `to`: it knows what `mine` means.
     pub(super) fn knows(&self, to: &Identity, mine: u32) -> bool {
         self.by_name.get(&to.name).is_some_and(|peer| peer.knows == Some((to.mark(), mine)))
@@ -129,19 +134,24 @@ impl Node {
     }
 
     /// A peer compared what it holds with what this node holds.
-    pub(super) fn compared(&mut self, digest: u32, now: Now) {
-        if digest == self.digest() {
+    pub(super) fn compared(&mut self, from: &Identity, digest: u32, now: Now) {
+        let own = self.digest();
+        if digest == own {
             self.measured.digests.0 += 1;
             self.measured.in_sync = Some(now.mono);
-        } else {
-            self.measured.digests.1 += 1;
+            return;
+        }
+        self.measured.digests.1 += 1;
+        // Records differ, gossip has nothing more to say, and that is no matter of the moment.
+        if (digest ^ own) >> 16 != 0 && self.spread.is_empty() && self.measured.digests.1 >= AGREEING {
+            self.hurry(from.clone(), now);
         }
     }
 
-    /// What probes say of the records and of who is up.
+    /// What probes say: half of the records, half of who is up.
     pub(super) fn digest(&self) -> u32 {
-        let hash = self.store.root() ^ self.membership.hash().rotate_left(1);
-        u32::try_from(hash >> 32).unwrap_or_default()
+        let half = |hash: u64| u32::try_from(hash >> 48).unwrap_or_default();
+        half(self.store.root()) << 16 | half(self.membership.hash())
     }
 
     /// `from` addressed this node by its present identity.
