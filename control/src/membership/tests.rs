@@ -119,3 +119,28 @@ fn a_full_table_refuses_new_members_only() {
     a.apply(vec![Member::alive(id("b", 2, 7)), Member::down(invented(5))], 3);
     assert!(a.peers().alive().contains(&id("b", 2, 7)) && !a.peers().is_up(&invented(5).name));
 }
+
+/// Who hears nobody doubts itself; who was stalled has not waited.
+#[test]
+fn suspicions_wait_while_nobody_is_heard_and_while_the_node_does_not_run() {
+    // Whether others are heard, how long it stalls at once: when the first suspect is to be tried.
+    let first = |hears: bool, stall: u64| {
+        let mut a = Membership::new(id("a", 1, 1), 1);
+        a.apply(vec![Member::alive(id("b", 2, 1)), Member::alive(id("c", 3, 1))], 0);
+        a.stalled(stall);
+        loop {
+            let now = a.deadline().expect("foca keeps probing");
+            assert!(now < 60_000, "never");
+            if hears {
+                a.heard(now);
+            }
+            a.tick(now);
+            if a.next_to_confirm().is_some() {
+                return now;
+            }
+        }
+    };
+    let (heard, deaf) = (first(true, 0), first(false, 0));
+    assert!(deaf > heard && deaf <= heard + u64::from(PATIENCE) * SUSPICION, "{heard} {deaf}");
+    assert_eq!(first(true, 30_000), heard + 30_000);
+}
