@@ -100,8 +100,8 @@ pub(crate) enum Frame {
     Done,
     /// The members that the initiator knows, when the hashes differed.
     Members(Vec<Member>),
-    /// Asks who is there, for the run given; announces nothing.
-    Who(Identity),
+    /// Asks who is there; says which run asks and its process's number, and announces nothing.
+    Who(Identity, u64),
     IAm(Box<IAm>),
     /// Of a later release.
     Unknown,
@@ -127,7 +127,7 @@ impl Frame {
             }
             Frame::Done => (6, Ok(Vec::new())),
             Frame::Members(members) => (7, postcard::to_stdvec(members)),
-            Frame::Who(id) => (8, postcard::to_stdvec(id)),
+            Frame::Who(id, run) => (8, postcard::to_stdvec(&(id, run))),
             Frame::IAm(answer) => (9, postcard::to_stdvec(answer)),
             Frame::Unknown => (u8::MAX, Ok(Vec::new())),
         };
@@ -149,7 +149,10 @@ impl Frame {
             5 => Frame::Records(Record::decode_all(body).map_err(|_| FrameError)?),
             6 => Frame::Done,
             7 => Frame::Members(read(body)?),
-            8 => Frame::Who(read(body)?),
+            8 => {
+                let (id, run) = read(body)?;
+                Frame::Who(id, run)
+            }
             9 => Frame::IAm(Box::new(read(body)?)),
             0 => return Err(FrameError),
             _ => Frame::Unknown,
@@ -278,7 +281,7 @@ mod tests {
                 wall: 9,
             })),
             Frame::Members(members),
-            Frame::Who(from.clone()),
+            Frame::Who(from.clone(), 5),
             Frame::IAm(Box::new(IAm { from: from.clone(), run: 1, silent: false, namesake: Some(from) })),
             Frame::Listing(vec![BucketList {
                 bucket: 4,

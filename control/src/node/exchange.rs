@@ -165,7 +165,10 @@ impl Node {
         let from = self.membership.me().clone();
         let to = match self.exchanges.running.get(&id).map(|exchange| &exchange.role) {
             Some(Role::Initiator { to, .. }) => to.clone(),
-            Some(Role::Asking { .. }) => return self.out.push(Output::Frame(id, Frame::Who(from).encode())),
+            Some(Role::Asking { .. }) => {
+                let who = Frame::Who(from, self.names.run());
+                return self.out.push(Output::Frame(id, who.encode()));
+            }
             _ => return self.out.push(Output::Close(id)),
         };
         let mut members = vec![Member::alive(from.clone())];

@@ -72,6 +72,11 @@ impl Names {
         }
     }
 
+    /// A number of this process, unlike every other's.
+    pub(super) fn run(&self) -> u64 {
+        self.run
+    }
+
     /// Why this node keeps silent, if it does.
     pub(super) fn silenced(&self) -> Option<&String> {
         self.silence.as_ref().map(|silence| &silence.why)
@@ -139,9 +144,9 @@ impl Node {
     }
 
     /// Answers who this is. Whoever asks under this node's name or address lives.
-    pub(super) fn who(&mut self, id: ExchangeId, asker: &Identity, now: Now) {
+    pub(super) fn who(&mut self, id: ExchangeId, asker: &Identity, run: u64, now: Now) {
         let me = self.membership.me().clone();
-        if *asker != me && (asker.addr == me.addr || asker.name == me.name) {
+        if run != self.names.run && (asker.addr == me.addr || asker.name == me.name) {
             self.name_rival(asker, now);
             if asker.addr == me.addr && self.names.silence.is_none() {
                 // It was reached here, so this node is the one at the address.
@@ -284,7 +289,9 @@ impl Node {
     pub(super) fn question(&mut self, id: ExchangeId, frame: &Frame, now: Now) -> bool {
         let role = self.exchanges.running.get(&id).map(|Exchange { role, .. }| role);
         match (role, frame) {
-            (Some(Role::Responder { greeted: false }), Frame::Who(asker)) => self.who(id, asker, now),
+            (Some(Role::Responder { greeted: false }), Frame::Who(asker, run)) => {
+                self.who(id, asker, *run, now);
+            }
             (Some(Role::Asking { place }), Frame::IAm(answer)) => {
                 let place = *place;
                 self.finish(id);
