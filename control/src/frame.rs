@@ -1,9 +1,12 @@
 //! What two nodes say to each other over TCP.
 //!
 //! ```text
-//! initiator: Hello(members, root) ── Listing(buckets) ──── Records* Listing … ── Done
-//! responder:        Welcome(members, bucket hashes) ── Records* Want ── …
+//! initiator: Hello(root) ── Members? Listing(buckets) ──── Records* Listing … ── Done
+//! responder:       Welcome(members?, bucket hashes?) ── Records* Want ── …
+//! or         Who ── IAm
 //! ```
+//! Lists of members go only when the hashes of who is up differ. What a later release appends to a body, and frames
+//! that only it knows, are passed over.
 //! One exchange serves membership push/pull, the last try before a suspect is declared down, and anti-entropy.
 
 use crate::key::RecordId;
@@ -33,20 +36,40 @@ pub(crate) struct Hello {
     pub(crate) from: Identity,
     /// Whom the sender means to reach; absent when it knows only an address.
     pub(crate) to: Option<NodeName>,
+    /// The sender and, if it suspects the receiver, that.
     pub(crate) members: Vec<Member>,
     /// A message for the failure detector, or nothing.
     pub(crate) message: Vec<u8>,
     pub(crate) root: u64,
+    /// Hash of who is up.
+    pub(crate) known: u64,
+    /// The sender's wall clock, Unix milliseconds.
+    pub(crate) wall: u64,
 }
 
 /// Its answer.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Welcome {
     pub(crate) from: Identity,
+    /// The members, the sender first; none if both know the same ones to be up.
     pub(crate) members: Vec<Member>,
     pub(crate) message: Vec<u8>,
     /// The hash of each bucket, unless the roots are equal.
     pub(crate) buckets: Option<Vec<u64>>,
+    /// The sender's wall clock, Unix milliseconds.
+    pub(crate) wall: u64,
+}
+
+/// Who answers at an address, and what it knows of a name.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct IAm {
+    pub(crate) from: Identity,
+    /// A number of this process, unlike every other's.
+    pub(crate) run: u64,
+    /// It keeps silent itself.
+    pub(crate) silent: bool,
+    /// Another run of the asker's name that it believes to be up.
+    pub(crate) namesake: Option<Identity>,
 }
 
 /// One record as a listing names it.
@@ -75,6 +98,13 @@ pub(crate) enum Frame {
     Want(Vec<(u8, Vec<u8>)>),
     Records(Vec<Record>),
     Done,
+    /// The members that the initiator knows, when the hashes differed.
+    Members(Vec<Member>),
+    /// Asks who is there; says which run asks and its process's number, and announces nothing.
+    Who(Identity, u64),
+    IAm(Box<IAm>),
+    /// Of a later release.
+    Unknown,
 }
 
 /// Why a frame is refused.
@@ -96,6 +126,10 @@ impl Frame {
                 (5, Ok(body))
             }
             Frame::Done => (6, Ok(Vec::new())),
+            Frame::Members(members) => (7, postcard::to_stdvec(members)),
+            Frame::Who(id, run) => (8, postcard::to_stdvec(&(id, run))),
+            Frame::IAm(answer) => (9, postcard::to_stdvec(answer)),
+            Frame::Unknown => (u8::MAX, Ok(Vec::new())),
         };
         // Plain structs always encode; an empty body would be refused by the peer.
         [vec![tag], body.unwrap_or_default()].concat()
@@ -113,8 +147,15 @@ impl Frame {
             3 => Frame::Listing(read(body)?),
             4 => Frame::Want(read(body)?),
             5 => Frame::Records(Record::decode_all(body).map_err(|_| FrameError)?),
-            6 if body.is_empty() => Frame::Done,
-            _ => return Err(FrameError),
+            6 => Frame::Done,
+            7 => Frame::Members(read(body)?),
+            8 => {
+                let (id, run) = read(body)?;
+                Frame::Who(id, run)
+            }
+            9 => Frame::IAm(Box::new(read(body)?)),
+            0 => return Err(FrameError),
+            _ => Frame::Unknown,
         };
         let fits = match &frame {
             Frame::Hello(hello) => hello.members.len() <= MAX_MEMBERS,
@@ -126,15 +167,15 @@ impl Frame {
                 list.len() <= GROUP && list.iter().flat_map(|b| &b.entries).all(|e| e.key.len() <= MAX_KEY)
             }
             Frame::Want(keys) => keys.iter().all(|(_, key)| key.len() <= MAX_KEY),
-            Frame::Records(_) | Frame::Done => true,
+            Frame::Members(members) => members.len() <= MAX_MEMBERS,
+            _ => true,
         };
         fits.then_some(frame).ok_or(FrameError)
     }
 }
 
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, FrameError> {
-    let (value, rest) = postcard::take_from_bytes(body).map_err(|_| FrameError)?;
-    rest.is_empty().then_some(value).ok_or(FrameError)
+    postcard::take_from_bytes(body).map(|(value, _)| value).map_err(|_| FrameError)
 }
 
 /// Takes up to `most` buckets off `todo`, as many as one frame holds, and lists them. Of a bucket that is too large by
@@ -229,13 +270,19 @@ mod tests {
                 members: members.clone(),
                 message: vec![1, 2],
                 root: 7,
+                known: 8,
+                wall: 9,
             })),
             Frame::Welcome(Box::new(Welcome {
-                from,
-                members,
+                from: from.clone(),
+                members: members.clone(),
                 message: vec![],
                 buckets: Some(vec![3; BUCKETS]),
+                wall: 9,
             })),
+            Frame::Members(members),
+            Frame::Who(from.clone(), 5),
+            Frame::IAm(Box::new(IAm { from: from.clone(), run: 1, silent: false, namesake: Some(from) })),
             Frame::Listing(vec![BucketList {
                 bucket: 4,
                 entries: vec![Entry { kind: 1, key: vec![1, 2], version: 3, digest: 4 }],
@@ -251,6 +298,14 @@ mod tests {
         for frame in samples() {
             assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
         }
+    }
+
+    #[test]
+    fn what_a_later_release_appends_or_invents_is_passed_over() {
+        for frame in samples().into_iter().filter(|frame| !matches!(frame, Frame::Records(_))) {
+            assert_eq!(Frame::decode(&[frame.encode(), vec![1, 2, 3]].concat()), Ok(frame));
+        }
+        assert_eq!(Frame::decode(&[77, 1, 2]), Ok(Frame::Unknown));
     }
 
     #[test]

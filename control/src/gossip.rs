@@ -18,6 +18,32 @@ pub(crate) const DATAGRAM: usize = 1_200;
 /// Datagrams to one peer in one round.
 const BURST: usize = 4;
 
+/// Datagrams with records that a node sends a second at most, for any length of time, and at one go.
+const RATE: u64 = 200;
+const AT_ONCE: u64 = 200;
+
+/// What a node may send, in thousandths of a datagram; membership has no such bound, it sends little by itself.
+#[derive(Debug, Default)]
+pub(crate) struct Bucket {
+    spent: u64,
+    at: u64,
+}
+
+impl Bucket {
+    /// When a full round may be sent: now, or later.
+    pub(crate) fn ready(&mut self, now: u64) -> u64 {
+        self.spent = self.spent.saturating_sub(now.saturating_sub(self.at).saturating_mul(RATE));
+        self.at = now;
+        let room = (AT_ONCE - (FANOUT * BURST) as u64) * 1_000;
+        now + self.spent.saturating_sub(room).div_ceil(RATE)
+    }
+
+    /// Notes what was sent.
+    pub(crate) fn spend(&mut self, datagrams: usize) {
+        self.spent += datagrams as u64 * 1_000;
+    }
+}
+
 /// The records that wait to be spread.
 #[derive(Debug, Default)]
 pub(crate) struct Spread {
@@ -133,6 +159,18 @@ mod tests {
         assert_eq!(sends.len(), 100);
         assert!(sends.values().all(|n| *n >= MIN_SENDS), "{sends:?}");
         assert!(!spread.take_overflowed());
+    }
+
+    #[test]
+    fn the_rate_is_bounded_after_what_may_go_at_once() {
+        let (mut bucket, mut now, mut sent) = (Bucket::default(), 0, 0);
+        while now < 10_000 {
+            bucket.spend(FANOUT * BURST);
+            sent += (FANOUT * BURST) as u64;
+            now = bucket.ready(now);
+        }
+        assert!((10 * RATE..10 * RATE + AT_ONCE + 24).contains(&sent), "{sent}");
+        assert_eq!(bucket.ready(now + 60_000), now + 60_000, "idle time fills it, to the brim only");
     }
 
     #[test]

@@ -4,11 +4,14 @@
 //!    same incarnation in between; here the timer counts only while the member is still suspect at that incarnation.
 //! 2. Before a member is declared down it is tried once over TCP, by an exchange that carries the suspicion to it and
 //!    its refutation back. Lost datagrams alone take nobody down.
+//!
+//! After Lifeguard (Dadgar et al. 2018) a node doubts itself first: time that it was stalled does not count, and while
+//! it hears nobody at all its suspicions wait.
 
 use crate::{
     member::{Identity, Peers},
     model::NodeName,
-    packet,
+    packet, probe,
 };
 use foca::{Config, Foca, NoCustomBroadcast, OwnedNotification, PostcardCodec, State, Timer};
 use rand::{SeedableRng, rngs::StdRng};
@@ -26,6 +29,11 @@ pub(crate) type Member = foca::Member<Identity>;
 const PROBE_PERIOD: u64 = 800;
 const PROBE_RTT: u64 = 300;
 const SUSPICION: u64 = 2_000;
+/// While nothing was heard from anybody for so long, a suspicion waits, this many times at most.
+const DEAF: u64 = 2 * PROBE_PERIOD;
+const PATIENCE: u8 = 3;
+/// Between two times that this node goes beyond the epoch of another run at its address.
+const OUTBID: u64 = 5_000;
 /// How long a down identity is remembered and retried: longer than tombstones live.
 const REMEMBER_DOWN: u64 = 25 * 3_600_000;
 /// Most identities kept.
@@ -44,6 +52,8 @@ pub(crate) struct Effects {
     pub(crate) changed: BTreeSet<NodeName>,
     /// Members that came up or were replaced by a later run.
     pub(crate) up: Vec<Identity>,
+    /// Another run at this node's own address that somebody takes for alive.
+    pub(crate) rival: Option<Identity>,
 }
 
 /// The membership of one node.
@@ -59,6 +69,14 @@ pub(crate) struct Membership {
     errors: u64,
     /// The members that foca's configuration was made for.
     sized_for: usize,
+    /// Most identities kept.
+    limit: usize,
+    /// When anything was last heard, and how often suspicions waited since.
+    heard: (u64, u8),
+    outbid_at: u64,
+    suspects: BTreeSet<NodeName>,
+    /// Suspects may have changed.
+    stirred: bool,
 }
 
 #[derive(Default)]
@@ -96,6 +114,11 @@ impl Membership {
             effects: Effects::default(),
             errors: 0,
             sized_for: 0,
+            limit: MAX_MEMBERS,
+            heard: (0, 0),
+            outbid_at: 0,
+            suspects: BTreeSet::new(),
+            stirred: false,
         }
     }
 
@@ -134,6 +157,15 @@ impl Membership {
                 if !self.is_suspect(member_id, *incarnation) {
                     continue;
                 }
+                if now.saturating_sub(self.heard.0) > DEAF
+                    && self.heard.1 < PATIENCE
+                    && self.peers.alive().len() > 1
+                {
+                    self.heard.1 += 1;
+                    self.sequence += 1;
+                    self.timers.insert((now + SUSPICION, self.sequence), timer);
+                    continue;
+                }
                 let id = member_id.clone();
                 if self.confirming.insert(id.addr, timer).is_none() {
                     self.to_confirm.push_back(id);
@@ -142,6 +174,19 @@ impl Membership {
             }
             self.drive(now, |foca, out| foca.handle_timer(timer, out));
         }
+    }
+
+    /// Lets time stand still for `late` milliseconds: this node did not run, so its timers prove nothing.
+    pub(crate) fn stalled(&mut self, late: u64) {
+        let timers = std::mem::take(&mut self.timers);
+        self.timers =
+            timers.into_iter().map(|((due, n), timer)| ((due.saturating_add(late), n), timer)).collect();
+        self.heard.0 = self.heard.0.saturating_add(late);
+    }
+
+    /// Notes that something was heard from some member.
+    pub(crate) fn heard(&mut self, now: u64) {
+        self.heard = (now, 0);
     }
 
     /// The next suspect to try over TCP; the caller answers with [`Membership::confirmed`].
@@ -162,11 +207,15 @@ impl Membership {
 
     /// Takes a message from the network.
     pub(crate) fn receive(&mut self, message: &[u8], now: u64) {
-        if self.peers.len() >= MAX_MEMBERS {
+        if self.foca.iter_membership_state().len() < self.limit {
+            self.drive(now, |foca, out| foca.handle_data(message, out));
+        } else if let Some(message) =
+            probe::without(message, |id| id.addr != self.me().addr && self.peers.at(id.addr).is_none())
+        {
+            self.drive(now, |foca, out| foca.handle_data(&message, out));
+        } else {
             self.errors += 1;
-            return;
         }
-        self.drive(now, |foca, out| foca.handle_data(message, out));
     }
 
     /// As [`Membership::receive`] for a message that came over TCP from `from`: the replies to it are returned, to be
@@ -218,16 +267,39 @@ impl Membership {
     /// Learns members from an exchange; suspicions of others are left to the failure detector.
     pub(crate) fn apply(&mut self, members: Vec<Member>, now: u64) {
         let me = self.me().clone();
-        // A run of this node with a later epoch, from a clock that was ahead: go beyond it or be taken for a ghost.
+        let others = || members.iter().filter(|m| m.id().addr == me.addr && m.state() != State::Down);
+        let rival = others().map(Member::id).find(|id| id.name != me.name || id.epoch > me.epoch);
+        if rival.is_some() {
+            self.effects.rival = rival.cloned();
+        }
+        // A run of this node with a later epoch, from a clock that was ahead: go beyond it or be taken for a ghost. If
+        // it lives, who is reached at the address decides; until then this goes slowly.
         let ahead = members.iter().map(Member::id).filter(|id| id.addr == me.addr && **id > me);
-        if let Some(epoch) = ahead.map(|id| id.epoch).max() {
-            let renewed = Identity { epoch: epoch.saturating_add(1), ..me.clone() };
-            self.drive(now, |foca, out| foca.change_identity(renewed, out));
+        if let Some(epoch) = ahead.map(|id| id.epoch).max()
+            && self.outbid_at <= now
+        {
+            self.outbid(epoch, now);
         }
         let me = self.me().clone();
-        let room = MAX_MEMBERS.saturating_sub(self.peers.len());
-        let useful = members.into_iter().filter(|m| m.state() != State::Suspect || *m.id() == me).take(room);
-        self.drive(now, |foca, out| foca.apply_many(useful, true, out));
+        let mut room = self.limit.saturating_sub(self.foca.iter_membership_state().len());
+        let mut useful: Vec<Member> =
+            members.into_iter().filter(|m| m.state() != State::Suspect || *m.id() == me).collect();
+        useful.retain(|m| {
+            let known = m.id().addr == me.addr || self.peers.at(m.id().addr).is_some();
+            let fits = known || room > 0;
+            room -= usize::from(fits && !known);
+            fits
+        });
+        self.drive(now, |foca, out| foca.apply_many(useful.into_iter(), true, out));
+    }
+
+    /// Goes beyond the epoch of another run at this node's address.
+    pub(crate) fn outbid(&mut self, epoch: u64, now: u64) {
+        if epoch >= self.me().epoch {
+            self.outbid_at = now + OUTBID;
+            let renewed = Identity { epoch: epoch.saturating_add(1), ..self.me().clone() };
+            self.drive(now, |foca, out| foca.change_identity(renewed, out));
+        }
     }
 
     /// Notes that `id` said good-bye.
@@ -243,10 +315,20 @@ impl Membership {
         self.timers.clear();
     }
 
-    /// Members that are suspects at the moment.
-    pub(crate) fn suspects(&self) -> BTreeSet<NodeName> {
-        let members = self.foca.iter_membership_state().filter(|m| m.state() == State::Suspect);
-        members.map(|m| m.id().name.clone()).collect()
+    /// Hash of who is up, this node included.
+    pub(crate) fn hash(&self) -> u64 {
+        self.peers.hash() ^ self.me().hash()
+    }
+
+    /// Members that are suspects at the moment. Costs nothing while nothing changed.
+    pub(crate) fn suspects(&mut self) -> &BTreeSet<NodeName> {
+        if self.stirred {
+            // What changes is in foca's queue of updates until it was sent often enough.
+            self.stirred = self.foca.updates_backlog() > 0;
+            let members = self.foca.iter_membership_state().filter(|m| m.state() == State::Suspect);
+            self.suspects = members.map(|m| m.id().name.clone()).collect();
+        }
+        &self.suspects
     }
 
     fn is_suspect(&self, id: &Identity, incarnation: foca::Incarnation) -> bool {
@@ -258,6 +340,7 @@ impl Membership {
         if step(&mut self.foca, &mut out).is_err() {
             self.errors += 1;
         }
+        self.stirred |= self.foca.updates_backlog() > 0;
         self.effects.sends.append(&mut out.sends);
         for (timer, after) in out.timers {
             self.sequence += 1;
@@ -315,109 +398,11 @@ fn config(nodes: usize) -> Config {
         remove_down_after: Some(Duration::from_millis(REMEMBER_DOWN)),
         max_packet_size: NonZeroUsize::new(MAX_MESSAGE).unwrap_or(NonZeroUsize::MIN),
         notify_down_members: true,
-        periodic_announce: periodic(30_000, 1),
-        periodic_announce_to_down_members: periodic(10_000, 2),
+        periodic_announce_to_down_members: periodic(5_000, 1),
         periodic_gossip: periodic(200, 3),
         ..Config::simple()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::Name;
-    use rand::RngExt;
-
-    fn id(name: &str, port: u16, epoch: u64) -> Identity {
-        Identity { name: Name::new(name).unwrap(), addr: ([127, 0, 0, 1], port).into(), epoch }
-    }
-
-    #[test]
-    fn a_later_run_replaces_the_earlier_one_at_once() {
-        let mut a = Membership::new(id("a", 1, 1), 1);
-        a.apply(vec![Member::alive(id("b", 2, 5))], 0);
-        assert!(a.peers().is_up(&Name::new("b").unwrap()));
-        a.take_effects();
-        a.apply(vec![Member::alive(id("b", 2, 6))], 0);
-        assert_eq!(a.take_effects().up, [id("b", 2, 6)]);
-        assert_eq!(a.peers().alive(), [id("b", 2, 6)]);
-    }
-
-    /// More than the first frame of a connection holds would be refused by the peer, again and again.
-    #[test]
-    fn of_very_many_members_a_frameful_is_told() {
-        let mut a = Membership::new(id("a", 1, 1), 1);
-        let others = (0..3_000u16).map(|i| Identity {
-            name: Name::new(&format!("{i:0>63}")).unwrap(),
-            addr: (std::net::Ipv6Addr::from(u128::MAX - u128::from(i)), 65_535).into(),
-            epoch: u64::MAX / 2,
-        });
-        a.apply(others.map(Member::alive).collect(), 0);
-        let told = a.state();
-        assert_eq!((told.len(), told[0].id()), (MAX_TOLD, a.me()));
-        assert!(postcard::to_stdvec(&told).unwrap().len() + 10_000 < crate::session::MAX_FIRST_FRAME);
-    }
-
-    #[test]
-    fn a_restart_with_a_clock_behind_goes_beyond_its_ghost() {
-        let mut b = Membership::new(id("b", 2, 5), 1);
-        b.apply(vec![Member::alive(id("b", 2, 9)), Member::alive(id("a", 1, 1))], 0);
-        assert_eq!(b.me(), &id("b", 2, 10));
-        assert_eq!(b.peers().alive(), [id("a", 1, 1)]);
-    }
-
-    /// Silence makes a suspect; only a failed try over TCP takes it down.
-    #[test]
-    fn a_suspect_is_tried_over_tcp_before_it_is_down() {
-        for answers in [true, false] {
-            let (mut a, mut b) = (Membership::new(id("a", 1, 1), 1), Membership::new(id("b", 2, 1), 2));
-            a.apply(vec![Member::alive(id("b", 2, 1))], 0);
-            let (suspect, now) = loop {
-                let now = a.deadline().expect("foca keeps probing");
-                assert!(now < 20_000, "never suspected");
-                a.tick(now);
-                a.take_effects();
-                if let Some(suspect) = a.next_to_confirm() {
-                    break (suspect, now);
-                }
-            };
-            assert_eq!(suspect, id("b", 2, 1));
-            assert!(a.peers().is_up(&suspect.name), "only a suspect yet");
-            if answers {
-                // The exchange: suspicion and announcement there, the feed back.
-                let suspicion = a.suspicion(&suspect).unwrap();
-                let announcement = a.announcement(&suspect);
-                b.apply(vec![suspicion, Member::alive(id("a", 1, 1))], now);
-                let feed = b.receive_over_tcp(&announcement, &id("a", 1, 1), now).unwrap();
-                a.receive(&feed, now);
-                assert!(a.suspicion(&suspect).is_none(), "refuted");
-            }
-            a.confirmed(suspect.addr, answers, now);
-            assert_eq!(a.peers().is_up(&suspect.name), answers);
-        }
-    }
-
-    #[test]
-    fn no_message_makes_it_panic() {
-        let mut rng = StdRng::seed_from_u64(17);
-        let mut a = Membership::new(id("a", 1, 1), 1);
-        let mut b = Membership::new(id("b", 2, 1), 2);
-        let good = b.announcement(&id("a", 1, 1));
-        for round in 0..20_000u64 {
-            let mut bytes = good.clone();
-            if round % 3 == 0 {
-                bytes = (0..rng.random_range(0..100)).map(|_| rng.random()).collect();
-            } else {
-                for _ in 0..rng.random_range(0..4) {
-                    let at = rng.random_range(0..bytes.len());
-                    bytes[at] = rng.random();
-                }
-                bytes.extend((0..rng.random_range(0..9)).map(|_| rng.random::<u8>()));
-            }
-            a.receive(&bytes, round);
-            a.tick(round);
-            a.take_effects();
-        }
-        assert!(a.errors() > 0);
-    }
-}
+mod tests;

@@ -15,7 +15,8 @@ use std::{
 pub(crate) const BUCKETS: usize = 256;
 /// Most records, live and deleted. Beyond it new keys are refused and counted; known ones still change.
 pub(crate) const MAX_RECORDS: usize = 1_000_000;
-/// How long a tombstone is kept, counted from the deletion's version, in milliseconds.
+/// How long a tombstone is kept, in milliseconds: counted from the deletion's version, or from its arrival if that
+/// version is more than this off, because a clock is.
 pub(crate) const TOMBSTONE_LIFE: u64 = 24 * 3_600_000;
 
 /// What a merge did.
@@ -25,7 +26,7 @@ pub(crate) enum Merge {
     Applied(Option<Record>),
     /// An equal or better record is known.
     Stale,
-    /// A tombstone past its life: what it deleted may be gone here, so it would delete a later namesake elsewhere.
+    /// A tombstone whose version is more than [`TOMBSTONE_LIFE`] off, and nothing to delete: it would go round for ever.
     Expired,
     /// The store is full.
     Full,
@@ -39,6 +40,8 @@ pub(crate) struct Store {
     count: usize,
     /// Tombstones by time of deletion.
     graves: BTreeSet<(Hlc, RecordId)>,
+    /// Those by a clock that is off, and when they arrived.
+    odd: BTreeMap<RecordId, u64>,
     /// One copy of each writer, shared by its records.
     writers: HashSet<Arc<Writer>>,
 }
@@ -56,6 +59,7 @@ impl Default for Store {
             root: 0,
             count: 0,
             graves: BTreeSet::new(),
+            odd: BTreeMap::new(),
             writers: HashSet::new(),
         }
     }
@@ -79,11 +83,12 @@ impl Store {
 
     /// Takes `record` if it beats what is known; O(log n).
     pub(crate) fn merge(&mut self, mut record: Record, wall: u64) -> Merge {
-        if record.deleted && expired(record.version, wall) {
-            return Merge::Expired;
-        }
         let bucket = &mut self.buckets[bucket_of(&record.id)];
         let known = bucket.records.get(&record.id);
+        let odd = record.deleted && !timely(record.version, wall);
+        if odd && known.is_none_or(|known| known.deleted) {
+            return Merge::Expired;
+        }
         match known {
             Some(known) if record.order(known).is_le() => return Merge::Stale,
             None if self.count >= MAX_RECORDS => return Merge::Full,
@@ -99,7 +104,12 @@ impl Store {
             // One copy of a key is enough.
             record.id = known.id.clone();
         }
-        let grave = record.deleted.then(|| (record.version, record.id.clone()));
+        let grave = (record.deleted && !odd).then(|| (record.version, record.id.clone()));
+        if odd {
+            self.odd.insert(record.id.clone(), wall);
+        } else {
+            self.odd.remove(&record.id);
+        }
         bucket.hash ^= record.digest;
         self.root ^= record.digest;
         let old = bucket.records.insert(record.id.clone(), record);
@@ -120,11 +130,20 @@ impl Store {
 
     /// Forgets tombstones past their life; returns them.
     pub(crate) fn collect(&mut self, wall: u64) -> Vec<Record> {
-        let mut gone = Vec::new();
+        let mut over: Vec<RecordId> = Vec::new();
         while let Some((version, _)) = self.graves.first()
-            && expired(*version, wall)
+            && past(version.millis(), wall)
         {
-            let Some((_, id)) = self.graves.pop_first() else { break };
+            over.extend(self.graves.pop_first().map(|(_, id)| id));
+        }
+        self.odd.retain(|id, arrived| {
+            // A clock that was set back by much must not keep them for longer either.
+            let ends = past(*arrived, wall) || past(wall, *arrived);
+            over.extend(ends.then(|| id.clone()));
+            !ends
+        });
+        let mut gone = Vec::new();
+        for id in over {
             let bucket = &mut self.buckets[bucket_of(&id)];
             if let Some(record) = bucket.records.remove(&id) {
                 bucket.hash ^= record.digest;
@@ -161,12 +180,18 @@ impl Store {
 
     /// How many records are live and how many are tombstones.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        (self.count - self.graves.len(), self.graves.len())
+        let tombstones = self.graves.len() + self.odd.len();
+        (self.count - tombstones, tombstones)
     }
 }
 
-fn expired(deleted_at: Hlc, wall: u64) -> bool {
-    deleted_at.millis().saturating_add(TOMBSTONE_LIFE) < wall
+fn past(deleted_at: u64, wall: u64) -> bool {
+    deleted_at.saturating_add(TOMBSTONE_LIFE) < wall
+}
+
+/// Whether a version is a time of the last day or the next one: within what clocks are off by at times.
+fn timely(version: Hlc, wall: u64) -> bool {
+    !past(version.millis(), wall) && !past(wall, version.millis())
 }
 
 #[cfg(test)]
@@ -203,6 +228,22 @@ mod tests {
         assert_eq!(store.collect(NOW + TOMBSTONE_LIFE + 1), std::slice::from_ref(&grave));
         assert_eq!((store.root(), store.counts()), (0, (0, 0)));
         assert_eq!(store.merge(grave, NOW + TOMBSTONE_LIFE + 1), Merge::Expired);
+    }
+
+    /// A clock that is off deletes what there is, and leaves nothing that goes round for ever.
+    #[test]
+    fn tombstones_more_than_a_day_off_only_delete_what_is_there() {
+        for version in [NOW - TOMBSTONE_LIFE - 5, NOW + TOMBSTONE_LIFE + 5, NOW + 9_000 * 3_600_000] {
+            let (mut store, grave) = (Store::default(), plain("k", version << 16, "n1", true, ""));
+            assert_eq!(store.merge(grave.clone(), NOW), Merge::Expired);
+            let live = plain("k", (version - 1) << 16, "n1", false, "");
+            store.merge(live.clone(), NOW);
+            assert_eq!(store.merge(grave.clone(), NOW), Merge::Applied(Some(live.clone())));
+            assert_eq!(store.merge(live, NOW), Merge::Stale);
+            assert_eq!((store.counts(), store.collect(NOW + TOMBSTONE_LIFE)), ((0, 1), vec![]));
+            assert_eq!(store.collect(NOW + TOMBSTONE_LIFE + 1), [grave]);
+            assert_eq!((store.root(), store.counts()), (0, (0, 0)));
+        }
     }
 
     fn records() -> impl Strategy<Value = Vec<Record>> {

@@ -142,12 +142,57 @@ async fn strangers_and_garbage_leave_a_mesh_alone() {
         // The node may close first.
         let _ = stream.write_all(garbage).await;
     }
+    // Strangers that hold what they can of the connections keep no member out.
+    let mut idle = Vec::new();
+    for i in 0..100u8 {
+        let socket = tokio::net::TcpSocket::new_v4().expect("good");
+        socket.bind(SocketAddr::from(([127, 77, 9, i % 4], 0))).expect("good");
+        idle.push(socket.connect(n1.address()).await.expect("good"));
+    }
     let n2 = Control::start(config(13, &key, seeds)).await.expect("good");
     wait(&n2, "the mesh still takes nodes", |s| state(s, "n11") == Some(NodeState::Alive)).await;
     assert!(n1.stats().refused.iter().any(|(_, count)| *count > 0), "{:?}", n1.stats());
+    drop(idle);
     assert!(!stranger.joined());
     assert_eq!(n1.snapshots().borrow().nodes.get("n12"), None);
     for node in [n1, n2, stranger] {
+        node.shutdown().await;
+    }
+}
+
+/// Polls until `good`, for at most 30 s.
+async fn poll(what: &str, good: impl Fn() -> bool) {
+    let waited = timeout(Duration::from_secs(30), async {
+        while !good() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "never: {what}");
+}
+
+#[tokio::test]
+async fn the_later_of_two_nodes_with_one_name_keeps_silent_and_both_say_so() {
+    let key = generate_key().expect("good");
+    let n1 = Control::start(config(41, &key, vec![])).await.expect("good");
+    let seeds = vec![n1.address().to_string()];
+    let first = Control::start(config(42, &key, seeds.clone())).await.expect("good");
+    wait(&n1, "the first", |s| state(s, "n42") == Some(NodeState::Alive)).await;
+    let name = Name::new("n42").expect("good");
+    let later = Control::start(ControlConfig { node: name.clone(), ..config(43, &key, seeds) }).await;
+    let later = later.expect("good");
+    poll("silence", || later.stats().silenced.is_some()).await;
+    let trouble = |node: &ControlHandle| node.peers().into_iter().find(|p| p.node == name)?.trouble;
+    poll("the first names it", || trouble(&first).is_some()).await;
+    for text in [trouble(&later), later.stats().silenced, trouble(&first)] {
+        let text = text.expect("said");
+        assert!(text.contains(&first.address().to_string()) && text.contains("rename"), "{text}");
+    }
+    assert!(matches!(later.submit(vec![declare(Origin::Cluster)]).await, Err(ControlError::Change { .. })));
+    assert_eq!((first.stats().silenced, n1.stats().silenced), (None, None));
+    // A peer is measured on the way.
+    let measured = |node: &ControlHandle| node.peers().into_iter().any(|p| p.clock_offset.is_some());
+    poll("clocks are compared", || measured(&n1) && measured(&first)).await;
+    for node in [n1, first, later] {
         node.shutdown().await;
     }
 }

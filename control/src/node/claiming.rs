@@ -32,6 +32,7 @@ impl Node {
 
     /// A first exchange is through: what is lacking may be claimed now.
     pub(super) fn set_synced(&mut self, now: Now) {
+        self.measured.in_sync = Some(now.mono);
         if !self.synced {
             self.synced = true;
             for (due, _) in self.unmet.values_mut() {

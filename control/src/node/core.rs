@@ -1,15 +1,16 @@
 //! The node's state, its timers and the way of a record through it.
 
-use super::io::Tag;
 use super::{
     exchanges::Exchanges,
     io::{Input, Output},
+    names::Names,
+    peers::Measured,
     subnets::OwnSubnets,
 };
 use crate::key::RecordId;
 use crate::{
-    api::{ControlStats, PeerStats},
-    gossip::{self, Spread},
+    api::ControlStats,
+    gossip::{self, Bucket, Spread},
     hlc::{Clock, Hlc, Now},
     keyring::{KeyError, Keyring},
     member::Identity,
@@ -17,6 +18,7 @@ use crate::{
     model::{NodeInfo, NodeName, PortRange, ServiceKey, Snapshot},
     packet::{Opener, Sealer, SenderId},
     record::{Record, Writer},
+    sources::Said,
     store::Store,
     subnets::OverlayNetwork,
     view::{Liveness, View},
@@ -33,8 +35,8 @@ use std::{
 const HOUSEKEEPING: u64 = 250;
 /// Tombstones are collected this often.
 const COLLECT: u64 = 60_000;
-/// How long two nodes may have one name before it is an error: a restart at another address looks like that.
-const NAMESAKES: u64 = 15_000;
+/// From so much lateness on, in milliseconds, this node was stalled: its timers prove nothing about others.
+const STALL: u64 = 200;
 
 /// How to make a node.
 #[derive(Clone, Debug)]
@@ -88,7 +90,12 @@ pub struct Node {
     pub(super) sealer: Sealer,
     pub(super) opener: Opener,
     suspects: BTreeSet<NodeName>,
-    namesakes: BTreeMap<NodeName, (u64, bool)>,
+    pub(super) measured: Measured,
+    pub(super) names: Names,
+    pub(super) said: Said,
+    pub(super) bucket: Bucket,
+    /// The latest time that was handed in, on the monotonic clock.
+    pub(super) seen: u64,
     pub(super) gossip_at: Option<u64>,
     housekeeping_at: u64,
     collect_at: u64,
@@ -142,7 +149,11 @@ impl Node {
             sealer: Sealer::new(&ring, sender).ok_or(KeyError::None)?,
             opener: Opener::new(ring, config.name.as_str()),
             suspects: BTreeSet::new(),
-            namesakes: BTreeMap::new(),
+            measured: Measured::default(),
+            names: Names::new(&sender),
+            said: Said::default(),
+            bucket: Bucket::default(),
+            seen: now.mono,
             gossip_at: None,
             housekeeping_at: now.mono,
             collect_at: now.mono + COLLECT,
@@ -165,10 +176,12 @@ impl Node {
         if self.gone {
             return Vec::new();
         }
+        self.stalled(now);
         match input {
             Input::Tick => {}
+            Input::Datagram(..) if self.names.silenced().is_some() => {}
             Input::Datagram(from, mut packet) => self.datagram(from, &mut packet, now),
-            Input::Opened(id, rtt) => self.opened(id, rtt),
+            Input::Opened(id, rtt) => self.opened(id, rtt, now),
             Input::Accepted(id) => self.accepted(id, now),
             Input::Frame(id, bytes) => self.frame(id, &bytes, now),
             Input::Closed(id) => self.closed(id, now),
@@ -235,24 +248,38 @@ impl Node {
             udp_received: self.udp_received,
             refused: refused.into_iter().collect(),
             syncs: self.exchanges.counts(),
-            lag: None,
-            in_sync: None,
-            silenced: None,
+            lag: self.lag(),
+            in_sync: self.measured.in_sync.map(|at| self.seen.saturating_sub(at)),
+            silenced: self.names.silenced().cloned(),
         }
-    }
-
-    /// What is measured of the others, by name.
-    #[must_use]
-    pub fn peers(&self) -> Vec<PeerStats> {
-        Vec::new()
     }
 
     pub(super) fn refuse(&mut self, reason: &'static str) {
         *self.refused.entry(reason).or_default() += 1;
     }
 
+    /// Time that this node did not run through proves nothing: its timers wait as long again.
+    fn stalled(&mut self, now: Now) {
+        let late = now.mono.saturating_sub(self.deadline().max(self.seen));
+        if late >= STALL {
+            self.membership.stalled(late);
+            for exchange in self.exchanges.running.values_mut() {
+                exchange.deadline = exchange.deadline.saturating_add(late);
+            }
+        }
+        self.seen = now.mono;
+    }
+
     /// Runs what is due.
     fn tick(&mut self, now: Now) {
+        if self.names.silenced().is_some() {
+            if self.housekeeping_at <= now.mono {
+                self.housekeeping_at = now.mono + HOUSEKEEPING;
+                self.end_late_exchanges(now);
+                self.look_at_names(now);
+            }
+            return;
+        }
         self.membership.tick(now.mono);
         if self.gossip_at.is_some_and(|at| at <= now.mono) {
             self.gossip_at = None;
@@ -260,14 +287,17 @@ impl Node {
         }
         if self.housekeeping_at <= now.mono {
             self.housekeeping_at = now.mono + HOUSEKEEPING;
+            self.end_late_exchanges(now);
             self.exchange_tick(now);
             self.claim_tick(now);
             self.subnet_tick(now);
+            self.look_at_suspects();
             self.look_at_names(now);
         }
         if self.collect_at <= now.mono {
             self.collect_at = now.mono + COLLECT;
             self.collect_orphans(now);
+            self.forget_strangers();
             for record in self.store.collect(now.wall) {
                 self.desired.remove(&record.id);
                 self.view.changed(Some(&record), None);
@@ -279,9 +309,16 @@ impl Node {
     pub(super) fn settle(&mut self, now: Now) {
         let effects = self.membership.take_effects();
         for (to, message) in effects.sends {
-            self.send(&to, Tag::Membership, &message);
+            self.send_membership(&to, &message, now);
+        }
+        if effects.rival.is_some() {
+            let place = self.membership.me().addr;
+            self.ask(place, now);
         }
         for node in effects.changed {
+            if node == self.config.name && !self.membership.peers().is_up(&node) {
+                self.reclaim(now);
+            }
             self.view.node_changed(node);
         }
         for id in effects.up {
@@ -304,34 +341,14 @@ impl Node {
         }
     }
 
-    fn look_at_names(&mut self, now: Now) {
+    fn look_at_suspects(&mut self) {
         let suspects = self.membership.suspects();
+        if *suspects == self.suspects {
+            return;
+        }
         for node in suspects.symmetric_difference(&self.suspects) {
             self.view.node_changed(node.clone());
         }
-        self.suspects = suspects;
-        let me = self.membership.me().clone();
-        let peers = self.membership.peers();
-        let doubled: Vec<(NodeName, String)> = peers
-            .names()
-            .filter_map(|name| {
-                let mut runs = peers.namesakes(name);
-                if *name == me.name {
-                    runs.push(&me);
-                }
-                (runs.len() > 1).then(|| {
-                    let addresses: Vec<String> = runs.iter().map(|id| id.addr.to_string()).collect();
-                    (name.clone(), addresses.join(" and "))
-                })
-            })
-            .collect();
-        self.namesakes.retain(|name, _| doubled.iter().any(|(n, _)| n == name));
-        for (name, addresses) in doubled {
-            let (since, told) = self.namesakes.entry(name.clone()).or_insert((now.mono, false));
-            if !*told && now.mono - *since >= NAMESAKES {
-                *told = true;
-                tracing::error!(node = %name, %addresses, "two nodes have one name: rename one and restart it");
-            }
-        }
+        self.suspects.clone_from(suspects);
     }
 }

@@ -7,6 +7,8 @@ use crate::{
     hlc::Now,
     key::Key,
     member::Identity,
+    packet::Refused,
+    probe::{self, Probe},
     record::Record,
 };
 use rand::seq::IndexedRandom;
@@ -21,8 +23,16 @@ impl Node {
         if self.gone {
             return Vec::new();
         }
+        if self.names.silenced().is_none() {
+            self.say_goodbye(now);
+        }
+        self.gone = true;
+        std::mem::take(&mut self.out)
+    }
+
+    pub(super) fn say_goodbye(&mut self, now: Now) {
         let id = Key::Node(self.config.name.clone()).id();
-        if let Some(record) = self.store.get(&id) {
+        if let Some(record) = self.store.get(&id).filter(|record| !record.deleted) {
             // The tombstone keeps what the node said, for the tables of the others.
             let value = Arc::clone(&record.value);
             self.write(id, true, value, now);
@@ -39,8 +49,6 @@ impl Node {
         for (to, message) in self.membership.take_effects().sends {
             self.send(&to, Tag::Membership, &message);
         }
-        self.gone = true;
-        std::mem::take(&mut self.out)
     }
 
     pub(super) fn datagram(&mut self, from: SocketAddr, packet: &mut [u8], now: Now) {
@@ -49,16 +57,35 @@ impl Node {
         let body = match self.opener.open(packet) {
             Ok(body) => body.to_vec(),
             Err(reason) => {
-                tracing::debug!(%from, reason = reason.as_str(), "datagram refused");
+                if reason != Refused::Replayed {
+                    self.said.refused(from.ip(), "datagram", reason.as_str());
+                }
                 return self.refuse(reason.as_str());
             }
         };
         let Some((tag, body)) = body.split_first() else { return self.refuse("malformed") };
+        self.membership.heard(now.mono);
         match *tag {
-            tag if tag == Tag::Membership as u8 => self.membership.receive(body, now.mono),
+            tag if tag == Tag::Membership as u8 => {
+                if let Some((from, to)) = probe::ends(body)
+                    && to == *self.membership.me()
+                {
+                    self.addressed(&from);
+                }
+                self.membership.receive(body, now.mono);
+            }
+            tag if tag == Tag::Ping as u8 || tag == Tag::Ack as u8 => {
+                match Probe::decode(body, tag == Tag::Ack as u8) {
+                    Some((probe, updates)) => self.probed(probe, updates, now),
+                    None => self.refuse("malformed"),
+                }
+            }
             tag if tag == Tag::Records as u8 => match Record::decode_all(body) {
                 Ok(records) => records.into_iter().for_each(|record| {
-                    self.absorb(record, now, true);
+                    let (writer, version) = (Arc::clone(&record.writer), record.version.millis());
+                    if self.absorb(record, now, true) {
+                        self.aged(&writer.node, version, now);
+                    }
                 }),
                 Err(_) => self.refuse("bad record"),
             },
@@ -71,7 +98,43 @@ impl Node {
         }
     }
 
+    fn probed(&mut self, probe: Probe, updates: &[u8], now: Now) {
+        let me = self.membership.me().clone();
+        if probe.to != me.mark() {
+            // Meant for an earlier run.
+            return;
+        }
+        let Some(from) = self.membership.peers().marked(probe.from).cloned() else {
+            return self.refuse("unknown sender");
+        };
+        self.heard(&from.name, probe.wall, now);
+        self.addressed(&from);
+        self.compared(&from, probe.digest, now);
+        if let Some(message) = probe.lengthen(from, me, updates) {
+            self.membership.receive(&message, now.mono);
+        }
+    }
+
+    /// Sends a message of the failure detector, in short where that is possible.
+    pub(super) fn send_membership(&mut self, to: &Identity, message: &[u8], now: Now) {
+        let short = Probe::shorten(message, now.wall, self.digest())
+            .filter(|(probe, _)| self.measured.knows(to, probe.from));
+        match short {
+            Some((probe, updates)) => {
+                let tag = if probe.ack { Tag::Ack } else { Tag::Ping };
+                self.send(to, tag, &probe.encode(updates));
+            }
+            None => self.send(to, Tag::Membership, message),
+        }
+    }
+
     pub(super) fn round(&mut self, now: Now) {
+        let ready = self.bucket.ready(now.mono);
+        if ready > now.mono {
+            // What cannot wait in the queue is left to anti-entropy.
+            self.gossip_at = Some(ready);
+            return;
+        }
         self.last_round = now.mono;
         let nodes = self.membership.peers().alive().len() + 1;
         let peers = self.some_peers(gossip::FANOUT);
@@ -81,6 +144,7 @@ impl Node {
             return;
         }
         for body in self.spread.round(&self.store, peers.len(), nodes) {
+            self.bucket.spend(peers.len());
             for peer in &peers {
                 self.send(peer, Tag::Records, &body);
             }

@@ -1,6 +1,6 @@
 //! Exchanges over TCP: membership push/pull, the last try before a suspect is down, and anti-entropy, in one.
 
-use super::exchanges::{Exchange, PERIOD, Role};
+use super::exchanges::{ANYWAY, Exchange, FIRST_GROUP, PERIOD, Role};
 use super::{
     core::Node,
     io::{ExchangeId, Output, Target},
@@ -10,9 +10,10 @@ use crate::{
     hlc::Now,
     key::RecordId,
     member::Identity,
+    membership::Member,
 };
 use rand::RngExt;
-use std::{collections::VecDeque, net::SocketAddr};
+use std::collections::VecDeque;
 
 /// Between two tries of the seeds while alone.
 const ALONE: u64 = 1_000;
@@ -22,12 +23,14 @@ const CONFIRM: u64 = 1_500;
 const SILENCE: u64 = 10_000;
 /// Exchanges that this node has begun, at most; suspects may use as many again.
 const MAX_OUTGOING: usize = 8;
+/// A mesh of fewer others measures them all soon.
+const SMALL: usize = 12;
+/// Between two exchanges because a peer holds other records, at least.
+const HURRY: u64 = 1_500;
 /// Exchanges that peers have begun, at most.
 const MAX_INCOMING: usize = 64;
 /// Members that came up and wait for an exchange; beyond it the periodic one serves them.
 const MAX_MET: usize = 3;
-/// Buckets that the first listing covers, before it is known how much that brings.
-const FIRST_GROUP: usize = 2;
 /// So many bytes in answer to one listing are much: the next one covers less.
 const MUCH: usize = 2 * 1024 * 1024;
 /// From so many learned records on, gossip leaves passing them on to further exchanges.
@@ -47,8 +50,7 @@ impl Node {
         while self.exchanges.outgoing() < 2 * MAX_OUTGOING
             && let Some(suspect) = self.membership.next_to_confirm()
         {
-            let confirm = Some(suspect.addr);
-            self.begin(Target::Address(suspect.addr), Some(suspect), None, confirm, now);
+            self.begin(Target::Address(suspect.addr), Role::to(suspect, true), now);
         }
         if self.spread.take_overflowed() {
             self.exchanges.soon = 3;
@@ -58,24 +60,31 @@ impl Node {
             && let Some(id) = self.exchanges.met.pop_front()
         {
             if self.membership.peers().alive().contains(&id) {
-                self.begin(Target::Address(id.addr), Some(id), None, None, now);
+                self.begin(Target::Address(id.addr), Role::to(id, false), now);
             }
         }
     }
 
-    /// Periodic exchanges, seeds, and the end of silent ones.
-    pub(super) fn exchange_tick(&mut self, now: Now) {
-        let late: Vec<_> = self
-            .exchanges
-            .running
-            .iter()
-            .filter(|(_, e)| e.deadline <= now.mono)
-            .map(|(id, _)| *id)
-            .collect();
+    /// Ends exchanges that take too long.
+    pub(super) fn end_late_exchanges(&mut self, now: Now) {
+        let running = self.exchanges.running.iter();
+        let late: Vec<_> = running.filter(|(_, e)| e.deadline <= now.mono).map(|(id, _)| *id).collect();
         for id in late {
             self.fail(id, now);
         }
+    }
+
+    /// Periodic exchanges and seeds.
+    pub(super) fn exchange_tick(&mut self, now: Now) {
         if self.exchanges.periodic_at <= now.mono {
+            // Probes compare what both hold: while that agrees there is nothing to exchange.
+            let agreed = self.measured.take_agreement() && now.mono < self.exchanges.anyway_at;
+            let agreed = agreed && self.exchanges.soon == 0;
+            // The distance of a member that was never dialed is worth one; in a large mesh that has time.
+            let candidates = self.some_peers(SMALL);
+            let unmeasured = candidates.iter().find(|peer| agreed && !self.measured.dialed(peer));
+            let idle = agreed && (unmeasured.is_none() || candidates.len() == SMALL);
+            let peer = unmeasured.or(candidates.first()).cloned();
             let wait = if self.exchanges.soon > 0 {
                 self.exchanges.soon -= 1;
                 700 + self.rng.random_range(0..600)
@@ -83,17 +92,27 @@ impl Node {
                 PERIOD * 9 / 10 + self.rng.random_range(0..PERIOD / 5)
             };
             self.exchanges.periodic_at = now.mono + wait;
-            if let Some(peer) = self.some_peers(1).pop()
+            if !idle
                 && self.exchanges.outgoing() < MAX_OUTGOING
+                && let Some(peer) = peer
             {
-                self.begin(Target::Address(peer.addr), Some(peer), None, None, now);
+                self.exchanges.anyway_at = now.mono + ANYWAY * 9 / 10 + self.rng.random_range(0..ANYWAY / 5);
+                self.begin(Target::Address(peer.addr), Role::to(peer, false), now);
             }
         }
         if self.exchanges.seed_at <= now.mono && !self.exchanges.seeds.is_empty() {
             let alone = self.membership.peers().alive().is_empty();
-            let wait = if alone { ALONE } else { PERIOD };
-            self.exchanges.seed_at = now.mono + wait + self.rng.random_range(0..wait / 5);
+            let most = if alone { ALONE } else { PERIOD };
+            self.exchanges.seed_at = now.mono + self.rng.random_range(most / 2..most);
             self.try_seed(now);
+        }
+    }
+
+    /// Exchanges with a member that holds other records, every few seconds at most.
+    pub(super) fn hurry(&mut self, peer: Identity, now: Now) {
+        if self.exchanges.hurry_at <= now.mono {
+            self.exchanges.hurry_at = now.mono + HURRY + self.rng.random_range(0..HURRY);
+            self.meet(peer);
         }
     }
 
@@ -107,24 +126,24 @@ impl Node {
             let there = known.is_some_and(|n| *n == self.config.name || self.membership.peers().is_up(n));
             if !there && self.exchanges.outgoing() < MAX_OUTGOING {
                 self.exchanges.next_seed = index + 1;
-                self.begin(Target::Seed(seed.text.clone()), None, Some(index), None, now);
+                let role = Role::Initiator {
+                    to: None,
+                    seed: Some(index),
+                    confirm: None,
+                    todo: None,
+                    group: FIRST_GROUP,
+                };
+                self.begin(Target::Seed(seed.text.clone()), role, now);
                 return;
             }
         }
     }
 
-    fn begin(
-        &mut self,
-        target: Target,
-        to: Option<Identity>,
-        seed: Option<usize>,
-        confirm: Option<SocketAddr>,
-        now: Now,
-    ) {
+    pub(super) fn begin(&mut self, target: Target, role: Role, now: Now) {
         let id = ExchangeId(self.exchanges.next);
         self.exchanges.next += 1;
-        let deadline = now.mono + if confirm.is_some() { CONFIRM } else { SILENCE };
-        let role = Role::Initiator { to, seed, confirm, todo: None, group: FIRST_GROUP };
+        let short = matches!(role, Role::Initiator { confirm: Some(_), .. } | Role::Asking { .. });
+        let deadline = now.mono + if short { CONFIRM } else { SILENCE };
         self.exchanges.running.insert(id, Exchange { role, deadline, learned: 0, arrived: 0 });
         self.out.push(Output::Open(id, target));
     }
@@ -142,21 +161,26 @@ impl Node {
             .insert(id, Exchange { role, deadline: now.mono + SILENCE, learned: 0, arrived: 0 });
     }
 
-    pub(super) fn opened(&mut self, id: ExchangeId, _rtt: u32) {
-        let Some(Exchange { role: Role::Initiator { to, .. }, .. }) = self.exchanges.running.get(&id) else {
-            self.out.push(Output::Close(id));
-            return;
+    pub(super) fn opened(&mut self, id: ExchangeId, rtt: u32, now: Now) {
+        let from = self.membership.me().clone();
+        let to = match self.exchanges.running.get(&id).map(|exchange| &exchange.role) {
+            Some(Role::Initiator { to, .. }) => to.clone(),
+            Some(Role::Asking { .. }) => {
+                let who = Frame::Who(from, self.names.run());
+                return self.out.push(Output::Frame(id, who.encode()));
+            }
+            _ => return self.out.push(Output::Close(id)),
         };
-        let to = to.clone();
-        let mut members = self.membership.state();
+        let mut members = vec![Member::alive(from.clone())];
         let mut message = Vec::new();
         if let Some(to) = &to {
+            self.took(&to.name, rtt);
             // A suspect learns of the suspicion and refutes it in its answer.
             members.extend(self.membership.suspicion(to));
             message = self.membership.announcement(to);
         }
-        let from = self.membership.me().clone();
-        let hello = Hello { from, to: to.map(|id| id.name), members, message, root: self.store.root() };
+        let (root, known) = (self.store.root(), self.membership.hash());
+        let hello = Hello { from, to: to.map(|id| id.name), members, message, root, known, wall: now.wall };
         self.out.push(Output::Frame(id, Frame::Hello(Box::new(hello)).encode()));
     }
 
@@ -171,14 +195,26 @@ impl Node {
             self.refuse("bad frame");
             return self.fail(id, now);
         };
+        if matches!(frame, Frame::Unknown) {
+            return self.refuse("unknown message");
+        }
+        if self.question(id, &frame, now) {
+            return;
+        }
+        if self.names.silenced().is_some() {
+            return self.fail(id, now);
+        }
+        let Some(exchange) = self.exchanges.running.get(&id) else { return };
         let initiator = matches!(exchange.role, Role::Initiator { .. });
         let greeted = match &exchange.role {
             Role::Initiator { todo, .. } => todo.is_some(),
             Role::Responder { greeted } => *greeted,
+            Role::Asking { .. } => false,
         };
         match (frame, initiator, greeted) {
             (Frame::Hello(hello), false, false) => self.hello(id, *hello, now),
             (Frame::Welcome(welcome), true, false) => self.welcome(id, *welcome, now),
+            (Frame::Members(members), false, true) => self.membership.apply(members, now.mono),
             (Frame::Listing(lists), false, true) => {
                 let (give, want) = compare(&self.store, lists);
                 let records = batches(give).into_iter().map(|f| f.encode());
@@ -217,6 +253,7 @@ impl Node {
         }
         let theirs = hello.from.clone();
         self.membership.apply(hello.members, now.mono);
+        self.heard(&theirs.name, hello.wall, now);
         let message = if hello.message.is_empty() || theirs.addr == self.config.addr {
             None
         } else {
@@ -226,9 +263,10 @@ impl Node {
         let equal = buckets.is_none();
         let welcome = Welcome {
             from: self.membership.me().clone(),
-            members: self.membership.state(),
+            members: if hello.known == self.membership.hash() { Vec::new() } else { self.membership.state() },
             message: message.unwrap_or_default(),
             buckets,
+            wall: now.wall,
         };
         self.out.push(Output::Frame(id, Frame::Welcome(Box::new(welcome)).encode()));
         if let Some(Exchange { role: Role::Responder { greeted }, .. }) = self.exchanges.running.get_mut(&id)
@@ -241,8 +279,13 @@ impl Node {
     }
 
     fn welcome(&mut self, id: ExchangeId, welcome: Welcome, now: Now) {
-        let Welcome { from, members, message, buckets } = welcome;
-        self.membership.apply(members, now.mono);
+        let Welcome { from, members, message, buckets, wall } = welcome;
+        if !members.is_empty() {
+            // Who is up is not agreed on.
+            self.out.push(Output::Frame(id, Frame::Members(self.membership.state()).encode()));
+            self.membership.apply(members, now.mono);
+        }
+        self.heard(&from.name, wall, now);
         if !message.is_empty() {
             self.membership.receive(&message, now.mono);
         }
@@ -302,7 +345,7 @@ impl Node {
         self.finish(id);
     }
 
-    fn finish(&mut self, id: ExchangeId) {
+    pub(super) fn finish(&mut self, id: ExchangeId) {
         if self.exchanges.running.remove(&id).is_some() {
             self.out.push(Output::Close(id));
         }
@@ -315,6 +358,9 @@ impl Node {
 
     pub(super) fn closed(&mut self, id: ExchangeId, now: Now) {
         let Some(exchange) = self.exchanges.running.remove(&id) else { return };
+        if let Role::Asking { place } = exchange.role {
+            self.unanswered(place, now);
+        }
         if let Role::Initiator { confirm, .. } = exchange.role {
             self.exchanges.done += 1;
             self.exchanges.failed += 1;

@@ -11,6 +11,12 @@ use std::{
 /// are not up.
 pub(super) const PERIOD: u64 = 10_000;
 
+/// Longest time between two periodic exchanges, when probes say that all is equal.
+pub(super) const ANYWAY: u64 = 60_000;
+
+/// Buckets that the first listing covers, before it is known how much that brings.
+pub(super) const FIRST_GROUP: usize = 2;
+
 /// The exchanges of one node.
 #[derive(Debug)]
 pub(super) struct Exchanges {
@@ -22,6 +28,10 @@ pub(super) struct Exchanges {
     pub(super) periodic_at: u64,
     pub(super) seed_at: u64,
     pub(super) soon: u8,
+    /// When to exchange even if probes say that all is equal.
+    pub(super) anyway_at: u64,
+    /// When an exchange may next be brought forward.
+    pub(super) hurry_at: u64,
     pub(super) met: VecDeque<Identity>,
     pub(super) done: u64,
     pub(super) failed: u64,
@@ -56,8 +66,18 @@ pub(super) enum Role {
         /// Buckets that the next listing covers: fewer when the last ones were answered with much.
         group: usize,
     },
+    /// This node began it to ask who is there: at this address, or at a seed.
+    Asking { place: Option<SocketAddr> },
     /// A peer did, and said who it is or not yet.
     Responder { greeted: bool },
+}
+
+impl Role {
+    /// An exchange with a member; `confirm` if that is the last try before it is down.
+    pub(super) fn to(id: Identity, confirm: bool) -> Role {
+        let confirm = confirm.then_some(id.addr);
+        Role::Initiator { to: Some(id), seed: None, confirm, todo: None, group: FIRST_GROUP }
+    }
 }
 
 impl Exchanges {
@@ -71,6 +91,8 @@ impl Exchanges {
             periodic_at: now + PERIOD,
             seed_at: now,
             soon: 0,
+            anyway_at: now,
+            hurry_at: now,
             met: VecDeque::new(),
             done: 0,
             failed: 0,

@@ -60,4 +60,8 @@ pub(super) enum Tag {
     Records = 1,
     /// The identity that leaves.
     Goodbye = 2,
+    /// A probe in short.
+    Ping = 3,
+    /// Its answer.
+    Ack = 4,
 }

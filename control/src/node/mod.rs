@@ -6,6 +6,8 @@ mod datagrams;
 mod exchange;
 mod exchanges;
 mod io;
+mod names;
+mod peers;
 mod records;
 mod submit;
 mod subnets;

@@ -69,7 +69,11 @@ impl Node {
     }
 
     /// Writes a record, newer than the one it replaces, and spreads it promptly.
+    /// A node that keeps silent writes nothing.
     pub(super) fn write(&mut self, id: RecordId, deleted: bool, value: Arc<[u8]>, now: Now) {
+        if self.names.silenced().is_some() {
+            return;
+        }
         let after = self.store.get(&id).map(|r| r.version).unwrap_or_default();
         let version = self.clock.tick(now.wall, after);
         let record = Record::new(id.clone(), version, Arc::clone(&self.writer), deleted, value);

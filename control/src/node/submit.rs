@@ -81,6 +81,15 @@ impl Node {
 
     fn check(&self, change: &LocalChange) -> Result<(), ControlError> {
         let fail = |field: String, problem: String| Err(ControlError::Change { field, problem });
+        if let Some(why) = self.names.silenced()
+            && let LocalChange::PutService { origin: Origin::Cluster, key, .. }
+            | LocalChange::DeleteService { origin: Origin::Cluster, key } = change
+        {
+            return fail(
+                format!("service {key}"),
+                format!("this node keeps silent: {why}; or ask another node"),
+            );
+        }
         match change {
             LocalChange::PutService { origin, key, spec } => {
                 self.check_origin(origin, key)?;

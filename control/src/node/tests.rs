@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 mod care;
 mod hostile;
+mod later;
 mod subnets;
 
 const START: u64 = 1_790_000_000_000;

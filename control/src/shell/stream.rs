@@ -4,28 +4,33 @@ use crate::keyring::random;
 use crate::{
     keyring::Keyring,
     node::{ExchangeId, Input, Target},
-    session::{self, ANSWER, GREETING, Session},
+    session::{self, ANSWER, GREETING, Half, Session},
+    sources::{Held, Said, source},
 };
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, lookup_host},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
 
-/// Connections accepted at once; more wait in the kernel's queue.
+/// Connections of members at once.
 const MAX_ACCEPTED: usize = 64;
+/// Connections at once that did not yet prove to have a key: all together (more wait in the kernel's queue), and from
+/// one source (more are closed).
+const MAX_STRANGERS: usize = 64;
+const MAX_OF_SOURCE: usize = 8;
 /// Events of all connections that wait for the node, each up to a frame; beyond it the connections wait.
 const EVENTS: usize = 16;
 /// Frames that wait to be sent on one connection; beyond it the connection is given up.
@@ -33,7 +38,8 @@ const FRAMES: usize = 256;
 /// Addresses of one seed that are tried.
 const MAX_ADDRESSES: usize = 4;
 const CONNECT: Duration = Duration::from_secs(2);
-const GREET: Duration = Duration::from_secs(3);
+/// How long an accepted connection has to prove that it has a key: by its first frame.
+const PROVE: Duration = Duration::from_secs(4);
 /// Longest silence while reading, and longest time to write one frame.
 const SILENCE: Duration = Duration::from_secs(15);
 
@@ -117,19 +123,34 @@ impl Streams {
     }
 }
 
+/// Room at the door for one connection of a source; given back when dropped.
+struct Stranger {
+    _slot: OwnedSemaphorePermit,
+    held: Arc<Mutex<Held>>,
+    source: IpAddr,
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).give_back(self.source);
+    }
+}
+
 async fn accept(
     listener: TcpListener,
     ring: Arc<Keyring>,
     events: mpsc::Sender<Event>,
     strangers: Arc<AtomicU64>,
 ) {
-    let slots = Arc::new(Semaphore::new(MAX_ACCEPTED));
+    let (door, members) = (Arc::new(Semaphore::new(MAX_STRANGERS)), Arc::new(Semaphore::new(MAX_ACCEPTED)));
+    let held = Arc::new(Mutex::new(Held::default()));
+    let said = Arc::new(Mutex::new(Said::default()));
     let next = AtomicU64::new(ExchangeId::ACCEPTED);
     let mut tasks = JoinSet::new();
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let Ok(slot) = Arc::clone(&door).acquire_owned().await else { return };
         while tasks.try_join_next().is_some() {}
-        let (mut stream, peer) = match listener.accept().await {
+        let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept gossip connections; trying again");
@@ -137,30 +158,61 @@ async fn accept(
                 continue;
             }
         };
-        let id = ExchangeId(next.fetch_add(1, Ordering::Relaxed));
-        let (ring, events, strangers) = (Arc::clone(&ring), events.clone(), Arc::clone(&strangers));
-        tasks.spawn(async move {
-            let _slot = slot;
-            match timeout(GREET, answer(&mut stream, &ring)).await {
-                Ok(Ok(session)) => {
-                    let (frames, queued) = mpsc::channel(FRAMES);
-                    let accepted = Event { input: Input::Accepted(id), frames: Some(frames) };
-                    if events.send(accepted).await.is_ok() {
-                        run(stream, session, id, queued, &events).await;
-                        let _ = events.send(Event { input: Input::Closed(id), frames: None }).await;
-                    }
-                }
-                Ok(Err(error)) => {
-                    strangers.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(%peer, %error, "connection refused");
-                }
-                Err(_) => {
-                    strangers.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(%peer, "connection refused: it says nothing");
-                }
+        let source = source(peer.ip());
+        let refused = {
+            let (said, strangers) = (Arc::clone(&said), Arc::clone(&strangers));
+            move |reason: &str| {
+                strangers.fetch_add(1, Ordering::Relaxed);
+                said.lock().unwrap_or_else(PoisonError::into_inner).refused(peer.ip(), "connection", reason);
             }
+        };
+        if !held.lock().unwrap_or_else(PoisonError::into_inner).take(source, MAX_OF_SOURCE) {
+            refused("too many at once that prove nothing");
+            continue;
+        }
+        let stranger = Stranger { _slot: slot, held: Arc::clone(&held), source };
+        let id = ExchangeId(next.fetch_add(1, Ordering::Relaxed));
+        let (ring, events, members) = (Arc::clone(&ring), events.clone(), Arc::clone(&members));
+        tasks.spawn(async move {
+            let (stream, session, first) = match timeout(PROVE, prove(stream, &ring)).await {
+                Ok(Ok(proven)) => proven,
+                Ok(Err(error)) => return refused(&error.to_string()),
+                Err(_) => return refused("it says nothing"),
+            };
+            drop(stranger);
+            let Ok(_slot) = members.try_acquire() else { return };
+            let (frames, queued) = mpsc::channel(FRAMES);
+            let accepted = Event { input: Input::Accepted(id), frames: Some(frames) };
+            let first = Event { input: Input::Frame(id, first), frames: None };
+            if events.send(accepted).await.is_ok() && events.send(first).await.is_ok() {
+                run(stream, session, id, queued, &events).await;
+            }
+            // An error means that the node is gone.
+            let _ = events.send(Event { input: Input::Closed(id), frames: None }).await;
         });
     }
+}
+
+/// Takes the greeting and the first frame, which proves that the peer has the key.
+async fn prove(mut stream: TcpStream, ring: &Keyring) -> io::Result<(TcpStream, Session, Vec<u8>)> {
+    let mut session = answer(&mut stream, ring).await?;
+    let first = read_frame(&mut stream, &mut session.receive).await?;
+    Ok((stream, session, first))
+}
+
+/// Reads one frame; memory grows with what arrives, not with what is promised.
+async fn read_frame(reader: &mut (impl AsyncRead + Unpin), half: &mut Half) -> io::Result<Vec<u8>> {
+    let mut prefix = [0; 4];
+    timeout(SILENCE, reader.read_exact(&mut prefix)).await??;
+    let length = half.length(prefix).map_err(io::Error::other)?;
+    let mut sealed = Vec::new();
+    let mut rest = reader.take(length as u64);
+    while sealed.len() < length {
+        if timeout(SILENCE, rest.read_buf(&mut sealed)).await?? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+    }
+    half.open(sealed).map_err(io::Error::other)
 }
 
 /// A connection, and how long the peer's kernel took to accept it, in microseconds.
@@ -225,18 +277,7 @@ async fn run(
     };
     let read = async {
         loop {
-            let mut prefix = [0; 4];
-            timeout(SILENCE, reader.read_exact(&mut prefix)).await??;
-            let length = receive.length(prefix).map_err(io::Error::other)?;
-            // Grows with what arrives, not with what is promised.
-            let mut sealed = Vec::new();
-            let mut rest = (&mut reader).take(length as u64);
-            while sealed.len() < length {
-                if timeout(SILENCE, rest.read_buf(&mut sealed)).await?? == 0 {
-                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-                }
-            }
-            let frame = receive.open(sealed).map_err(io::Error::other)?;
+            let frame = read_frame(&mut reader, &mut receive).await?;
             let event = Event { input: Input::Frame(id, frame), frames: None };
             if events.send(event).await.is_err() {
                 return io::Result::Ok(());

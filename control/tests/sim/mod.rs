@@ -60,6 +60,8 @@ pub(crate) struct Sim {
     pub(crate) overlay: Vec<OverlayNetwork>,
     /// Looks at every new view.
     pub(crate) inspect: fn(&Snapshot),
+    /// Sent by all nodes: datagrams, their bytes, connections, bytes of their frames.
+    pub(crate) traffic: [u64; 4],
     seed: u64,
     key: String,
     cidr: &'static str,
@@ -71,11 +73,13 @@ pub(crate) struct Sim {
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     events: HashMap<u64, Event>,
     sequence: u64,
+    /// Nodes that do not run until then.
+    stalled: BTreeMap<usize, u64>,
     streams: HashMap<(usize, ExchangeId), (usize, ExchangeId)>,
     accepted: u64,
 }
 
-fn address(i: usize) -> SocketAddr {
+pub(crate) fn address(i: usize) -> SocketAddr {
     let i = u16::try_from(i).expect("few nodes");
     let [high, low] = i.to_be_bytes();
     SocketAddr::from(([10, 0, high, low], 7946))
@@ -104,6 +108,7 @@ impl Sim {
             settled: BTreeMap::new(),
             overlay: Vec::new(),
             inspect: |_| (),
+            traffic: [0; 4],
             seed,
             // Any key will do, as long as it is the same in every run.
             key: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into(),
@@ -114,6 +119,7 @@ impl Sim {
             queue: BinaryHeap::new(),
             events: HashMap::new(),
             sequence: 0,
+            stalled: BTreeMap::new(),
             streams: HashMap::new(),
             accepted: ExchangeId::ACCEPTED,
         }
@@ -125,14 +131,19 @@ impl Sim {
 
     /// Starts node `i` with nothing kept. The first three nodes are everybody's seeds.
     pub(crate) fn start(&mut self, i: usize) {
+        self.start_as(i, name(i), address(i));
+    }
+
+    /// Starts node `i`, reached at `address(i)`, with this name, and telling others to dial `advertised`.
+    pub(crate) fn start_as(&mut self, i: usize, name: Name, advertised: SocketAddr) {
         let now = self.clock(i);
         let run = self.slots[i].run + 1;
         let mut sender = [0; 16];
         sender[..8].copy_from_slice(&(i as u64).to_be_bytes());
         sender[8..].copy_from_slice(&run.to_be_bytes());
         let config = NodeConfig {
-            name: name(i),
-            addr: address(i),
+            name,
+            addr: advertised,
             info: NodeInfo { version: "sim".into(), ..NodeInfo::default() },
             boot: now.wall,
             seeds: (0..3.min(self.slots.len())).map(|s| s.to_string()).collect(),
@@ -155,6 +166,11 @@ impl Sim {
         for end in ends {
             self.hang_up(end);
         }
+    }
+
+    /// Node `i` does not run for so long; what is sent to it waits.
+    pub(crate) fn stall(&mut self, i: usize, millis: u64) {
+        self.stalled.insert(i, self.now + millis);
     }
 
     /// Splits the nodes; equal numbers hear each other.
@@ -242,7 +258,18 @@ impl Sim {
         {
             self.queue.pop();
             self.now = at.max(self.now);
-            match self.events.remove(&sequence) {
+            let event = self.events.remove(&sequence);
+            let Some(Event::To(i, ..) | Event::Tick(i)) = event else { continue };
+            if let Some(end) = self.stalled.get(&i).copied()
+                && at < end
+            {
+                if let (Some(Event::Tick(_)), slot) = (&event, &mut self.slots[i]) {
+                    slot.tick_at = end;
+                }
+                event.into_iter().for_each(|event| self.push(end, event));
+                continue;
+            }
+            match event {
                 Some(Event::To(i, run, input)) if self.slots[i].run == run => self.step(i, input),
                 Some(Event::Tick(i)) if self.slots[i].tick_at == at => {
                     self.slots[i].tick_at = u64::MAX;
@@ -285,6 +312,12 @@ impl Sim {
             Output::Frame(_, bytes) => (3, bytes.len()),
             Output::Close(_) => (4, 0),
         };
+        match kind {
+            1 => (self.traffic[0], self.traffic[1]) = (self.traffic[0] + 1, self.traffic[1] + length as u64),
+            2 => self.traffic[2] += 1,
+            3 => self.traffic[3] += length as u64 + 20,
+            _ => {}
+        }
         for part in [self.now, i as u64, kind, length as u64] {
             self.trace = (self.trace ^ part).wrapping_mul(0x0100_0000_01b3);
         }
