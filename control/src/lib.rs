@@ -30,6 +30,7 @@ mod hash;
 mod hlc;
 mod key;
 mod keyring;
+mod keys;
 mod member;
 mod membership;
 pub mod model;
@@ -43,7 +44,7 @@ mod store;
 mod value;
 mod view;
 
-pub use api::{ControlConfig, ControlError, ControlStats, Lag, LocalChange, PeerStats};
+pub use api::{ControlConfig, ControlError, ControlStats, KeyChange, KeyView, Lag, LocalChange, PeerStats};
 pub use hlc::Now;
-pub use keyring::{KEY_LEN, KeyError, generate_key};
+pub use keyring::{ClusterKey, KEY_LEN, KeyError, MAX_KEYS, generate_key};
 pub use shell::{Control, ControlHandle};

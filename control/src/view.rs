@@ -120,6 +120,8 @@ impl View {
                 self.claims.note(old, new);
                 self.dirty.insert(claim.service().clone());
             }
+            // The ring is the node's, not part of the view.
+            Key::ClusterKey(_) => {}
         }
     }
 

@@ -14,6 +14,7 @@ use crate::{
 use std::sync::Arc;
 
 mod hostile;
+mod keys;
 
 const START: u64 = 1_790_000_000_000;
 

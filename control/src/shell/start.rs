@@ -9,7 +9,7 @@ use super::{
 use crate::keyring::random;
 use crate::{
     api::{ControlConfig, ControlError},
-    keyring::Keyring,
+    keys::Keys,
     model::is_unicast,
     node::{Node, NodeConfig},
 };
@@ -41,7 +41,8 @@ impl Control {
     /// [`ControlError`] naming the field, address or file, and the fix; then nothing runs.
     pub async fn start(config: ControlConfig) -> Result<ControlHandle, ControlError> {
         check(&config)?;
-        let ring = Arc::new(Keyring::new(&config.keys)?);
+        let keys = Keys::new(&config.keys)?;
+        let ring = keys.shared();
         let clocks = Clocks::start();
         let (keeper, records) = match &config.data_dir {
             Some(dir) => {
@@ -68,7 +69,7 @@ impl Control {
             seed: u64::from_be_bytes(random()?),
             sender: random()?,
         };
-        let node = Node::with_records(node, Arc::clone(&ring), records, now)?;
+        let node = Node::with_records(node, keys, records, now)?;
         let (publish, snapshots) = watch::channel(Arc::new(node.snapshot().clone()));
         let (joining, joined) = watch::channel(node.joined());
         let node = Shared::new(node);

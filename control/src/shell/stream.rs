@@ -2,7 +2,7 @@
 
 use crate::keyring::random;
 use crate::{
-    keyring::Keyring,
+    keyring::{Keyring, SharedRing},
     node::{ExchangeId, Input, Target},
     session::{self, ANSWER, GREETING, Session},
 };
@@ -50,7 +50,7 @@ pub(super) struct Streams {
     frames: HashMap<ExchangeId, mpsc::Sender<Vec<u8>>>,
     tasks: JoinSet<()>,
     acceptor: JoinHandle<()>,
-    ring: Arc<Keyring>,
+    ring: SharedRing,
 }
 
 impl Drop for Streams {
@@ -61,9 +61,9 @@ impl Drop for Streams {
 
 impl Streams {
     /// Begins to accept.
-    pub(super) fn start(listener: TcpListener, ring: Arc<Keyring>, strangers: Arc<AtomicU64>) -> Streams {
+    pub(super) fn start(listener: TcpListener, ring: SharedRing, strangers: Arc<AtomicU64>) -> Streams {
         let (sender, events) = mpsc::channel(EVENTS);
-        let acceptor = tokio::spawn(accept(listener, Arc::clone(&ring), sender.clone(), strangers));
+        let acceptor = tokio::spawn(accept(listener, ring.clone(), sender.clone(), strangers));
         Streams { events, sender, frames: HashMap::new(), tasks: JoinSet::new(), acceptor, ring }
     }
 
@@ -86,9 +86,9 @@ impl Streams {
     pub(super) fn open(&mut self, id: ExchangeId, target: Target) {
         let (frames, queued) = mpsc::channel(FRAMES);
         self.frames.insert(id, frames);
-        let (ring, events) = (Arc::clone(&self.ring), self.sender.clone());
+        let (ring, events) = (self.ring.clone(), self.sender.clone());
         self.tasks.spawn(async move {
-            match connect(&target, &ring).await {
+            match connect(&target, &ring.get()).await {
                 Ok((stream, session, rtt)) => {
                     let opened = Event { input: Input::Opened(id, rtt), frames: None };
                     if events.send(opened).await.is_ok() {
@@ -119,7 +119,7 @@ impl Streams {
 
 async fn accept(
     listener: TcpListener,
-    ring: Arc<Keyring>,
+    ring: SharedRing,
     events: mpsc::Sender<Event>,
     strangers: Arc<AtomicU64>,
 ) {
@@ -138,7 +138,7 @@ async fn accept(
             }
         };
         let id = ExchangeId(next.fetch_add(1, Ordering::Relaxed));
-        let (ring, events, strangers) = (Arc::clone(&ring), events.clone(), Arc::clone(&strangers));
+        let (ring, events, strangers) = (ring.clone(), events.clone(), Arc::clone(&strangers));
         tasks.spawn(async move {
             let _slot = slot;
             match timeout(GREET, answer(&mut stream, &ring)).await {
@@ -195,12 +195,12 @@ async fn greet(stream: &mut TcpStream, ring: &Keyring) -> io::Result<Session> {
     session::initiate(ring, salt, &answer).map_err(io::Error::other)
 }
 
-async fn answer(stream: &mut TcpStream, ring: &Keyring) -> io::Result<Session> {
+async fn answer(stream: &mut TcpStream, ring: &SharedRing) -> io::Result<Session> {
     stream.set_nodelay(true)?;
     let mut greeting = [0; GREETING];
     stream.read_exact(&mut greeting).await?;
     let salt = random().map_err(io::Error::other)?;
-    let (answer, session) = session::respond(ring, &greeting, salt).map_err(io::Error::other)?;
+    let (answer, session) = session::respond(&ring.get(), &greeting, salt).map_err(io::Error::other)?;
     stream.write_all(&answer).await?;
     Ok(session)
 }
