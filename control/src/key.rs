@@ -34,7 +34,7 @@ pub(crate) enum Key {
     Endpoints(NodeName, ServiceKey),
     Service(ServiceKey, Origin),
     Claim(ClaimKey),
-    ClusterKey(KeyId),
+    Ring(KeyId),
 }
 
 impl Key {
@@ -45,7 +45,7 @@ impl Key {
             Key::Endpoints(node, service) => (ENDPOINTS, postcard::to_stdvec(&(node, service))),
             Key::Service(service, origin) => (SERVICE, postcard::to_stdvec(&(service, origin))),
             Key::Claim(claim) => (CLAIM, postcard::to_stdvec(claim)),
-            Key::ClusterKey(id) => (KEY, postcard::to_stdvec(id)),
+            Key::Ring(id) => (KEY, postcard::to_stdvec(id)),
         };
         // Names are short and vectors grow: encoding a key cannot fail.
         RecordId { kind, key: bytes.unwrap_or_default().into() }
@@ -64,7 +64,7 @@ impl Key {
                 Key::Service(service, origin)
             }
             CLAIM => Key::Claim(postcard::from_bytes(&id.key).ok()?),
-            KEY => Key::ClusterKey(postcard::from_bytes(&id.key).ok()?),
+            KEY => Key::Ring(postcard::from_bytes(&id.key).ok()?),
             _ => return None,
         };
         Some(key)
@@ -74,7 +74,7 @@ impl Key {
     pub(crate) fn owner(&self) -> Option<&NodeName> {
         match self {
             Key::Node(node) | Key::Endpoints(node, _) | Key::Service(_, Origin::Node(node)) => Some(node),
-            Key::Service(_, Origin::Cluster) | Key::Claim(_) | Key::ClusterKey(_) => None,
+            Key::Service(_, Origin::Cluster) | Key::Claim(_) | Key::Ring(_) => None,
         }
     }
 
@@ -111,7 +111,7 @@ mod tests {
             Key::Claim(ClaimKey::Vip { service: s.clone(), family: Family::V6 }),
             Key::Claim(ClaimKey::Port { service: s.clone(), protocol: Protocol::Udp, port: 53, fixed: None }),
             Key::Claim(ClaimKey::Port { service: s, protocol: Protocol::Udp, port: 53, fixed: Some(fixed) }),
-            Key::ClusterKey(KeyId([7; 8])),
+            Key::Ring(KeyId([7; 8])),
         ] {
             assert_eq!(Key::of(&key.id()).unwrap(), key);
             assert!(Key::fits(&key.id(), &n));

@@ -77,7 +77,7 @@ impl Keys {
         if id.kind != key::KEY {
             return;
         }
-        let Some(Key::ClusterKey(id)) = Key::of(id) else { return };
+        let Some(Key::Ring(id)) = Key::of(id) else { return };
         match record.and_then(|record| Told::of(id, record)) {
             Some(told) => self.told.insert(id, told),
             None => self.told.remove(&id),
@@ -166,7 +166,7 @@ mod tests {
 
     fn record(id: KeyId, value: Arc<[u8]>) -> Record {
         let writer = Arc::new(Writer { node: Name::new("n1").unwrap(), boot: 1 });
-        Record::new(Key::ClusterKey(id).id(), Hlc(1), writer, false, value)
+        Record::new(Key::Ring(id).id(), Hlc(1), writer, false, value)
     }
 
     fn tell(keys: &mut Keys, byte: u8, live: bool, used: u64) {

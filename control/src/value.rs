@@ -66,7 +66,7 @@ pub(crate) fn makes_sense(record: &Record) -> bool {
             _ => false,
         },
         key::KEY => match Key::of(&record.id) {
-            Some(Key::ClusterKey(id)) => Told::of(id, record).is_some(),
+            Some(Key::Ring(id)) => Told::of(id, record).is_some(),
             _ => false,
         },
         _ => true,

@@ -121,7 +121,7 @@ impl View {
                 self.dirty.insert(claim.service().clone());
             }
             // The ring is the node's, not part of the view.
-            Key::ClusterKey(_) => {}
+            Key::Ring(_) => {}
         }
     }
 

@@ -160,7 +160,7 @@ impl Node {
             KeyChange::Remove { id, .. } => (id, Told { key: None, used: Hlc::default() }),
         };
         if self.keys.told(id) != Some(&told) {
-            self.write(Key::ClusterKey(id).id(), false, told.encode(), now);
+            self.write(Key::Ring(id).id(), false, told.encode(), now);
         }
     }
 }
