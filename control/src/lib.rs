@@ -41,6 +41,7 @@ mod session;
 mod shell;
 mod state_file;
 mod store;
+mod token;
 mod value;
 mod view;
 
@@ -48,3 +49,4 @@ pub use api::{ControlConfig, ControlError, ControlStats, KeyChange, KeyView, Lag
 pub use hlc::Now;
 pub use keyring::{ClusterKey, KEY_LEN, KeyError, MAX_KEYS, generate_key};
 pub use shell::{Control, ControlHandle};
+pub use token::{JoinToken, MAX_SEEDS, TokenError, is_seed};

@@ -29,8 +29,10 @@ pub(crate) const TAG: usize = 16;
 pub(crate) enum SessionError {
     #[error("another wire version: use one release on all nodes")]
     Version,
-    #[error("a cluster key that is not in this node's keyring")]
+    #[error("a cluster key that this node does not hold: it was removed, or never added")]
     UnknownKey,
+    #[error("the peer hung up at the greeting")]
+    HungUp,
     #[error("a frame that does not authenticate")]
     Forged,
     #[error("a frame beyond the size limit")]

@@ -12,6 +12,7 @@ use crate::{
     keys::Keys,
     model::is_unicast,
     node::{Node, NodeConfig},
+    token::is_seed,
 };
 use socket2::SockRef;
 use std::{
@@ -107,11 +108,7 @@ fn check(config: &ControlConfig) -> Result<(), ControlError> {
         );
     }
     for seed in &config.seeds {
-        let port = seed
-            .rsplit_once(':')
-            .filter(|(host, _)| !host.is_empty() && (!host.contains(':') || host.starts_with('[')))
-            .and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none_or(|p| p == 0) || seed.len() > 300 {
+        if !is_seed(seed) {
             return fail("seeds", format!("`{seed}`: write host:port, as in node1:7946 or [fd00::1]:7946"));
         }
     }

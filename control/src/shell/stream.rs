@@ -3,15 +3,16 @@
 use crate::keyring::random;
 use crate::{
     keyring::{Keyring, SharedRing},
+    model::KeyId,
     node::{ExchangeId, Input, Target},
-    session::{self, ANSWER, GREETING, Session},
+    session::{self, ANSWER, GREETING, Session, SessionError},
 };
 use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -51,6 +52,8 @@ pub(super) struct Streams {
     tasks: JoinSet<()>,
     acceptor: JoinHandle<()>,
     ring: SharedRing,
+    /// The key at which a peer hung up, which is said once.
+    shut_out: Arc<Mutex<Option<KeyId>>>,
 }
 
 impl Drop for Streams {
@@ -64,7 +67,15 @@ impl Streams {
     pub(super) fn start(listener: TcpListener, ring: SharedRing, strangers: Arc<AtomicU64>) -> Streams {
         let (sender, events) = mpsc::channel(EVENTS);
         let acceptor = tokio::spawn(accept(listener, ring.clone(), sender.clone(), strangers));
-        Streams { events, sender, frames: HashMap::new(), tasks: JoinSet::new(), acceptor, ring }
+        Streams {
+            events,
+            sender,
+            frames: HashMap::new(),
+            tasks: JoinSet::new(),
+            acceptor,
+            ring,
+            shut_out: Arc::default(),
+        }
     }
 
     /// Notes an accepted connection or the end of one.
@@ -86,16 +97,31 @@ impl Streams {
     pub(super) fn open(&mut self, id: ExchangeId, target: Target) {
         let (frames, queued) = mpsc::channel(FRAMES);
         self.frames.insert(id, frames);
-        let (ring, events) = (self.ring.clone(), self.sender.clone());
+        let (ring, events, shut_out) = (self.ring.clone(), self.sender.clone(), Arc::clone(&self.shut_out));
         self.tasks.spawn(async move {
-            match connect(&target, &ring.get()).await {
+            let ring = ring.get();
+            match connect(&target, &ring).await {
                 Ok((stream, session, rtt)) => {
                     let opened = Event { input: Input::Opened(id, rtt), frames: None };
                     if events.send(opened).await.is_ok() {
                         run(stream, session, id, queued, &events).await;
                     }
                 }
-                Err(error) => tracing::debug!(?target, %error, "no exchange"),
+                Err(error) => {
+                    tracing::debug!(?target, %error, "no exchange");
+                    let hung_up = error.get_ref().and_then(|e| e.downcast_ref()) == Some(&SessionError::HungUp);
+                    let key = Some(ring.sealing().id());
+                    let mut told = shut_out.lock().unwrap_or_else(PoisonError::into_inner);
+                    if hung_up && std::mem::replace(&mut *told, key) != key {
+                        tracing::warn!(
+                            ?target,
+                            key = %ring.sealing().id(),
+                            "a node of the mesh hung up on this node's cluster key: it was removed there, or never \
+                             added; join with a token of a running node (`mesh-agent token create`), or update \
+                             cluster.keys"
+                        );
+                    }
+                }
             }
             // An error means that the node is gone.
             let _ = events.send(Event { input: Input::Closed(id), frames: None }).await;
@@ -191,7 +217,12 @@ async fn greet(stream: &mut TcpStream, ring: &Keyring) -> io::Result<Session> {
     let salt = random().map_err(io::Error::other)?;
     stream.write_all(&session::greeting(ring, salt)).await?;
     let mut answer = [0; ANSWER];
-    stream.read_exact(&mut answer).await?;
+    stream.read_exact(&mut answer).await.map_err(|e| match e.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+            io::Error::other(SessionError::HungUp)
+        }
+        _ => e,
+    })?;
     session::initiate(ring, salt, &answer).map_err(io::Error::other)
 }
 
