@@ -1,6 +1,7 @@
 //! What each operation does: parse, ask the backend, answer JSON.
 
 mod endpoints;
+mod keys;
 mod queries;
 mod services;
 mod status;
@@ -33,6 +34,11 @@ pub(crate) async fn answer(shared: &Shared, call: Call) -> Result<Reply, ApiErro
         Action::Undrain => endpoints::undrain(shared, &call).await,
         Action::Nodes => queries::nodes(shared, &call),
         Action::DrainNode => queries::drain_node(shared, &call).await,
+        Action::Keys => keys::list(shared, &call),
+        Action::AddKey => keys::add(shared, &call).await,
+        Action::UseKey => keys::put_in_use(shared, &call).await,
+        Action::RemoveKey => keys::remove(shared, &call).await,
+        Action::CreateToken => keys::create_token(shared, &call),
         Action::Dns => queries::dns(shared, &call).await,
         Action::Explain => queries::explain(shared, &call).await,
         Action::Plan => queries::plan(shared, &call).await,

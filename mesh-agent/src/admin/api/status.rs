@@ -6,7 +6,7 @@ use crate::admin::{
     probes,
     query::Query,
     state::{PlaneStatus, SourceStatus},
-    wire::{ControlJson, PlaneJson, SourceJson, StatusJson, endpoint_counts, origin_text},
+    wire::{ControlJson, PlaneJson, SourceJson, StatusJson, endpoint_counts, key_warnings, origin_text},
 };
 use hyper::StatusCode;
 use mesh_control::model::Snapshot;
@@ -37,6 +37,7 @@ pub(super) fn status(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
         services: snapshot.services.len(),
         endpoints: endpoint_counts(&snapshot),
         conflicts: conflicts(&snapshot),
+        warnings: key_warnings(&operations.keys()),
     };
     Ok(Reply::json(StatusCode::OK, &status))
 }

@@ -2,12 +2,14 @@
 //!
 //! Ports are texts (`80`, `6000-6010`), durations are seconds, moments are Unix time in milliseconds.
 
+mod keys;
 mod query;
 mod request;
 mod service;
 mod status;
 mod words;
 
+pub use keys::{AddKey, CreateToken, KeyAdded, KeyJson, KeysJson, TokenJson, UseKey};
 pub use query::{
     CandidateJson, DnsJson, DnsRecordJson, ExplainJson, NodeJson, NodesJson, OperationJson, PlanJson,
 };
@@ -18,6 +20,7 @@ pub use service::{
 };
 pub use status::{ControlJson, HealthzJson, PlaneJson, ReadyJson, SourceJson, StatusJson};
 
+pub(crate) use keys::key_warnings;
 pub(crate) use service::{checks, endpoint_counts, flows};
 pub(crate) use words::origin_text;
 
