@@ -7,6 +7,7 @@ mod cli_commands;
 mod doors;
 mod fake;
 mod hostile;
+mod keys;
 mod metrics;
 mod openapi;
 mod world;
