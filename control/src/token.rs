@@ -4,7 +4,7 @@
 //! "mesh1_" | base64url( postcard(expires, seeds, keys) | first 16 bytes of SHA-256 of what is before )
 //! ```
 //! The hash is against cutting and mistyping. It cannot be more: whoever reads a token has the cluster key. The expiry
-//! binds honest people; a token that got into wrong hands is made useless by rotating the key.
+//! binds honest people; a token that got into wrong hands is a leaked key (docs/control-plane.md).
 
 use crate::keyring::{ClusterKey, KEY_LEN, MAX_KEYS};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};

@@ -116,9 +116,9 @@ impl Streams {
                         tracing::warn!(
                             ?target,
                             key = %ring.sealing().id(),
-                            "a node of the mesh hung up on this node's cluster key: it was removed there, or never \
-                             added; join with a token of a running node (`mesh-agent token create`), or update \
-                             cluster.keys"
+                            "the node there does not hold the cluster key that this one seals with: one of the two missed a \
+                             rotation; the one outside the mesh joins with a token (`mesh-agent token create` on a \
+                             running node), or gets the key in use into its cluster.keys"
                         );
                     }
                 }
