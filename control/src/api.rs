@@ -1,7 +1,7 @@
 //! What the agent sees of the control plane.
 
-use crate::keyring::KeyError;
-use crate::model::{Endpoint, NodeInfo, NodeName, Origin, PortRange, ServiceKey, ServiceSpec};
+use crate::keyring::{ClusterKey, KeyError};
+use crate::model::{Endpoint, KeyId, NodeInfo, NodeName, Origin, PortRange, ServiceKey, ServiceSpec};
 use crate::subnets::OverlayNetwork;
 use ipnetwork::IpNetwork;
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
@@ -34,6 +34,47 @@ pub enum LocalChange {
     },
     /// Change what this node says of itself.
     SetNode(NodeInfo),
+    /// Change the cluster's keys.
+    Key(KeyChange),
+}
+
+/// One step of a key rotation; every node follows within a second or two.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KeyChange {
+    /// Every node opens what is sealed with this key; at most 8 at once.
+    Add(ClusterKey),
+    /// Every node seals with this key. Refused while a node that is up lacks it, unless forced.
+    Use {
+        /// Which key.
+        id: KeyId,
+        /// Whatever the others hold.
+        force: bool,
+    },
+    /// No node opens what is sealed with this key, also where a configuration lists it. Refused for the key in use;
+    /// refused unless forced while a node seals with it, or is down and could not come back.
+    Remove {
+        /// Which key.
+        id: KeyId,
+        /// Whatever the others use.
+        force: bool,
+    },
+}
+
+/// A cluster key as one node sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyView {
+    /// Its name.
+    pub id: KeyId,
+    /// Whether it seals what this node sends.
+    pub in_use: bool,
+    /// Whether this node's configuration lists it.
+    pub in_config: bool,
+    /// Whether it was removed and only the configuration still lists it.
+    pub removed: bool,
+    /// The nodes that are up and say that they hold it.
+    pub held_by: Vec<NodeName>,
+    /// Those of them that seal with it.
+    pub seals_for: Vec<NodeName>,
 }
 
 /// How to start the control plane of one node.
@@ -165,6 +206,14 @@ pub enum ControlError {
         field: String,
         /// The value, the rule and the fix.
         problem: String,
+    },
+    /// A change of the cluster's keys is refused; nothing was written.
+    #[error("{problem}; {fix}")]
+    KeyChange {
+        /// What stands against it.
+        problem: String,
+        /// What to do.
+        fix: String,
     },
     /// The kept state cannot be used.
     #[error("{path}: {problem}", path = path.display())]

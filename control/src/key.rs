@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     claim::ClaimKey,
-    model::{NodeName, Origin, ServiceKey},
+    model::{KeyId, NodeName, Origin, ServiceKey},
 };
 
 /// What a node says of itself; value [`crate::model::NodeInfo`].
@@ -15,6 +15,8 @@ pub(crate) const ENDPOINTS: u8 = 2;
 pub(crate) const SERVICE: u8 = 3;
 /// A claim; value [`crate::claim::Claim`].
 pub(crate) const CLAIM: u8 = 4;
+/// A cluster key; value [`crate::keys::Told`].
+pub(crate) const KEY: u8 = 5;
 
 /// A record's kind and key.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -32,6 +34,7 @@ pub(crate) enum Key {
     Endpoints(NodeName, ServiceKey),
     Service(ServiceKey, Origin),
     Claim(ClaimKey),
+    Ring(KeyId),
 }
 
 impl Key {
@@ -42,6 +45,7 @@ impl Key {
             Key::Endpoints(node, service) => (ENDPOINTS, postcard::to_stdvec(&(node, service))),
             Key::Service(service, origin) => (SERVICE, postcard::to_stdvec(&(service, origin))),
             Key::Claim(claim) => (CLAIM, postcard::to_stdvec(claim)),
+            Key::Ring(id) => (KEY, postcard::to_stdvec(id)),
         };
         // Names are short and vectors grow: encoding a key cannot fail.
         RecordId { kind, key: bytes.unwrap_or_default().into() }
@@ -60,6 +64,7 @@ impl Key {
                 Key::Service(service, origin)
             }
             CLAIM => Key::Claim(postcard::from_bytes(&id.key).ok()?),
+            KEY => Key::Ring(postcard::from_bytes(&id.key).ok()?),
             _ => return None,
         };
         Some(key)
@@ -73,14 +78,14 @@ impl Key {
             | Key::Endpoints(node, _)
             | Key::Service(_, Origin::Node(node))
             | Key::Claim(ClaimKey::Subnet { node, .. }) => Some(node),
-            Key::Service(_, Origin::Cluster) | Key::Claim(_) => None,
+            Key::Service(_, Origin::Cluster) | Key::Claim(_) | Key::Ring(_) => None,
         }
     }
 
     /// Whether a known key has its one valid form (two forms would be two records) and `writer` may write it, or
     /// delete it (`deleted`).
     pub(crate) fn fits(id: &RecordId, writer: &NodeName, deleted: bool) -> bool {
-        if !(NODE..=CLAIM).contains(&id.kind) {
+        if !(NODE..=KEY).contains(&id.kind) {
             return true;
         }
         let Some(key) = Key::of(id) else { return false };
@@ -113,6 +118,7 @@ mod tests {
             Key::Claim(ClaimKey::Port { service: s.clone(), protocol: Protocol::Udp, port: 53, fixed: None }),
             Key::Claim(ClaimKey::Port { service: s, protocol: Protocol::Udp, port: 53, fixed: Some(fixed) }),
             Key::Claim(ClaimKey::Subnet { node: n.clone(), family: Family::V4 }),
+            Key::Ring(KeyId([7; 8])),
         ] {
             assert_eq!(Key::of(&key.id()).unwrap(), key);
             assert!(Key::fits(&key.id(), &n, false));

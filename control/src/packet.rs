@@ -7,7 +7,7 @@
 //! never repeats a nonce. The additional data is the header and the receiver's name, so a datagram cannot be turned
 //! to another node.
 
-use crate::keyring::{KeyId, Keyring};
+use crate::keyring::{Keyring, WireId, wire_id};
 use ring::aead::{Aad, LessSafeKey, Nonce};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -58,7 +58,7 @@ impl Refused {
 /// Seals what one run of a node sends.
 pub(crate) struct Sealer {
     id: SenderId,
-    key_id: KeyId,
+    key_id: WireId,
     key: LessSafeKey,
     counter: u64,
 }
@@ -66,8 +66,15 @@ pub(crate) struct Sealer {
 impl Sealer {
     /// A sealer with the ring's first key.
     pub(crate) fn new(ring: &Keyring, id: SenderId) -> Option<Sealer> {
-        let key_id = ring.sealing();
+        let key_id = wire_id(ring.sealing().id());
         Some(Sealer { id, key_id, key: ring.subkey(key_id, &[b"datagram", &id])?, counter: 0 })
+    }
+
+    /// Seals with another ring's first key from now on. The counter goes on, so a key that returns repeats no nonce.
+    pub(crate) fn rekey(&mut self, ring: &Keyring) {
+        if let Some(Sealer { key_id, key, .. }) = Sealer::new(ring, self.id) {
+            (self.key_id, self.key) = (key_id, key);
+        }
     }
 
     /// Seals `body` for the node named `to`; `None` after 2^64 datagrams.
@@ -94,9 +101,9 @@ impl Sealer {
 pub(crate) struct Opener {
     ring: Arc<Keyring>,
     me: String,
-    senders: HashMap<(KeyId, SenderId), Sender>,
+    senders: HashMap<(WireId, SenderId), Sender>,
     /// Senders by when they were last heard.
-    heard: BTreeMap<u64, (KeyId, SenderId)>,
+    heard: BTreeMap<u64, (WireId, SenderId)>,
     clock: u64,
 }
 
@@ -110,6 +117,13 @@ impl Opener {
     /// An opener for the node named `me`.
     pub(crate) fn new(ring: Arc<Keyring>, me: &str) -> Opener {
         Opener { ring, me: me.to_owned(), senders: HashMap::new(), heard: BTreeMap::new(), clock: 0 }
+    }
+
+    /// Opens by another ring's keys from now on.
+    pub(crate) fn rekey(&mut self, ring: Arc<Keyring>) {
+        self.senders.retain(|(key, _), _| ring.opens(*key));
+        self.heard.retain(|_, (key, _)| ring.opens(*key));
+        self.ring = ring;
     }
 
     /// Opens a datagram in place and returns its body.
@@ -152,7 +166,7 @@ impl Opener {
     }
 }
 
-fn parse(header: &[u8]) -> Result<Option<(KeyId, SenderId, u64)>, Refused> {
+fn parse(header: &[u8]) -> Result<Option<(WireId, SenderId, u64)>, Refused> {
     let Some((version, rest)) = header.split_first() else { return Ok(None) };
     if *version != VERSION {
         return Err(Refused::Version);
@@ -218,7 +232,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keyring::{generate_key, tests::ring};
+    use crate::keyring::{ClusterKey, tests::ring};
     use rand::{RngExt, SeedableRng, rngs::StdRng};
     use std::collections::HashSet;
 
@@ -245,10 +259,23 @@ mod tests {
 
     #[test]
     fn a_ring_opens_with_its_older_keys() {
-        let (old, new) = (generate_key().unwrap(), generate_key().unwrap());
-        let mut sealer = Sealer::new(&Keyring::new(std::slice::from_ref(&old)).unwrap(), [1; 16]).unwrap();
-        let mut opener = Opener::new(Arc::new(Keyring::new(&[new, old]).unwrap()), "n2");
-        assert_eq!(opener.open(&mut sealer.seal("n2", b"x").unwrap()).unwrap(), b"x");
+        let (old, new) = (ClusterKey::generate().unwrap(), ClusterKey::generate().unwrap());
+        let mut sealer = Sealer::new(&Keyring::new([old.clone()]), [1; 16]).unwrap();
+        let mut opener = Opener::new(Arc::new(Keyring::new([new.clone(), old.clone()])), "n2");
+        let first = sealer.seal("n2", b"x").unwrap();
+        assert_eq!(opener.open(&mut first.clone()).unwrap(), b"x");
+        // There and back: no counter repeats under one key, and what was opened opens no second time.
+        sealer.rekey(&Keyring::new([new.clone(), old.clone()]));
+        assert_eq!(opener.open(&mut sealer.seal("n2", b"y").unwrap()).unwrap(), b"y");
+        sealer.rekey(&Keyring::new([old]));
+        let third = sealer.seal("n2", b"z").unwrap();
+        assert_eq!(opener.open(&mut third.clone()).unwrap(), b"z");
+        assert_eq!(opener.open(&mut first.clone()).unwrap_err(), Refused::Replayed);
+        assert_ne!(first[21..29], third[21..29]);
+        // Removed: also a sender that is known is refused.
+        opener.rekey(Arc::new(Keyring::new([new])));
+        assert_eq!((opener.senders.len(), opener.heard.len()), (1, 1));
+        assert_eq!(opener.open(&mut sealer.seal("n2", b"x").unwrap()).unwrap_err(), Refused::UnknownKey);
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(crate) struct Writer {
 }
 
 /// A versioned value.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) id: RecordId,
     pub(crate) version: Hlc,
@@ -38,6 +38,19 @@ pub(crate) struct Record {
     pub(crate) value: Arc<[u8]>,
     /// Hash of all the above.
     pub(crate) digest: u64,
+}
+
+/// Without the value, which may be a cluster key.
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("id", &self.id)
+            .field("version", &self.version)
+            .field("writer", &self.writer)
+            .field("deleted", &self.deleted)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why bytes are no record.

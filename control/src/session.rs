@@ -8,7 +8,7 @@
 //! frames: dropped, repeated or reordered ones do not authenticate.
 
 use crate::{
-    keyring::{KeyId, Keyring},
+    keyring::{Keyring, WireId, wire_id},
     packet::{VERSION, nonce},
 };
 use ring::aead::{Aad, LessSafeKey};
@@ -29,8 +29,10 @@ pub(crate) const TAG: usize = 16;
 pub(crate) enum SessionError {
     #[error("another wire version: use one release on all nodes")]
     Version,
-    #[error("a cluster key that is not in this node's keyring")]
+    #[error("a cluster key that this node does not hold: it was removed, or never added")]
     UnknownKey,
+    #[error("the peer hung up at the greeting")]
+    HungUp,
     #[error("a frame that does not authenticate")]
     Forged,
     #[error("a frame beyond the size limit")]
@@ -55,7 +57,7 @@ pub(crate) struct Session {
 pub(crate) fn greeting(ring: &Keyring, salt: [u8; 16]) -> [u8; GREETING] {
     let mut bytes = [0; GREETING];
     bytes[0] = VERSION;
-    bytes[1..5].copy_from_slice(&ring.sealing());
+    bytes[1..5].copy_from_slice(&wire_id(ring.sealing().id()));
     bytes[5..].copy_from_slice(&salt);
     bytes
 }
@@ -69,7 +71,7 @@ pub(crate) fn respond(
     if greeting[0] != VERSION {
         return Err(SessionError::Version);
     }
-    let (mut id, mut theirs) = (KeyId::default(), [0; 16]);
+    let (mut id, mut theirs) = (WireId::default(), [0; 16]);
     id.copy_from_slice(&greeting[1..5]);
     theirs.copy_from_slice(&greeting[5..]);
     let (forth, back) = halves(ring, id, &theirs, &salt)?;
@@ -88,11 +90,11 @@ pub(crate) fn initiate(
     if answer[0] != VERSION {
         return Err(SessionError::Version);
     }
-    let (forth, back) = halves(ring, ring.sealing(), &salt, &answer[1..])?;
+    let (forth, back) = halves(ring, wire_id(ring.sealing().id()), &salt, &answer[1..])?;
     Ok(Session { send: forth, receive: back })
 }
 
-fn halves(ring: &Keyring, id: KeyId, first: &[u8], second: &[u8]) -> Result<(Half, Half), SessionError> {
+fn halves(ring: &Keyring, id: WireId, first: &[u8], second: &[u8]) -> Result<(Half, Half), SessionError> {
     let half = |direction: &[u8]| {
         let key = ring.subkey(id, &[direction, first, second]).ok_or(SessionError::UnknownKey)?;
         Ok(Half { key, counter: 0 })

@@ -6,6 +6,8 @@
 use crate::{
     claim::{Claim, ClaimKey, Held},
     key::{self, Key},
+    keyring::MAX_KEYS,
+    keys::Told,
     model::{Endpoint, Family, NodeInfo, ServiceSpec, is_unicast},
     record::Record,
 };
@@ -34,6 +36,7 @@ pub(crate) fn endpoints(record: &Record) -> Vec<Endpoint> {
 pub(crate) fn node(record: &Record) -> NodeInfo {
     let info: Option<NodeInfo> = postcard::from_bytes(&record.value).ok();
     info.filter(|i| i.version.len() <= MAX_VERSION && !i.version.chars().any(char::is_control))
+        .filter(|i| i.keys.len() <= MAX_KEYS)
         .unwrap_or_default()
 }
 
@@ -63,6 +66,10 @@ pub(crate) fn makes_sense(record: &Record) -> bool {
         }
         key::CLAIM => match Key::of(&record.id) {
             Some(Key::Claim(key)) => claim(&key, record).is_some(),
+            _ => false,
+        },
+        key::KEY => match Key::of(&record.id) {
+            Some(Key::Ring(id)) => Told::of(id, record).is_some(),
             _ => false,
         },
         _ => true,

@@ -147,6 +147,8 @@ impl View {
                 }
                 ClaimKey::Subnet { .. } => self.dirty_nodes.extend(self.subnets.note(&claim, old, new)),
             },
+            // The ring is the node's, not part of the view.
+            Key::Ring(_) => {}
         }
     }
 

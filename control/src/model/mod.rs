@@ -2,6 +2,7 @@
 
 mod endpoint;
 mod error;
+mod key_id;
 mod name;
 mod node;
 mod port;
@@ -11,6 +12,7 @@ mod snapshot;
 pub(crate) use endpoint::is_unicast;
 pub use endpoint::{Addresses, Endpoint, EndpointView};
 pub use error::SpecError;
+pub use key_id::KeyId;
 pub use name::{DEFAULT_NAMESPACE, Name, NameError, NodeName, ServiceKey};
 pub use node::{NodeInfo, NodeState, NodeView};
 pub use port::{Family, PortRange, PortRangeError, Protocol};

@@ -2,6 +2,7 @@
 
 use super::{
     endpoint::Addresses,
+    key_id::KeyId,
     name::{Name, NodeName},
 };
 use ipnetwork::IpNetwork;
@@ -19,6 +20,8 @@ pub struct NodeInfo {
     pub version: String,
     /// Whether an operator drains it: its endpoints take no new flow.
     pub draining: bool,
+    /// The cluster keys it holds, the one that seals first. The node itself says so, whatever its agent writes here.
+    pub keys: Vec<KeyId>,
 }
 
 /// A node's liveness as this node sees it.

@@ -12,7 +12,8 @@ use crate::{
     api::ControlStats,
     gossip::{self, Bucket, Spread},
     hlc::{Clock, Hlc, Now},
-    keyring::{KeyError, Keyring},
+    keyring::KeyError,
+    keys::Keys,
     member::Identity,
     membership::Membership,
     model::{NodeInfo, NodeName, PortRange, ServiceKey, Snapshot},
@@ -89,6 +90,7 @@ pub struct Node {
     pub(super) refused: BTreeMap<&'static str, u64>,
     pub(super) sealer: Sealer,
     pub(super) opener: Opener,
+    pub(super) keys: Keys,
     suspects: BTreeSet<NodeName>,
     pub(super) measured: Measured,
     pub(super) names: Names,
@@ -110,18 +112,19 @@ impl Node {
     /// # Errors
     /// [`KeyError`] naming the key.
     pub fn new(config: NodeConfig, keys: &[String], now: Now) -> Result<Node, KeyError> {
-        Node::with_records(config, Arc::new(Keyring::new(keys)?), Vec::new(), now)
+        Node::with_records(config, Keys::new(keys)?, Vec::new(), now)
     }
 
     /// A node that holds `records`, what an earlier run left.
     pub(crate) fn with_records(
         config: NodeConfig,
-        ring: Arc<Keyring>,
+        keys: Keys,
         records: Vec<Record>,
         now: Now,
     ) -> Result<Node, KeyError> {
         let me = Identity { name: config.name.clone(), addr: config.addr, epoch: config.boot };
         let sender: SenderId = config.sender;
+        let ring = keys.ring();
         let mut rng = StdRng::seed_from_u64(config.seed);
         let mut node = Node {
             writer: Arc::new(Writer { node: config.name.clone(), boot: config.boot }),
@@ -148,6 +151,7 @@ impl Node {
             refused: BTreeMap::new(),
             sealer: Sealer::new(&ring, sender).ok_or(KeyError::None)?,
             opener: Opener::new(ring, config.name.as_str()),
+            keys,
             suspects: BTreeSet::new(),
             measured: Measured::default(),
             names: Names::new(&sender),
@@ -165,8 +169,7 @@ impl Node {
         for record in records {
             node.absorb(record, now, false);
         }
-        let info = node.config.info.clone();
-        node.say_node(&info, now);
+        // Says also what this node is: its keys are new to it.
         node.settle(now);
         Ok(node)
     }
@@ -301,12 +304,14 @@ impl Node {
             for record in self.store.collect(now.wall) {
                 self.desired.remove(&record.id);
                 self.view.changed(Some(&record), None);
+                self.keys.note(&record.id, None);
             }
         }
     }
 
     /// Draws the consequences of an input: messages, liveness, the view, claims.
     pub(super) fn settle(&mut self, now: Now) {
+        self.renew_keys(now);
         let effects = self.membership.take_effects();
         for (to, message) in effects.sends {
             self.send_membership(&to, &message, now);

@@ -21,6 +21,7 @@ impl Node {
             Merge::Applied(old) => {
                 let new = self.store.get(&id);
                 self.view.changed(old.as_ref(), new);
+                self.keys.note(&id, new);
                 if new.is_some_and(|record| !value::makes_sense(record)) {
                     self.refuse("bad value");
                 }
@@ -81,6 +82,7 @@ impl Node {
             Merge::Applied(old) => {
                 let new = self.store.get(&id);
                 self.view.changed(old.as_ref(), new);
+                self.keys.note(&id, new);
                 self.spread.push(id);
                 let prompt = (self.last_round + 2 * gossip::PROMPT).max(now.mono + gossip::PROMPT);
                 self.gossip_at = Some(self.gossip_at.map_or(prompt, |at| at.min(prompt)));

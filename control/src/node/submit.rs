@@ -46,6 +46,7 @@ impl Node {
                     self.say_node(&info, now);
                     self.config.info = info;
                 }
+                LocalChange::Key(change) => self.change_key(change, now),
             }
         }
         self.refresh(now);
@@ -58,7 +59,8 @@ impl Node {
 
     /// Says `info` of this node.
     pub(super) fn say_node(&mut self, info: &NodeInfo, now: Now) {
-        self.say(&Key::Node(self.config.name.clone()), Some(encode(info)), now);
+        let info = NodeInfo { keys: self.keys.ring().ids(), ..info.clone() };
+        self.say(&Key::Node(self.config.name.clone()), Some(encode(&info)), now);
     }
 
     fn say(&mut self, key: &Key, value: Option<Arc<[u8]>>, now: Now) {
@@ -126,6 +128,7 @@ impl Node {
                 }
                 Ok(())
             }
+            LocalChange::Key(change) => self.check_key(change),
         }
     }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 mod care;
 mod hostile;
+mod keys;
 mod later;
 mod subnets;
 

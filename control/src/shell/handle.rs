@@ -1,8 +1,9 @@
 //! What the agent holds of a running control plane.
 
 use crate::{
-    api::{ControlError, ControlStats, LocalChange, PeerStats},
+    api::{ControlError, ControlStats, KeyView, LocalChange, PeerStats},
     hlc::Now,
+    keyring::ClusterKey,
     model::{ServiceKey, Snapshot},
     node::{Node, Output},
 };
@@ -122,6 +123,18 @@ impl ControlHandle {
     #[must_use]
     pub fn peers(&self) -> Vec<PeerStats> {
         self.node.lock().peers()
+    }
+
+    /// The cluster's keys as this node sees them, the sealing one first.
+    #[must_use]
+    pub fn keys(&self) -> Vec<KeyView> {
+        self.node.lock().keys()
+    }
+
+    /// The key that seals, itself: for a join token, and for nothing that is shown or logged.
+    #[must_use]
+    pub fn expose_sealing_key(&self) -> ClusterKey {
+        self.node.lock().expose_sealing_key()
     }
 
     /// Whether this node synced with at least one peer, or has no seeds but itself.

@@ -9,9 +9,10 @@ use super::{
 use crate::keyring::random;
 use crate::{
     api::{ControlConfig, ControlError},
-    keyring::Keyring,
+    keys::Keys,
     model::is_unicast,
     node::{Node, NodeConfig},
+    token::is_seed,
 };
 use socket2::SockRef;
 use std::{
@@ -41,7 +42,8 @@ impl Control {
     /// [`ControlError`] naming the field, address or file, and the fix; then nothing runs.
     pub async fn start(config: ControlConfig) -> Result<ControlHandle, ControlError> {
         check(&config)?;
-        let ring = Arc::new(Keyring::new(&config.keys)?);
+        let keys = Keys::new(&config.keys)?;
+        let ring = keys.shared();
         let clocks = Clocks::start();
         let (keeper, records) = match &config.data_dir {
             Some(dir) => {
@@ -69,7 +71,7 @@ impl Control {
             seed: u64::from_be_bytes(random()?),
             sender: random()?,
         };
-        let node = Node::with_records(node, Arc::clone(&ring), records, now)?;
+        let node = Node::with_records(node, keys, records, now)?;
         let (publish, snapshots) = watch::channel(Arc::new(node.snapshot().clone()));
         let (joining, joined) = watch::channel(node.joined());
         let node = Shared::new(node);
@@ -107,11 +109,7 @@ fn check(config: &ControlConfig) -> Result<(), ControlError> {
         );
     }
     for seed in &config.seeds {
-        let port = seed
-            .rsplit_once(':')
-            .filter(|(host, _)| !host.is_empty() && (!host.contains(':') || host.starts_with('[')))
-            .and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none_or(|p| p == 0) || seed.len() > 300 {
+        if !is_seed(seed) {
             return fail("seeds", format!("`{seed}`: write host:port, as in node1:7946 or [fd00::1]:7946"));
         }
     }

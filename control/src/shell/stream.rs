@@ -2,9 +2,10 @@
 
 use crate::keyring::random;
 use crate::{
-    keyring::Keyring,
+    keyring::{Keyring, SharedRing},
+    model::KeyId,
     node::{ExchangeId, Input, Target},
-    session::{self, ANSWER, GREETING, Half, Session},
+    session::{self, ANSWER, GREETING, Half, Session, SessionError},
     sources::{Held, Said, source},
 };
 use std::{
@@ -56,7 +57,9 @@ pub(super) struct Streams {
     frames: HashMap<ExchangeId, mpsc::Sender<Vec<u8>>>,
     tasks: JoinSet<()>,
     acceptor: JoinHandle<()>,
-    ring: Arc<Keyring>,
+    ring: SharedRing,
+    /// The key at which a peer hung up, which is said once.
+    shut_out: Arc<Mutex<Option<KeyId>>>,
 }
 
 impl Drop for Streams {
@@ -67,10 +70,18 @@ impl Drop for Streams {
 
 impl Streams {
     /// Begins to accept.
-    pub(super) fn start(listener: TcpListener, ring: Arc<Keyring>, strangers: Arc<AtomicU64>) -> Streams {
+    pub(super) fn start(listener: TcpListener, ring: SharedRing, strangers: Arc<AtomicU64>) -> Streams {
         let (sender, events) = mpsc::channel(EVENTS);
-        let acceptor = tokio::spawn(accept(listener, Arc::clone(&ring), sender.clone(), strangers));
-        Streams { events, sender, frames: HashMap::new(), tasks: JoinSet::new(), acceptor, ring }
+        let acceptor = tokio::spawn(accept(listener, ring.clone(), sender.clone(), strangers));
+        Streams {
+            events,
+            sender,
+            frames: HashMap::new(),
+            tasks: JoinSet::new(),
+            acceptor,
+            ring,
+            shut_out: Arc::default(),
+        }
     }
 
     /// Notes an accepted connection or the end of one.
@@ -92,8 +103,9 @@ impl Streams {
     pub(super) fn open(&mut self, id: ExchangeId, target: Target) {
         let (frames, queued) = mpsc::channel(FRAMES);
         self.frames.insert(id, frames);
-        let (ring, events) = (Arc::clone(&self.ring), self.sender.clone());
+        let (ring, events, shut_out) = (self.ring.clone(), self.sender.clone(), Arc::clone(&self.shut_out));
         self.tasks.spawn(async move {
+            let ring = ring.get();
             match connect(&target, &ring).await {
                 Ok((stream, session, rtt)) => {
                     let opened = Event { input: Input::Opened(id, rtt), frames: None };
@@ -101,7 +113,21 @@ impl Streams {
                         run(stream, session, id, queued, &events).await;
                     }
                 }
-                Err(error) => tracing::debug!(?target, %error, "no exchange"),
+                Err(error) => {
+                    tracing::debug!(?target, %error, "no exchange");
+                    let hung_up = error.get_ref().and_then(|e| e.downcast_ref()) == Some(&SessionError::HungUp);
+                    let key = Some(ring.sealing().id());
+                    let mut told = shut_out.lock().unwrap_or_else(PoisonError::into_inner);
+                    if hung_up && std::mem::replace(&mut *told, key) != key {
+                        tracing::warn!(
+                            ?target,
+                            key = %ring.sealing().id(),
+                            "the node there does not hold the cluster key that this one seals with: one of the two missed a \
+                             rotation; the one outside the mesh joins with a token (`mesh-agent token create` on a \
+                             running node), or gets the key in use into its cluster.keys"
+                        );
+                    }
+                }
             }
             // An error means that the node is gone.
             let _ = events.send(Event { input: Input::Closed(id), frames: None }).await;
@@ -138,7 +164,7 @@ impl Drop for Stranger {
 
 async fn accept(
     listener: TcpListener,
-    ring: Arc<Keyring>,
+    ring: SharedRing,
     events: mpsc::Sender<Event>,
     strangers: Arc<AtomicU64>,
 ) {
@@ -172,7 +198,7 @@ async fn accept(
         }
         let stranger = Stranger { _slot: slot, held: Arc::clone(&held), source };
         let id = ExchangeId(next.fetch_add(1, Ordering::Relaxed));
-        let (ring, events, members) = (Arc::clone(&ring), events.clone(), Arc::clone(&members));
+        let (ring, events, members) = (ring.clone(), events.clone(), Arc::clone(&members));
         tasks.spawn(async move {
             let (stream, session, first) = match timeout(PROVE, prove(stream, &ring)).await {
                 Ok(Ok(proven)) => proven,
@@ -194,7 +220,7 @@ async fn accept(
 }
 
 /// Takes the greeting and the first frame, which proves that the peer has the key.
-async fn prove(mut stream: TcpStream, ring: &Keyring) -> io::Result<(TcpStream, Session, Vec<u8>)> {
+async fn prove(mut stream: TcpStream, ring: &SharedRing) -> io::Result<(TcpStream, Session, Vec<u8>)> {
     let mut session = answer(&mut stream, ring).await?;
     let first = read_frame(&mut stream, &mut session.receive).await?;
     Ok((stream, session, first))
@@ -243,16 +269,21 @@ async fn greet(stream: &mut TcpStream, ring: &Keyring) -> io::Result<Session> {
     let salt = random().map_err(io::Error::other)?;
     stream.write_all(&session::greeting(ring, salt)).await?;
     let mut answer = [0; ANSWER];
-    stream.read_exact(&mut answer).await?;
+    stream.read_exact(&mut answer).await.map_err(|e| match e.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+            io::Error::other(SessionError::HungUp)
+        }
+        _ => e,
+    })?;
     session::initiate(ring, salt, &answer).map_err(io::Error::other)
 }
 
-async fn answer(stream: &mut TcpStream, ring: &Keyring) -> io::Result<Session> {
+async fn answer(stream: &mut TcpStream, ring: &SharedRing) -> io::Result<Session> {
     stream.set_nodelay(true)?;
     let mut greeting = [0; GREETING];
     stream.read_exact(&mut greeting).await?;
     let salt = random().map_err(io::Error::other)?;
-    let (answer, session) = session::respond(ring, &greeting, salt).map_err(io::Error::other)?;
+    let (answer, session) = session::respond(&ring.get(), &greeting, salt).map_err(io::Error::other)?;
     stream.write_all(&answer).await?;
     Ok(session)
 }

@@ -63,7 +63,8 @@ pub(crate) struct Sim {
     /// Sent by all nodes: datagrams, their bytes, connections, bytes of their frames.
     pub(crate) traffic: [u64; 4],
     seed: u64,
-    key: String,
+    /// The configured key of nodes that start from now on.
+    pub(crate) key: String,
     cidr: &'static str,
     slots: Vec<Slot>,
     /// Which side of a partition each node is on.
@@ -340,10 +341,12 @@ impl Sim {
                     Target::Seed(seed) => seed.parse().expect("seeds are numbers here"),
                     Target::Address(to) => (0..self.slots.len()).find(|j| address(*j) == to).expect("known"),
                 };
+                let key = self.node(i).sealing_key();
                 if self.cut(i, to) || self.cut(to, i) {
                     // Nobody says no: the connection hangs.
                     self.later(3_000, i, Input::Closed(id));
-                } else if self.slots[to].node.is_none() {
+                } else if self.slots[to].node.as_ref().is_none_or(|node| !node.knows_key(key)) {
+                    // Nobody is there, or it hangs up on a key that it does not know.
                     self.later(TCP, i, Input::Closed(id));
                 } else {
                     self.accepted += 1;

@@ -99,6 +99,13 @@ async fn answer(shared: &Shared, door: Door, request: Request<Incoming>) -> Resu
     if door == Door::Metrics && !(probe || action == Action::Metrics) {
         return Err(nothing());
     }
+    if door == Door::TcpOpen && action.makes_members() {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "keys and join tokens are not for whoever reaches this port",
+        )
+        .fix("use the unix socket, or set admin.token_file"));
+    }
     let query = request.uri().query().unwrap_or_default().to_owned();
     let body = read_body(request.into_body(), &shared.limits).await?;
     let call = Call { action, path, query, body };

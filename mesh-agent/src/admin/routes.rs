@@ -29,6 +29,11 @@ pub(crate) enum Action {
     Nodes,
     DrainNode,
     Events,
+    Keys,
+    AddKey,
+    UseKey,
+    RemoveKey,
+    CreateToken,
     Dns,
     Explain,
     Plan,
@@ -43,6 +48,11 @@ impl Action {
     /// Metrics and probes: all that the metrics listener serves, and what needs no token (metrics aside).
     pub(crate) fn is_probe(self) -> bool {
         matches!(self, Action::Livez | Action::Readyz | Action::Healthz)
+    }
+
+    /// What makes members of the mesh: whoever asks for it must have proven who it is.
+    pub(crate) fn makes_members(self) -> bool {
+        matches!(self, Action::AddKey | Action::UseKey | Action::RemoveKey | Action::CreateToken)
     }
 }
 
@@ -69,6 +79,11 @@ routes! {
     "GET" "/v1/nodes" Nodes,
     "POST" "/v1/nodes/{node}/drain" DrainNode,
     "GET" "/v1/events" Events,
+    "GET" "/v1/keys" Keys,
+    "POST" "/v1/keys" AddKey,
+    "POST" "/v1/keys/{id}/use" UseKey,
+    "DELETE" "/v1/keys/{id}" RemoveKey,
+    "POST" "/v1/tokens" CreateToken,
     "GET" "/v1/dns" Dns,
     "GET" "/v1/explain" Explain,
     "GET" "/v1/plan" Plan,

@@ -8,7 +8,7 @@ use crate::{
     plan::Op,
 };
 use mesh_control::{
-    ControlStats, PeerStats,
+    ClusterKey, ControlStats, KeyChange, KeyView, PeerStats,
     model::{Endpoint, Name, PortRange, Protocol, PublishMode, ServiceKey, Snapshot},
 };
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
@@ -68,6 +68,12 @@ pub trait Operations: Send + Sync + 'static {
     ) -> Answer<'_, Result<(), OperationError>>;
     /// Drains this node or takes that back.
     fn drain_node(&self, draining: bool) -> Answer<'_, Result<(), OperationError>>;
+    /// The cluster's keys as this node sees them.
+    fn keys(&self) -> Vec<KeyView>;
+    /// Changes the cluster's keys.
+    fn change_key(&self, change: KeyChange) -> Answer<'_, Result<(), OperationError>>;
+    /// The key that seals, itself, for a join token.
+    fn expose_sealing_key(&self) -> ClusterKey;
     /// Asks this node's DNS server, as a client would; `record_type` is a word such as `AAAA`, in upper case.
     fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, OperationError>>;
 }

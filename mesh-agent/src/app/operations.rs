@@ -17,7 +17,7 @@ use crate::{
     },
 };
 use mesh_control::{
-    ControlHandle, ControlStats, PeerStats,
+    ClusterKey, ControlError, ControlHandle, ControlStats, KeyChange, KeyView, LocalChange, PeerStats,
     model::{Endpoint, Name, Origin, PortRange, ServiceKey, ServiceView, Snapshot},
 };
 use mesh_dns::{AnswerSource, DnsHandle, LookupError, LookupRecord};
@@ -235,6 +235,26 @@ impl Operations for Running {
 
     fn drain_node(&self, draining: bool) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move { self.writer.drain_node(draining).await.map_err(|e| writer(&e)) })
+    }
+
+    fn keys(&self) -> Vec<KeyView> {
+        self.control.keys()
+    }
+
+    fn change_key(&self, change: KeyChange) -> Answer<'_, Result<(), OperationError>> {
+        Box::pin(async move {
+            match self.control.submit(vec![LocalChange::Key(change)]).await {
+                Ok(_) => Ok(()),
+                Err(ControlError::KeyChange { problem, fix }) => {
+                    Err(OperationError::Conflict { problem, fix })
+                }
+                Err(error) => Err(OperationError::Unavailable(error.to_string())),
+            }
+        })
+    }
+
+    fn expose_sealing_key(&self) -> ClusterKey {
+        self.control.expose_sealing_key()
     }
 
     fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, OperationError>> {

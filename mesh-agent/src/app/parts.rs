@@ -19,6 +19,7 @@ pub(super) fn info(config: &Config) -> NodeInfo {
         zone: config.node.zone.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         draining: false,
+        ..NodeInfo::default()
     }
 }
 

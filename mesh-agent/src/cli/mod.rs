@@ -8,10 +8,12 @@ mod client;
 mod commands;
 mod daemon;
 pub mod exit;
+mod input;
 mod key;
 mod lines;
 pub mod logging;
 mod output;
+mod token;
 
 use args::{Cli, Command, Shell};
 use clap::{CommandFactory, Parser, error::ErrorKind};
@@ -58,6 +60,10 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Config(command) => daemon::config(&command, output),
         Command::Key(args::KeyCommand::Generate) => key::generate(output),
+        Command::Token(command) => match token::run(command, output)? {
+            Some(asking) => commands::run(Command::Token(asking), &cli.global, output),
+            None => Ok(()),
+        },
         Command::Completion { shell } => output.print(&completion(shell)),
         Command::Version => version(output),
         asking => commands::run(asking, &cli.global, output),

@@ -5,10 +5,8 @@ use super::{
     values::path,
     yaml::{self, Field},
 };
+use mesh_control::{ClusterKey, MAX_KEYS};
 use std::path::{Path, PathBuf};
-
-/// Most keys in the ring.
-const MAX_KEYS: usize = 16;
 
 /// The cluster keys, out of `cluster.keys` and `cluster.key_file` together.
 pub(super) fn keys(
@@ -20,7 +18,7 @@ pub(super) fn keys(
     let mut found: Vec<Secret> = Vec::new();
     let none_given = inline.is_none() && file.is_none();
     let mut add = |field: &Field<'_>, text: &str, place: String| {
-        if !is_key(text) {
+        if text.parse::<ClusterKey>().is_err() {
             field.fail(format!(
                 "{place}is no key: use the output of `mesh-agent key generate`, base64 of 32 bytes"
             ));
@@ -53,17 +51,6 @@ pub(super) fn keys(
         );
     }
     found
-}
-
-/// Base64 (RFC 4648 section 4) of 32 bytes is 43 letters and one `=`; the last letter carries 4 bits, so two of its
-/// bits are zero.
-fn is_key(text: &str) -> bool {
-    const TABLE: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let Some(body) = text.strip_suffix('=') else { return false };
-    let value = |b: u8| TABLE.iter().position(|t| *t == b);
-    body.len() == 43
-        && body.bytes().all(|b| value(b).is_some())
-        && body.bytes().next_back().and_then(value).is_some_and(|v| v % 4 == 0)
 }
 
 /// The bearer token in a file: one line of 16 to 512 visible characters.

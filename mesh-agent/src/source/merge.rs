@@ -257,6 +257,8 @@ impl Merge {
                     self.told_info = info.clone();
                     continue;
                 }
+                // No source speaks of keys.
+                LocalChange::Key(_) => continue,
                 LocalChange::PutService { origin, key, spec } => {
                     self.told_specs.entry(key.clone()).or_default().insert(origin.clone(), spec.clone());
                     key
@@ -441,6 +443,6 @@ pub(super) fn key_of(change: &LocalChange) -> Option<&ServiceKey> {
         LocalChange::PutService { key, .. }
         | LocalChange::DeleteService { key, .. }
         | LocalChange::PutEndpoints { key, .. } => Some(key),
-        LocalChange::SetNode(_) => None,
+        LocalChange::SetNode(_) | LocalChange::Key(_) => None,
     }
 }

@@ -33,7 +33,7 @@ impl Held {
             LocalChange::PutService { key, .. }
             | LocalChange::DeleteService { key, .. }
             | LocalChange::PutEndpoints { key, .. } => self.refuse.contains(key),
-            LocalChange::SetNode(_) => false,
+            LocalChange::SetNode(_) | LocalChange::Key(_) => false,
         });
         if refused {
             return Err("refused by the test".into());
@@ -48,6 +48,7 @@ impl Held {
                 }
                 LocalChange::PutEndpoints { key, endpoints } => drop(self.endpoints.insert(key, endpoints)),
                 LocalChange::SetNode(info) => self.info = info,
+                LocalChange::Key(_) => unreachable!("no source speaks of keys"),
             }
         }
         Ok(())

@@ -48,7 +48,7 @@ pub(crate) async fn run<A: AsRef<OsStr>>(args: &[A], input: &str) -> Ran {
     Ran::new(&timeout(LONG, child.wait_with_output()).await.expect("it never ended").unwrap())
 }
 
-const COMMANDS: [&str; 29] = [
+const COMMANDS: [&str; 37] = [
     "",
     "run",
     "demo",
@@ -56,6 +56,14 @@ const COMMANDS: [&str; 29] = [
     "config check",
     "key",
     "key generate",
+    "key ls",
+    "key add",
+    "key use",
+    "key remove",
+    "token",
+    "token create",
+    "token join",
+    "token show",
     "status",
     "service",
     "service ls",

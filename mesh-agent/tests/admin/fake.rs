@@ -10,7 +10,7 @@ use mesh_agent::{
     plan::{BackendId, FrontendKey, Listen, Op},
 };
 use mesh_control::{
-    ControlStats, Lag, PeerStats,
+    ClusterKey, ControlStats, KeyChange, KeyView, Lag, PeerStats,
     model::{
         Endpoint, EndpointView, Name, NodeInfo, NodeState, NodeView, Origin, PortRange, Protocol, Publish,
         PublishMode, PublishedView, ServiceKey, ServicePort, ServiceSpec, ServiceView, Snapshot,
@@ -44,6 +44,12 @@ pub(crate) struct Knobs {
 }
 
 pub(crate) struct Fake(pub(crate) Mutex<Knobs>);
+
+/// In use, older, removed.
+pub(crate) fn cluster_keys() -> [ClusterKey; 3] {
+    // 43 letters: 40, and three of which the last has two zero bits.
+    ["AAA=", "BAA=", "CAA="].map(|end| format!("{}{end}", "A".repeat(40)).parse().unwrap())
+}
 
 pub(crate) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -343,6 +349,39 @@ impl Operations for Fake {
             self.turn(|k| k.log.push(format!("drain node {draining}")));
             Ok(())
         })
+    }
+
+    fn keys(&self) -> Vec<KeyView> {
+        let view = |id: &ClusterKey, in_use, in_config, removed, nodes: &[&str]| KeyView {
+            id: id.id(),
+            in_use,
+            in_config,
+            removed,
+            held_by: nodes.iter().map(|n| name(n)).collect(),
+            seals_for: nodes.iter().filter(|_| in_use).map(|n| name(n)).collect(),
+        };
+        let [new, old, gone] = cluster_keys();
+        vec![
+            view(&new, true, false, false, &["n1", "n2"]),
+            view(&old, false, true, false, &["n1"]),
+            view(&gone, false, true, true, &[]),
+        ]
+    }
+
+    fn change_key(&self, change: KeyChange) -> Answer<'_, Result<(), OperationError>> {
+        Box::pin(async move {
+            if matches!(change, KeyChange::Use { force: false, .. }) {
+                let (problem, fix) = ("n2 lacks it".into(), "wait".into());
+                return Err(OperationError::Conflict { problem, fix });
+            }
+            self.turn(|k| k.log.push(format!("{change:?}")));
+            Ok(())
+        })
+    }
+
+    fn expose_sealing_key(&self) -> ClusterKey {
+        let [new, ..] = cluster_keys();
+        new
     }
 
     fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, OperationError>> {

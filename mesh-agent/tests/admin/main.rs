@@ -8,6 +8,7 @@ mod doors;
 mod events;
 mod fake;
 mod hostile;
+mod keys;
 mod mesh;
 mod metrics;
 mod openapi;

@@ -27,7 +27,7 @@ fn datagrams_of_a_later_release_are_counted_and_their_records_passed_on() {
     let other = Identity { name: name("n9"), addr: ([10, 0, 0, 9], 7946).into(), epoch: 1 };
     a.membership.apply(vec![Member::alive(other.clone())], 0);
     a.settle(at(0));
-    let mut sealer = Sealer::new(&Keyring::new(&[KEY.into()]).unwrap(), [9; 16]).unwrap();
+    let mut sealer = Sealer::new(&Keyring::new([KEY.parse().unwrap()]), [9; 16]).unwrap();
     let mut say = |a: &mut Node, body: &[u8]| {
         let packet = sealer.seal("n1", body).unwrap();
         a.handle(Input::Datagram(other.addr, packet), at(1))

@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod events;
+mod keys;
 mod queries;
 mod services;
 mod status;
@@ -35,6 +36,11 @@ pub(crate) async fn answer(shared: &Shared, call: Call) -> Result<Reply, ApiErro
         Action::Nodes => queries::nodes(shared, &call),
         Action::DrainNode => queries::drain_node(shared, &call).await,
         Action::Events => events::events(shared, &call),
+        Action::Keys => keys::list(shared, &call),
+        Action::AddKey => keys::add(shared, &call).await,
+        Action::UseKey => keys::put_in_use(shared, &call).await,
+        Action::RemoveKey => keys::remove(shared, &call).await,
+        Action::CreateToken => keys::create_token(shared, &call),
         Action::Dns => queries::dns(shared, &call).await,
         Action::Explain => queries::explain(shared, &call).await,
         Action::Plan => queries::plan(shared, &call).await,

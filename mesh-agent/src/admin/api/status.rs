@@ -7,7 +7,10 @@ use crate::{
         probes,
         query::Query,
         state::{PlaneStatus, SourceStatus},
-        wire::{ControlJson, LagJson, PlaneJson, SourceJson, StatusJson, endpoint_counts, origin_text},
+        wire::{
+            ControlJson, LagJson, PlaneJson, SourceJson, StatusJson, endpoint_counts, key_warnings,
+            origin_text,
+        },
     },
     events::own_clock,
 };
@@ -36,6 +39,7 @@ pub(super) fn status(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
         services: snapshot.services.len(),
         endpoints: endpoint_counts(&snapshot),
         conflicts: conflicts(&snapshot),
+        warnings: key_warnings(&operations.keys()),
     };
     Ok(Reply::json(StatusCode::OK, &status))
 }

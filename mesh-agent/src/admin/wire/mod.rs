@@ -3,6 +3,7 @@
 //! Ports are texts (`80`, `6000-6010`), durations are seconds, moments are Unix time in milliseconds.
 
 mod event;
+mod keys;
 mod query;
 mod request;
 mod service;
@@ -10,6 +11,7 @@ mod status;
 mod words;
 
 pub use event::{EventJson, EventsJson, StreamLine};
+pub use keys::{AddKey, CreateToken, KeyAdded, KeyJson, KeysJson, TokenJson, UseKey};
 pub use query::{
     CandidateJson, DnsJson, DnsRecordJson, ExplainJson, NodeJson, NodesJson, OperationJson, PlanJson,
 };
@@ -20,6 +22,7 @@ pub use service::{
 };
 pub use status::{ControlJson, HealthzJson, LagJson, PlaneJson, ReadyJson, SourceJson, StatusJson};
 
+pub(crate) use keys::key_warnings;
 pub(crate) use service::{checks, endpoint_counts, flows};
 pub(crate) use words::origin_text;
 

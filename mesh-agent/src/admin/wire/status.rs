@@ -34,6 +34,8 @@ pub struct StatusJson {
     pub endpoints: BTreeMap<String, usize>,
     /// Services whose declarations differ, and published ports that another service holds.
     pub conflicts: Vec<String>,
+    /// Where this node's configuration differs from the keys that the mesh uses.
+    pub warnings: Vec<String>,
 }
 
 /// The data plane and its reconciler.

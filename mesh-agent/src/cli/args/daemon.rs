@@ -47,14 +47,6 @@ pub enum ConfigCommand {
     },
 }
 
-/// `key …`.
-#[derive(Subcommand, Debug)]
-pub enum KeyCommand {
-    /// Print a new random key: 32 bytes in base64, for `cluster.keys` and token files
-    #[command(after_help = "Example:\n  umask 077; mesh-agent key generate > /etc/mesh-agent/cluster.key")]
-    Generate,
-}
-
 /// How the agent logs.
 #[derive(Args, Clone, Debug, Default)]
 pub struct LogArgs {

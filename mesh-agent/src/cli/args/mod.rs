@@ -3,11 +3,13 @@
 mod daemon;
 mod endpoint;
 mod events;
+mod key;
 mod service;
 
-pub use daemon::{ConfigCommand, DemoArgs, KeyCommand, LogArgs, LogFormat, RunArgs};
+pub use daemon::{ConfigCommand, DemoArgs, LogArgs, LogFormat, RunArgs};
 pub use endpoint::{AddArgs, DrainArgs, EndpointCommand, RemoveEndpointArgs};
 pub use events::{EventsArgs, From};
+pub use key::{AddKeyArgs, CreateTokenArgs, JoinArgs, KeyArgs, KeyCommand, TokenCommand};
 pub use service::{ApplyArgs, PublishArgs, Published, ServiceCommand, UnpublishArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -69,9 +71,12 @@ pub enum Command {
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Work with cluster keys
+    /// Cluster keys: make, list, and rotate them while the mesh runs
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Join tokens: let a new node in with one line of text
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Show how the agent stands
     #[command(
         after_help = "Exits 1 while the agent is not ready.\n\nExamples:\n  mesh-agent status\n  mesh-agent status --wait=30s\n  mesh-agent status --json | jq .endpoints"

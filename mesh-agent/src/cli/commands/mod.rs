@@ -3,12 +3,13 @@
 mod endpoint;
 mod events;
 mod format;
+mod key;
 mod query;
 mod service;
 mod status;
 
 use super::{
-    args::{Command, Global},
+    args::{Command, Global, TokenCommand},
     client::Client,
     exit::{Code, Failure},
     output::Output,
@@ -28,6 +29,8 @@ pub(super) fn run(command: Command, global: &Global, output: Output) -> Result<(
             Command::Endpoint(command) => endpoint::run(&client, command, output).await,
             Command::Nodes(args) => query::nodes(&client, args.command, output).await,
             Command::Events(args) => events::run(&client, &args, output).await,
+            Command::Key(command) => key::run(&client, command, output).await,
+            Command::Token(TokenCommand::Create(args)) => key::create_token(&client, args, output).await,
             Command::Dns(command) => query::dns(&client, command, output).await,
             Command::Why(args) => query::why(&client, &args, output).await,
             Command::Plan => query::plan(&client, output).await,
@@ -35,7 +38,7 @@ pub(super) fn run(command: Command, global: &Global, output: Output) -> Result<(
             Command::Run(_)
             | Command::Demo(_)
             | Command::Config(_)
-            | Command::Key(_)
+            | Command::Token(_)
             | Command::Completion { .. }
             | Command::Version => Ok(()),
         }

@@ -10,15 +10,11 @@ use crate::{
         args::{ApplyArgs, ServiceCommand},
         client::Client,
         exit::{Code, Failure},
+        input,
         output::{Output, Table, clean},
     },
 };
-use std::{
-    fmt::Write as _,
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
+use std::{fmt::Write as _, path::Path};
 
 pub(super) async fn run(client: &Client, command: ServiceCommand, output: Output) -> Result<(), Failure> {
     match command {
@@ -168,16 +164,8 @@ fn named(file: &Path, message: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let fail = |e: io::Error| Failure::new(Code::NoInput, format!("{}: {e}", path.display()));
-    let mut text = Vec::new();
-    if path == Path::new("-") {
-        io::stdin().lock().take(MOST + 1).read_to_end(&mut text).map_err(fail)?;
-    } else {
-        File::open(path).and_then(|f| f.take(MOST + 1).read_to_end(&mut text)).map_err(fail)?;
-    }
-    if text.len() as u64 > MOST {
-        let message = format!("{} is larger than {MOST} bytes", path.display());
-        return Err(Failure::new(Code::Data, message).fix("apply the services in several files"));
-    }
-    Ok(text)
+    input::read(path, MOST).map_err(|failure| match failure.code {
+        Code::Data => failure.fix("apply the services in several files"),
+        _ => failure,
+    })
 }

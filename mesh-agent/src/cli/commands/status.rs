@@ -120,5 +120,8 @@ fn describe(s: &StatusJson, output: Output) -> String {
     for (i, conflict) in s.conflicts.iter().enumerate() {
         line(if i == 0 { "conflicts" } else { "" }, clean(conflict));
     }
+    for (i, warning) in s.warnings.iter().enumerate() {
+        line(if i == 0 { "warnings" } else { "" }, clean(warning));
+    }
     text
 }
