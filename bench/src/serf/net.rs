@@ -98,10 +98,10 @@ impl Network {
     /// From now on `node` loses [`LOSS`] of 100 datagrams that reach it.
     pub(super) fn lose(&self, node: usize) -> anyhow::Result<()> {
         let rules = format!(
-            "table inet bench {{\n counter all {{ }}\n counter lost {{ }}\n chain input {{\n\
+            "table inet bench {{\n counter reached {{ }}\n counter dropped {{ }}\n chain input {{\n\
              type filter hook input priority 0; policy accept;\n\
-             iifname eth0 meta l4proto udp counter name all\n\
-             iifname eth0 meta l4proto udp numgen random mod 100 < {LOSS} counter name lost drop\n }}\n}}\n"
+             iifname eth0 meta l4proto udp counter name reached\n\
+             iifname eth0 meta l4proto udp numgen random mod 100 < {LOSS} counter name dropped drop\n }}\n}}\n"
         );
         run("ip", &["netns", "exec", &self.namespace(node), "nft", "-f", "-"], &rules).map(drop)
     }
@@ -115,7 +115,7 @@ impl Network {
             let counter = list.iter().map(|o| &o["counter"]).find(|c| c["name"] == name);
             counter.and_then(|c| c["packets"].as_u64()).with_context(|| format!("no counter {name}"))
         };
-        Ok((packets("all")?, packets("lost")?))
+        Ok((packets("reached")?, packets("dropped")?))
     }
 }
 
