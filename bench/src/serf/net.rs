@@ -1,4 +1,4 @@
-//! Network namespaces: one a node, joined by a bridge a mesh in a namespace of its own. Removed on drop.
+//! Network namespaces: one a node, and one a mesh that routes between its nodes. Removed on drop.
 
 use anyhow::{Context as _, bail, ensure};
 use std::{
@@ -8,6 +8,10 @@ use std::{
     path::Path,
     process::{Command, Stdio},
 };
+
+/// The hub of each mesh. Nodes reach each other through it as a router: the kernel holds 1,024 neighbours for all
+/// namespaces together, too few for meshes in which everybody is everybody's neighbour.
+const HUB: Ipv4Addr = Ipv4Addr::new(10, 231, 0, 254);
 
 /// Datagrams dropped on reception in the lossy phase, of 100.
 pub(super) const LOSS: u64 = 20;
@@ -59,17 +63,20 @@ impl Network {
         let mut network =
             Network { base: format!("mesh-bench-{}-{label}", std::process::id()), made: Vec::new() };
         let hub = network.add("hub")?;
-        ip(&["-n", &hub, "link", "add", "mesh", "type", "bridge"], "")?;
-        ip(&["-n", &hub, "link", "set", "mesh", "up"], "")?;
+        run("ip", &["netns", "exec", &hub, "sysctl", "-qw", "net.ipv4.ip_forward=1"], "")?;
+        ip(&["-n", &hub, "-batch", "-"], &format!("link set lo up\naddr add {HUB}/32 dev lo\n"))?;
         for node in 1..=nodes {
             let name = network.add(&node.to_string())?;
             // IPv6's own chatter (neighbour and listener discovery) would be counted as somebody's.
             run("ip", &["netns", "exec", &name, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"], "")?;
             let port = format!("node{node}");
             ip(&["-n", &name, "link", "add", "eth0", "type", "veth", "peer", &port, "netns", &hub], "")?;
-            let hub_side = format!("link set {port} master mesh up\n");
-            let node_side =
-                format!("link set lo up\naddr add {}/24 dev eth0\nlink set eth0 up\n", address(node)?);
+            let me = address(node)?;
+            let hub_side = format!("link set {port} up\nroute add {me}/32 dev {port} src {HUB}\n");
+            let node_side = format!(
+                "link set lo up\naddr add {me}/32 dev eth0\nlink set eth0 up\n\
+                 route add {HUB}/32 dev eth0\nroute add default via {HUB}\n"
+            );
             ip(&["-n", &hub, "-batch", "-"], &hub_side)?;
             ip(&["-n", &name, "-batch", "-"], &node_side)?;
         }
