@@ -1,5 +1,6 @@
 //! The real agent as a child process, `mesh-agent run` with a generated configuration, and what to ask of it.
 
+use crate::process;
 use anyhow::{Context as _, bail, ensure};
 use std::{
     fmt::Write as _,
@@ -167,23 +168,9 @@ impl Agent {
         Ok(Agent { child, socket, log })
     }
 
-    /// GETs a path of the admin API.
-    pub(crate) fn get(&self, path: &str) -> anyhow::Result<String> {
-        let mut stream = UnixStream::connect(&self.socket)?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        let (_, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
-        Ok(body.to_owned())
-    }
-
     /// `GET /v1/status`.
     pub(crate) fn status(&self) -> anyhow::Result<serde_json::Value> {
-        let body = self.get("/v1/status")?;
-        // Whether or not the body came in chunks: it is one object.
-        let object = body.find('{').zip(body.rfind('}')).context("no JSON object")?;
-        Ok(serde_json::from_str(&body[object.0..=object.1])?)
+        get(&self.socket, "/v1/status")
     }
 
     /// Waits until it serves `services` services with `endpoints` ready ones and its data plane has followed; the
@@ -223,21 +210,26 @@ impl Agent {
 
     /// A size out of `/proc/PID/status`, as `VmRSS` or `VmHWM`, in bytes.
     pub(crate) fn memory(&self, field: &str) -> anyhow::Result<u64> {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
-        let size = line.and_then(|l| l.trim().strip_suffix(" kB")).with_context(|| format!("no {field}"))?;
-        Ok(size.trim().parse::<u64>()? * 1024)
+        process::memory(self.child.id(), field)
     }
 
-    /// Processor time of all its threads (`/proc/PID/task/*/schedstat`, first field, nanoseconds).
+    /// Processor time of all its threads.
     pub(crate) fn processor_time(&self) -> anyhow::Result<Duration> {
-        let mut total = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            total += text.split(' ').next().unwrap_or("0").parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(total))
+        process::processor_time(self.child.id())
     }
+}
+
+/// GETs an object from the admin API at `socket`.
+pub(crate) fn get(socket: &Path, path: &str) -> anyhow::Result<serde_json::Value> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (_, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
+    // Whether or not the body came in chunks: it is one object.
+    let object = body.find('{').zip(body.rfind('}')).context("no JSON object")?;
+    Ok(serde_json::from_str(&body[object.0..=object.1])?)
 }
 
 /// The hard limit of open descriptors that children get (`/proc/self/limits`); the agent raises its own to it.

@@ -4,7 +4,9 @@ mod agent;
 mod churn;
 mod memory;
 mod plan;
+mod process;
 mod proxy;
+mod serf;
 mod table;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +33,8 @@ enum What {
     Churn(churn::Options),
     /// The userspace data plane against HAProxy and nginx, one worker each.
     Proxy(proxy::Options),
+    /// Against serf: bytes at rest, time until a crash is seen by all, false failures under loss. Needs root.
+    Serf(serf::Options),
     /// The proxy under test, in a process of its own.
     #[command(hide = true)]
     ServeProxy(proxy::Serve),
@@ -44,11 +48,16 @@ fn main() -> anyhow::Result<()> {
             proxy::run(&proxy::Options::default(), args.json)?;
             churn::run(&churn::Options::default(), args.json)?;
             memory::run(&memory::Options::default(), args.json)?;
+            match serf::possible() {
+                Ok(()) => serf::run(&serf::Options::default(), args.json)?,
+                Err(error) => eprintln!("SKIPPED: serf: {error:#}"),
+            }
         }
         What::Churn(options) => churn::run(&options, args.json)?,
         What::Memory(options) => memory::run(&options, args.json)?,
         What::Plan => plan::run(args.json),
         What::Proxy(options) => proxy::run(&options, args.json)?,
+        What::Serf(options) => serf::run(&options, args.json)?,
         What::ServeProxy(serve) => proxy::serve(&serve)?,
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Proxies as child processes.
 
 use super::load::Backends;
+use crate::process;
 use anyhow::{Context as _, bail};
 use std::{
     fs,
@@ -35,14 +36,9 @@ impl Drop for Peer {
 }
 
 impl Peer {
-    /// Processor time of all its threads so far (`/proc/PID/task/*/schedstat`, first field, nanoseconds).
+    /// Processor time of all its threads so far.
     pub(super) fn processor_time(&self) -> anyhow::Result<Duration> {
-        let mut total = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id())).context(self.name)? {
-            let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            total += text.split(' ').next().unwrap_or("0").parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(total))
+        process::processor_time(self.child.id()).context(self.name)
     }
 }
 
