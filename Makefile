@@ -8,10 +8,10 @@ CARGO ?= cargo
 # nextest's closing line is what CI reads; cargo test is the way out where nextest cannot be installed.
 NEXTEST_PROFILE ?= $(if $(CI),ci,default)
 
-.PHONY: help setup demo test unit lint fmt clippy deny doc bench clean
+.PHONY: help setup demo demo-partition test unit lint fmt clippy deny doc bench clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: ## Install what is missing (Debian packages, cargo-nextest, cargo-deny)
 	@scripts/setup
@@ -20,6 +20,11 @@ demo: ## Bring up a mesh of NODES agents on this machine (Ctrl-C removes it)
 	@scripts/setup demo
 	$(CARGO) build --release --locked -p mesh-agent
 	@exec target/release/mesh-agent demo --nodes $(NODES) $(DEMO_ARGS)
+
+demo-partition: ## Split a mesh of network namespaces and let it heal (needs root)
+	@scripts/setup demo
+	$(CARGO) build --release --locked -p mesh-agent
+	@exec target/release/mesh-agent demo --partition $(DEMO_ARGS)
 
 test: ## Install what is missing, then format, lint, unit, property, contract and multi-node tests
 	@scripts/setup

@@ -43,8 +43,18 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<(), Failure> {
     let exe = std::env::current_exe()
         .map_err(|e| Failure::new(Code::Failure, format!("cannot find the agent's own binary: {e}")))?;
     let options = demo::layout::Options { nodes: args.nodes, json: args.json, network: args.network };
-    runtime()?.block_on(demo::run(&options, &exe)).map_err(|error| {
-        let code = if matches!(error, DemoError::Options(_)) { Code::Usage } else { Code::Failure };
+    let runtime = runtime()?;
+    let ran = if args.partition {
+        runtime.block_on(demo::partition::run(&options, &exe))
+    } else {
+        runtime.block_on(demo::run(&options, &exe))
+    };
+    ran.map_err(|error| {
+        let code = match error {
+            DemoError::Options(_) => Code::Usage,
+            DemoError::Privileges(_) => Code::NotAllowed,
+            _ => Code::Failure,
+        };
         Failure::new(code, error.to_string())
     })
 }

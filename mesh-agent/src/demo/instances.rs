@@ -74,6 +74,49 @@ impl Instances {
     }
 }
 
+impl Instances {
+    /// Serves one more on a socket that is open already.
+    ///
+    /// # Errors
+    /// When the runtime cannot take the socket.
+    pub fn adopt(&mut self, who: Identity, socket: Opened) -> io::Result<()> {
+        match socket {
+            Opened::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                self.tasks.spawn(whoami::serve(TcpListener::from_std(listener)?, who));
+            }
+            Opened::Udp(socket) => {
+                socket.set_nonblocking(true)?;
+                self.tasks.spawn(echo::serve(UdpSocket::from_std(socket)?, who));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A socket of an instance.
+#[derive(Debug)]
+pub enum Opened {
+    /// Of a whoami.
+    Tcp(std::net::TcpListener),
+    /// Of an echo.
+    Udp(std::net::UdpSocket),
+}
+
+impl Opened {
+    /// Opens one in the calling thread's network namespace: `tcp` or `udp`.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn at(protocol: &str, address: SocketAddr) -> io::Result<Opened> {
+        if protocol == "tcp" {
+            std::net::TcpListener::bind(address).map(Opened::Tcp)
+        } else {
+            std::net::UdpSocket::bind(address).map(Opened::Udp)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

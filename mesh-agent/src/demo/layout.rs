@@ -115,11 +115,29 @@ impl Layout {
             return Err(format!("--nodes {}: use 1 to 9", options.nodes));
         }
         let [_, x, ..] = network.ip().octets();
-        let nodes: Vec<Node> = (1..=options.nodes)
+        // The last node of three or more runs no whoami: its published port shows the routing mesh.
+        let hosts = if options.nodes > 2 { options.nodes - 1 } else { options.nodes };
+        Self::place([127, x], options.nodes, hosts, dir)
+    }
+
+    /// Lays out nodes with network namespaces of their own, so that no address is anybody else's: node *i* has
+    /// `10.77.0.i`, its instances `10.77.i.k`, VIPs are on its loopback device. Every node runs instances.
+    ///
+    /// # Errors
+    /// A text that names the option, the value and the fix.
+    pub fn in_namespaces(nodes: u8, dir: &Path) -> Result<Layout, String> {
+        if !(3..=9).contains(&nodes) {
+            return Err(format!("--nodes {nodes}: a mesh that is to be split needs 3 to 9"));
+        }
+        Self::place([10, 77], nodes, nodes, dir)
+    }
+
+    fn place([a, b]: [u8; 2], count: u8, hosts: u8, dir: &Path) -> Result<Layout, String> {
+        let nodes: Vec<Node> = (1..=count)
             .map(|i| {
                 let name = format!("node-{i}");
                 Node {
-                    address: Ipv4Addr::new(127, x, 0, i),
+                    address: Ipv4Addr::new(a, b, 0, i),
                     config: dir.join(&name).join("mesh.yaml"),
                     socket: dir.join(&name).join("admin.sock"),
                     log: dir.join(format!("{name}.log")),
@@ -127,8 +145,7 @@ impl Layout {
                 }
             })
             .collect();
-        // The last node of three or more runs no whoami: its published port shows the routing mesh.
-        let hosts = usize::from(if options.nodes > 2 { options.nodes - 1 } else { options.nodes });
+        let hosts = usize::from(hosts);
         let service =
             |name: &'static str, protocol, port, published, count: usize, hosts: &[Node], first: u8| {
                 Service {
@@ -144,7 +161,7 @@ impl Layout {
                             Instance {
                                 name: format!("{name}-{}", k + 1),
                                 node: node.name.clone(),
-                                address: Ipv4Addr::new(127, x, i, first + offset),
+                                address: Ipv4Addr::new(a, b, i, first + offset),
                             }
                         })
                         .collect(),
@@ -157,7 +174,7 @@ impl Layout {
             nodes,
             services: vec![whoami, echo],
             service_file: dir.join("services").join("demo.yaml"),
-            vip_cidr: Ipv4Network::new(Ipv4Addr::new(127, x, 128, 0), 17).map_err(|e| e.to_string())?,
+            vip_cidr: Ipv4Network::new(Ipv4Addr::new(127, b, 128, 0), 17).map_err(|e| e.to_string())?,
         })
     }
 

@@ -7,6 +7,7 @@ pub mod agents;
 pub mod echo;
 pub mod instances;
 pub mod layout;
+pub mod partition;
 pub mod print;
 mod proxy_header;
 mod ready;

@@ -60,7 +60,11 @@ pub(super) async fn ask(layout: &Layout, exe: &Path) -> Result<Running, String> 
 }
 
 /// What a command of the agent prints as JSON.
-async fn call<T: DeserializeOwned>(exe: &Path, node: &Node, command: &[&str]) -> Result<T, String> {
+pub(super) async fn call<T: DeserializeOwned>(
+    exe: &Path,
+    node: &Node,
+    command: &[&str],
+) -> Result<T, String> {
     let output = Command::new(exe)
         .arg("--admin")
         .arg(format!("unix:{}", node.socket.display()))

@@ -20,7 +20,7 @@ use tokio::{
 /// After this the demo gives up waiting for its mesh.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long an agent may take to stop.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// An agent that ended is started again after this: long enough to watch the others do without it.
 const RESTART_AFTER: Duration = Duration::from_secs(30);
 
@@ -36,16 +36,22 @@ pub enum DemoError {
     /// An agent ended, or the mesh did not become ready.
     #[error("{0}")]
     NotReady(String),
+    /// Something did not happen in time.
+    #[error("{0}")]
+    Story(String),
+    /// Network namespaces need privileges.
+    #[error("the demo cannot make network namespaces: {0}; run it as root")]
+    Privileges(io::Error),
     /// The system refused.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),
 }
 
 /// A folder that is removed with everything in it.
-struct Folder(PathBuf);
+pub(super) struct Folder(pub(super) PathBuf);
 
 impl Folder {
-    fn create() -> Result<Folder, DemoError> {
+    pub(super) fn create() -> Result<Folder, DemoError> {
         let path = std::env::temp_dir().join(format!("mesh-demo-{}", std::process::id()));
         // It must be new and ours: the temporary folder is everybody's.
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
@@ -88,14 +94,14 @@ pub async fn run(options: &Options, exe: &Path) -> Result<(), DemoError> {
 }
 
 /// SIGINT or SIGTERM.
-struct Stop(Signal, Signal);
+pub(super) struct Stop(Signal, Signal);
 
 impl Stop {
-    fn new() -> io::Result<Stop> {
+    pub(super) fn new() -> io::Result<Stop> {
         Ok(Stop(signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
     }
 
-    async fn asked(&mut self) {
+    pub(super) async fn asked(&mut self) {
         tokio::select! { _ = self.0.recv() => {}, _ = self.1.recv() => {} }
     }
 }

@@ -26,6 +26,9 @@ pub struct DemoArgs {
     /// The part of the loopback network to use; several demos run side by side in different ones
     #[arg(long, value_name = "127.X.0.0/16", default_value = "127.77.0.0/16")]
     pub network: ipnetwork::Ipv4Network,
+    /// Split the mesh and let it heal, each node in a network namespace of its own, then end; needs root
+    #[arg(long, conflicts_with = "network")]
+    pub partition: bool,
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,

@@ -65,8 +65,10 @@ pub enum Command {
     /// Run the agent of this node
     #[command(after_help = "Example:\n  mesh-agent run --config /etc/mesh-agent/config.yaml")]
     Run(RunArgs),
-    /// Bring up a mesh of several nodes on this machine, without privileges
-    #[command(after_help = "Examples:\n  mesh-agent demo\n  mesh-agent demo --nodes 5 --json")]
+    /// Bring up a mesh of several nodes on this machine, without privileges (`--partition` needs them)
+    #[command(
+        after_help = "Examples:\n  mesh-agent demo\n  mesh-agent demo --nodes 5 --json\n  sudo mesh-agent demo --partition"
+    )]
     Demo(DemoArgs),
     /// Work with configuration files
     #[command(subcommand)]
