@@ -99,6 +99,11 @@ pub(crate) fn endpoints(service: &str, instances: &[&str]) -> LocalChange {
     LocalChange::PutEndpoints { key: key(service), endpoints: endpoints.collect() }
 }
 
+/// Whether it takes another for a node of its own name, and so does not insist on its records.
+pub(crate) fn is_doubled(node: &Node) -> bool {
+    node.membership.peers().is_up(&node.config.name)
+}
+
 pub(crate) fn submit(node: &mut Node, ms: u64, changes: Vec<LocalChange>) {
     node.submit(changes, at(ms)).unwrap();
 }
