@@ -9,7 +9,7 @@ use mesh_control::model::{
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 /// Most static endpoints of one service in one file.
-const MAX_ENDPOINTS: usize = 10_000;
+const MAX_ENDPOINTS: usize = 4096;
 /// Affinity that names no timeout: three hours, as Kubernetes has it.
 const AFFINITY: Duration = Duration::from_secs(10_800);
 
