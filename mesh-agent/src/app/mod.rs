@@ -1,8 +1,8 @@
 //! Starts and stops the parts of an agent, in order.
 //!
 //! Start: control plane, writer, data plane and reconciler, DNS, admin, and last the sources, so that an address that
-//! is taken stops the start before anything was declared. Stop: admin, sources, leave the mesh, let flows end, data
-//! plane, DNS.
+//! is taken stops the start before anything was declared. Stop: admin, sources, leave the mesh, refuse new connections and
+//! let flows end, data plane, DNS.
 
 mod operations;
 mod parts;

@@ -7,8 +7,11 @@ use tokio::time::{Instant, sleep};
 /// Longest wait for open flows once the node has left the mesh.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Waits until no flow is open, at most [`GRACE`].
+/// Takes no new connection and waits until no flow is open, at most [`GRACE`].
 pub(super) async fn until_idle(reconcile: &ReconcileHandle) {
+    if reconcile.refuse_new().await.is_err() {
+        return;
+    }
     let deadline = Instant::now() + GRACE;
     loop {
         let Ok(counters) = reconcile.counters().await else { return };
