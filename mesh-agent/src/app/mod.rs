@@ -60,7 +60,7 @@ pub struct App {
     admin: AdminHandle,
     files: Option<JoinHandle<()>>,
     writer_task: JoinHandle<()>,
-    leftovers: JoinHandle<()>,
+    leftovers: stop::Owned,
 }
 
 impl App {
@@ -102,7 +102,8 @@ impl App {
         let plane = AnyDataPlane::from(UserspacePlane::start(parts::userspace(config))?);
         let reconcile_config = ReconcileConfig::new(parts::node_facts(config), parts::policy(config));
         let (complete, synced) = watch::channel(false);
-        let leftovers = tokio::spawn(complete_state(writer.clone(), control.clone(), complete));
+        // Owned from here on: should a later part not start, it must not live on with its handles.
+        let leftovers = stop::Owned::spawn(complete_state(writer.clone(), control.clone(), complete));
         let reconcile = reconcile::spawn(
             plane,
             control.snapshots(),
@@ -147,13 +148,21 @@ impl App {
         Ok(App { running, admin, files, writer_task, leftovers })
     }
 
+    /// Resolves when a part has ended that the agent cannot do without, which only a defect makes; says which.
+    pub async fn broken(&mut self) -> &'static str {
+        tokio::select! {
+            _ = &mut self.writer_task => "the writer of local state",
+            () = self.running.reconcile.ended() => "the reconciler",
+        }
+    }
+
     /// Stops in order: takes no new work, tells the mesh, lets flows end for a moment, then closes everything.
     pub async fn stop(self) {
         tracing::info!("stopping");
         if let Some(files) = self.files {
             files.abort();
         }
-        self.leftovers.abort();
+        drop(self.leftovers);
         self.admin.shutdown().await;
         self.running.control.shutdown().await;
         stop::until_idle(&self.running.reconcile).await;

@@ -99,6 +99,12 @@ impl ReconcileHandle {
         self.ask(Command::RefuseNew).await
     }
 
+    /// Resolves when the reconciler has ended, whatever the cause.
+    pub async fn ended(&self) {
+        let mut status = self.status.clone();
+        while status.changed().await.is_ok() {}
+    }
+
     /// Stops; with `teardown` the plane removes everything it made, else it is dropped as it is.
     ///
     /// # Errors

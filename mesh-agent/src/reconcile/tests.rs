@@ -315,6 +315,7 @@ async fn the_plane_is_asked_through_the_handle_and_torn_down_on_demand() {
     assert_eq!(w.reconciler.status().drift.values().sum::<u64>(), 4);
     w.reconciler.shutdown(true).await.unwrap();
     assert!(w.plane.table().is_empty());
+    tokio::time::timeout(PATIENCE, w.reconciler.ended()).await.unwrap();
     assert!(w.reconciler.counters().await.is_err() && w.reconciler.shutdown(true).await.is_ok());
 }
 

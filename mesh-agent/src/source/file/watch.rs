@@ -121,6 +121,8 @@ impl Source {
             Err(e) => {
                 // Only at shutdown, or by a defect; without the folder's memory nothing may be replaced.
                 error!(error = %e, "the look at the service files did not end");
+                let shown = "the service files are no longer watched: restart the agent, and report this";
+                self.writer.set_errors(&id, vec![shown.to_owned()]).await?;
                 return Err(WriterError::Closed);
             }
         };
