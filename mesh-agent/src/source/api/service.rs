@@ -238,14 +238,19 @@ impl ApiSource {
         key: &ServiceKey,
         change: impl FnOnce(&ServiceView) -> Result<ServiceSpec, E>,
     ) -> Result<(), E> {
-        let _one_at_a_time = self.kept.lock().await;
+        let turn = Arc::clone(&self.kept).lock_owned().await;
         let view = self.parts.clusters(key)?;
         let spec = Arc::new(change(&view)?);
         check_spec(key, &spec)?;
-        let declared = self.parts.writer.declare_for_cluster(key, Some(spec.clone())).await;
-        declared.map_err(ApiError::from)?;
-        self.parts.wait(|s| s.services.get(key).is_some_and(|v| v.spec == spec)).await;
-        Ok(())
+        let (parts, key) = (Arc::clone(&self.parts), key.clone());
+        // The turn ends when the snapshot shows the change, also for a caller that has gone.
+        let done = tokio::spawn(async move {
+            let _turn = turn;
+            parts.writer.declare_for_cluster(&key, Some(spec.clone())).await?;
+            parts.wait(|s| s.services.get(&key).is_some_and(|v| v.spec == spec)).await;
+            Ok(())
+        });
+        Ok(done.await.unwrap_or(Err(ApiError::Writer(WriterError::Closed)))?)
     }
 }
 

@@ -232,3 +232,37 @@ async fn no_endpoint_is_kept_that_the_mesh_would_refuse() {
     assert!(e.contains("at most 4096 endpoints"), "{e}");
     assert_eq!(control.lock().unwrap().writes, 0);
 }
+
+#[tokio::test]
+async fn a_change_waits_for_the_one_before_though_that_client_hung_up() {
+    let (writer, control, snapshot) = live_writer();
+    let (slow, seen) = watch::channel(snapshot.borrow().clone());
+    let api = ApiSource::start(None, writer, seen).await.unwrap();
+    api.apply(vec![declared("web", &[])]).await.unwrap();
+    slow.send_replace(snapshot.borrow().clone());
+    let web = key("web");
+    let label = |name: &'static str| {
+        move |view: &ServiceView| {
+            let mut spec = (*view.spec).clone();
+            spec.labels.insert(name.into(), String::new());
+            Ok::<_, ApiError>(spec)
+        }
+    };
+    let mut gone = Box::pin(api.change(&web, label("first")));
+    std::future::poll_fn(|context| {
+        assert!(gone.as_mut().poll(context).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    drop(gone);
+    // The snapshot shows the first change a little after the store has it.
+    let labels = || control.lock().unwrap().specs[&(key("web"), Origin::Cluster)].labels.len();
+    let show = async {
+        until("the first is taken", || labels() == 1).await;
+        slow.send_replace(snapshot.borrow().clone());
+        until("the second is taken", || labels() == 2).await;
+        slow.send_replace(snapshot.borrow().clone());
+    };
+    let (second, ()) = tokio::join!(api.change(&web, label("second")), show);
+    second.unwrap();
+}
