@@ -178,7 +178,7 @@ pub struct Lag {
 pub enum ControlError {
     /// The gossip address cannot be used.
     #[error(
-        "cannot listen for gossip on {address} ({protocol}): {source}; choose a free address of this host in `bind`"
+        "cannot listen for gossip on {address} ({protocol}): {source}; choose a free address of this host in `cluster.bind`"
     )]
     Bind {
         /// The address.

@@ -25,6 +25,8 @@ mod claim;
 mod claims;
 mod few;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod gossip;
 mod hash;
 mod hlc;

@@ -76,7 +76,6 @@ pub(crate) fn decode(bytes: &[u8], node: &NodeName, now: Now) -> Result<Kept, St
 mod tests {
     use super::*;
     use crate::{model::Name, record::tests::plain};
-    use rand::{RngExt, SeedableRng, rngs::StdRng};
 
     const NOW: Now = Now { mono: 0, wall: 1_700_000_000_000 };
 
@@ -94,13 +93,5 @@ mod tests {
         let mut newer = file.clone();
         newer[MAGIC.len()] = 2;
         assert_eq!(decode(&newer, &node, NOW), Err(StateError::Version(2)));
-        let mut rng = StdRng::seed_from_u64(4);
-        for _ in 0..2_000 {
-            let mut bad = file.clone();
-            let at = rng.random_range(0..bad.len());
-            bad[at] ^= 1 << rng.random_range(0..8);
-            bad.truncate(rng.random_range(at + 1..=bad.len()));
-            assert!(decode(&bad, &node, NOW).is_err());
-        }
     }
 }

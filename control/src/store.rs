@@ -120,6 +120,10 @@ impl Store {
                 if old.deleted {
                     self.graves.remove(&(old.version, old.id.clone()));
                 }
+                // The old record and the set are the last to know its writer: runs that are over must not add up.
+                if Arc::strong_count(&old.writer) == 2 {
+                    self.writers.remove(&old.writer);
+                }
             }
             None => self.count += 1,
         }
@@ -216,6 +220,18 @@ mod tests {
         assert_eq!(b.merge(new, NOW), Merge::Applied(None));
         assert_eq!((a.root(), a.bucket_hashes()), (b.root(), b.bucket_hashes()));
         assert_eq!(a.counts(), (1, 0));
+    }
+
+    /// A peer that gives itself a new run with each write takes no memory.
+    #[test]
+    fn writers_of_replaced_records_are_forgotten() {
+        let mut store = Store::default();
+        for i in 1..100 {
+            let mut record = plain("k", at(i), "n1", false, "");
+            record.writer = Arc::new(Writer { node: record.writer.node.clone(), boot: i });
+            drop(store.merge(record, NOW));
+        }
+        assert_eq!(store.writers.len(), 1);
     }
 
     #[test]

@@ -30,6 +30,8 @@ mod answer;
 mod config;
 mod encode;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod index;
 mod metrics;
 mod records;

@@ -39,6 +39,8 @@ async fn a_malformed_service_file_is_refused_whole_and_named() {
     load.answers(20).await;
     let seen = load.stop();
     assert!(seen.failed.is_empty(), "{:?}", seen.failed);
+    let log = mesh.log(1).unwrap();
+    assert_eq!(log.lines().filter(|line| line.contains("99999")).count(), 1, "logged once:\n{log}");
     mesh.edit_services(&mesh.layout.service_yaml()).unwrap();
     until("the error is gone", BOUND, || async {
         let (_, status) = mesh.node(1).admin("/v1/status").await?;

@@ -43,17 +43,17 @@ impl Node {
         }
     }
 
-    /// A record of this node's own came back from an earlier run: if this run's sources said otherwise, they stand.
+    /// A record of this node's own came from elsewhere, as a rule from an earlier run: if this run's sources said
+    /// otherwise, they stand.
     fn reassert(&mut self, id: &RecordId, now: Now) {
         let Some(record) = self.store.get(id) else { return };
         let writer = Arc::clone(&record.writer);
-        if writer == self.writer
-            || Key::of(id).and_then(|k| k.owner().cloned()).as_ref() != Some(&self.config.name)
-        {
+        if Key::of(id).and_then(|k| k.owner().cloned()).as_ref() != Some(&self.config.name) {
             return;
         }
-        // Another node deletes a subnet claim that it takes for an orphan.
-        if writer.node == self.config.name && writer.boot > self.writer.boot {
+        // Another node deletes a subnet claim that it takes for an orphan. Also under this very run's name: it did not
+        // write this, so a damaged or forged record did not come from here.
+        if writer.node == self.config.name && writer.boot >= self.writer.boot {
             if self.membership.peers().is_up(&self.config.name) {
                 // Another node has this name and started later: fighting over records would never end.
                 return;

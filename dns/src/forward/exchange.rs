@@ -163,4 +163,21 @@ mod tests {
         let bare = [0, 7, 0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(taken(&bare), Some(ResponseCode::FormErr), "how a server answers what it cannot read");
     }
+
+    /// Whatever an upstream sends, only a response to the question is passed on, and unchanged.
+    #[test]
+    fn replies() {
+        let packets = crate::fuzz::packets();
+        crate::fuzz::fuzz("replies", &packets, |input| {
+            let query = &packets[0];
+            let Some(reply) = checked(query, input) else { return false };
+            assert!(reply.octets == input && input[..2] == query[..2] && input[2] & 0xf8 == 0x80);
+            let bare = input[4..].iter().all(|octet| *octet == 0) || question_octets(input).is_none();
+            assert!(
+                bare || question_octets(input).map(<[u8]>::to_ascii_lowercase).as_deref()
+                    == question_octets(query)
+            );
+            true
+        });
+    }
 }

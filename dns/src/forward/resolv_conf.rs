@@ -74,4 +74,14 @@ mod tests {
     fn a_missing_file_has_no_servers() {
         assert_eq!(nameservers(Path::new("/nonexistent/resolv.conf")), []);
     }
+
+    #[test]
+    fn any_text() {
+        let text = b"# x\nnameserver 10.0.0.1\nnameserver ::\nsearch a\nnameserver fe80::1%eth0\n".to_vec();
+        crate::fuzz::fuzz("resolv.conf", &[text], |input| {
+            let found = parse(&String::from_utf8_lossy(input));
+            assert!(found.len() <= MAX && found.iter().all(|s| s.port() == 53 && !s.ip().is_unspecified()));
+            !found.is_empty()
+        });
+    }
 }

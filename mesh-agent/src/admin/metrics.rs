@@ -118,7 +118,8 @@ fn agent(operations: &dyn Operations) -> Vec<MetricFamily> {
     families.into_iter().map(Family::build).collect()
 }
 
-/// Up to so many backends all have series from the start; of more only those that had a flow.
+/// Up to so many backends all have series from the start; of more only those that had a flow. So with frontends and what
+/// they refused.
 const MOST_IDLE_SERIES: usize = 2_000;
 
 /// What the data plane counts.
@@ -159,7 +160,8 @@ fn plane(counters: &Counters) -> Vec<MetricFamily> {
         "New flows that reached no backend, by reason.",
         &["service", "namespace", "reason"],
     );
-    for c in &counters.frontends {
+    let all = counters.frontends.len() <= MOST_IDLE_SERIES;
+    for c in counters.frontends.iter().filter(|c| all || c.no_backend + c.denied + c.limited > 0) {
         let reasons = [("no_backend", c.no_backend), ("denied", c.denied), ("limited", c.limited)];
         for (reason, n) in reasons {
             refused.add(&[c.service.name.as_str(), c.service.namespace.as_str(), reason], number(n));

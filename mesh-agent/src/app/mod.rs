@@ -1,8 +1,8 @@
 //! Starts and stops the parts of an agent, in order.
 //!
 //! Start: control plane, writer, data plane and reconciler, DNS, admin, and last the sources, so that an address that
-//! is taken stops the start before anything was declared. Stop: admin, sources, leave the mesh, let flows end, data
-//! plane, DNS.
+//! is taken stops the start before anything was declared. Stop: admin, sources, leave the mesh, refuse new connections and
+//! let flows end, data plane, DNS.
 
 mod operations;
 mod parts;
@@ -62,7 +62,7 @@ pub struct App {
     admin: AdminHandle,
     files: Option<JoinHandle<()>>,
     writer_task: JoinHandle<()>,
-    leftovers: JoinHandle<()>,
+    leftovers: stop::Owned,
     events: JoinHandle<()>,
 }
 
@@ -107,7 +107,8 @@ impl App {
         let plane = AnyDataPlane::from(UserspacePlane::start(parts::userspace(config))?);
         let reconcile_config = ReconcileConfig::new(parts::node_facts(config), parts::policy(config));
         let (complete, synced) = watch::channel(false);
-        let leftovers = tokio::spawn(complete_state(writer.clone(), control.clone(), complete));
+        // Owned from here on: should a later part not start, it must not live on with its handles.
+        let leftovers = stop::Owned::spawn(complete_state(writer.clone(), control.clone(), complete));
         let reconcile = reconcile::spawn(
             plane,
             control.snapshots(),
@@ -157,13 +158,21 @@ impl App {
         Ok(App { running, admin, files, writer_task, leftovers, events })
     }
 
+    /// Resolves when a part has ended that the agent cannot do without, which only a defect makes; says which.
+    pub async fn broken(&mut self) -> &'static str {
+        tokio::select! {
+            _ = &mut self.writer_task => "the writer of local state",
+            () = self.running.reconcile.ended() => "the reconciler",
+        }
+    }
+
     /// Stops in order: takes no new work, tells the mesh, lets flows end for a moment, then closes everything.
     pub async fn stop(self) {
         tracing::info!("stopping");
         if let Some(files) = self.files {
             files.abort();
         }
-        self.leftovers.abort();
+        drop(self.leftovers);
         self.admin.shutdown().await;
         self.events.abort();
         // Gone for sure: it holds all the handles.

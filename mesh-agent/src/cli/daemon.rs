@@ -30,10 +30,17 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     logging::init(&args.log, Some(format), Some(&config.log.level))?;
     runtime()?.block_on(async {
         let stopped = stop_asked(args.until_stdin_closes)?;
-        let app = App::start(&config).await.map_err(|e| Failure::new(Code::Failure, e.to_string()))?;
-        stopped.await;
+        let mut app = App::start(&config).await.map_err(|e| Failure::new(Code::Failure, e.to_string()))?;
+        let broken = tokio::select! {
+            () = stopped => None,
+            part = app.broken() => Some(part),
+        };
         app.stop().await;
-        Ok(())
+        // Half an agent is worse than one that its service manager starts anew.
+        broken.map_or(Ok(()), |part| {
+            Err(Failure::new(Code::Failure, format!("{part} ended unexpectedly; its panic is in the log"))
+                .fix("start the agent again, and report this"))
+        })
     })
 }
 

@@ -53,6 +53,10 @@ impl DataPlane for AnyDataPlane {
         each!(self, plane => plane.explain(flow))
     }
 
+    async fn refuse_new(&mut self) {
+        each!(self, plane => plane.refuse_new().await);
+    }
+
     async fn teardown(&mut self) -> Result<(), PlaneError> {
         each!(self, plane => plane.teardown().await)
     }

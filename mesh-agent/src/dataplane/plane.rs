@@ -100,6 +100,10 @@ pub trait DataPlane {
     /// Where a new flow would go and why, without sending a packet or changing anything.
     fn explain(&self, flow: &Flow) -> Explanation;
 
+    /// Takes no new connection from now on, because the agent stops; open flows go on. UDP has no connections, so new
+    /// and old flows go on alike. There is no way back but [`DataPlane::teardown`].
+    async fn refuse_new(&mut self);
+
     /// Removes everything it made.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ pub(super) enum Command {
     Explain(Flow, oneshot::Sender<Explanation>),
     Plan(oneshot::Sender<Vec<Op>>),
     Audit(oneshot::Sender<()>),
+    RefuseNew(oneshot::Sender<()>),
     Shutdown(bool, oneshot::Sender<Result<(), PlaneError>>),
 }
 
@@ -87,6 +88,21 @@ impl ReconcileHandle {
         let mut status = self.status.clone();
         let reached = status.wait_for(|s| s.applied_revision >= revision && s.last_sync.is_some()).await;
         reached.map(drop).map_err(|_| ReconcileGone)
+    }
+
+    /// Takes no new connection from now on, while open ones go on. The plane is left alone afterwards: snapshots are not
+    /// followed and nothing is repaired, until [`ReconcileHandle::shutdown`].
+    ///
+    /// # Errors
+    /// [`ReconcileGone`].
+    pub async fn refuse_new(&self) -> Result<(), ReconcileGone> {
+        self.ask(Command::RefuseNew).await
+    }
+
+    /// Resolves when the reconciler has ended, whatever the cause.
+    pub async fn ended(&self) {
+        let mut status = self.status.clone();
+        while status.changed().await.is_ok() {}
     }
 
     /// Stops; with `teardown` the plane removes everything it made, else it is dropped as it is.

@@ -83,6 +83,7 @@ pub fn spawn(
         sync_deadline: now + config.sync_timeout,
         next_audit: now + config.audit_interval,
         config,
+        stopping: false,
     };
     tokio::spawn(task.run());
     ReconcileHandle { commands, status }
@@ -101,6 +102,8 @@ struct Task {
     due: Option<Instant>,
     sync_deadline: Instant,
     next_audit: Instant,
+    /// No new connection is taken: the plane is not brought anywhere any more.
+    stopping: bool,
 }
 
 /// How far the task is with the plane itself.
@@ -127,7 +130,7 @@ impl Task {
                         return;
                     }
                 }
-                changed = self.snapshots.changed(), if follow => match changed {
+                changed = self.snapshots.changed(), if follow && !self.stopping => match changed {
                     Ok(()) => {
                         self.due = self.due.or(Some(Instant::now() + self.config.coalesce));
                         self.progress.behind = true;
@@ -136,14 +139,14 @@ impl Task {
                     // The control plane is gone: keep what is there, the agent is about to stop.
                     Err(_) => follow = false,
                 },
-                told = told(&mut self.synced), if wait_sync && !self.engine.may_remove => {
+                told = told(&mut self.synced), if wait_sync && !self.engine.may_remove && !self.stopping => {
                     wait_sync = false;
                     // Sources that vanish without a word are waited for until the timeout.
                     if told {
                         self.sync_deadline = Instant::now();
                     }
                 }
-                () = sleep_until(wake) => self.tick().await,
+                () = sleep_until(wake), if !self.stopping => self.tick().await,
             }
         }
     }
@@ -229,10 +232,15 @@ impl Task {
                 drop(answer.send(self.engine.pending(&snapshot)));
             }
             Command::Audit(answer) => {
-                if self.progress.observed {
+                if self.progress.observed && !self.stopping {
                     self.audit(Instant::now()).await;
                     self.publish();
                 }
+                let _ = answer.send(());
+            }
+            Command::RefuseNew(answer) => {
+                self.stopping = true;
+                self.engine.plane.refuse_new().await;
                 let _ = answer.send(());
             }
             Command::Shutdown(teardown, answer) => {

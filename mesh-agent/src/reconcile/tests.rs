@@ -7,7 +7,10 @@ use super::{
     task::{ReconcileConfig, spawn},
 };
 use crate::{
-    dataplane::{AnyDataPlane, Flow, fake::FakePlane},
+    dataplane::{
+        AnyDataPlane, Flow,
+        fake::{FakePlane, Opening},
+    },
     plan::{FrontendKey, NodeFacts, Op, Policy, compile},
 };
 use mesh_control::model::{
@@ -312,6 +315,7 @@ async fn the_plane_is_asked_through_the_handle_and_torn_down_on_demand() {
     assert_eq!(w.reconciler.status().drift.values().sum::<u64>(), 4);
     w.reconciler.shutdown(true).await.unwrap();
     assert!(w.plane.table().is_empty());
+    tokio::time::timeout(PATIENCE, w.reconciler.ended()).await.unwrap();
     assert!(w.reconciler.counters().await.is_err() && w.reconciler.shutdown(true).await.is_ok());
 }
 
@@ -326,4 +330,21 @@ async fn the_plan_is_a_dry_run() {
         "{plan:?}"
     );
     assert_eq!(w.plane.table().len(), 2, "nothing was sent");
+}
+
+#[tokio::test]
+async fn a_stopping_reconciler_takes_no_new_flow_and_leaves_the_plane_alone() {
+    let w = World::start(FakePlane::new(), many(3), true, |c| c.audit_interval = Duration::from_millis(20));
+    w.settle().await;
+    w.reconciler.refuse_new().await.unwrap();
+    let (client, destination) = ("10.9.0.1:5".parse().unwrap(), "10.96.0.1:80".parse().unwrap());
+    assert!(matches!(w.plane.open(client, destination, Protocol::Tcp), Opening::NoListener));
+    let sent = w.plane.received();
+    w.set(1, None);
+    // Whatever it would do it had done by the time that commands are answered.
+    w.reconciler.audit().await.unwrap();
+    w.reconciler.counters().await.unwrap();
+    assert_eq!(w.plane.received(), sent);
+    w.reconciler.shutdown(true).await.unwrap();
+    assert!(w.plane.table().is_empty());
 }

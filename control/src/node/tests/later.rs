@@ -6,10 +6,9 @@ use crate::{
     keyring::Keyring,
     member::Identity,
     membership::Member,
+    node::{ExchangeId, Output},
     packet::Sealer,
 };
-
-const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 fn refused(node: &Node, reason: &str) -> u64 {
     node.stats().refused.iter().find(|(r, _)| *r == reason).map_or(0, |(_, n)| *n)

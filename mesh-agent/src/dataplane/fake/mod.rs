@@ -43,6 +43,7 @@ struct State {
     fail_ops: BTreeSet<u64>,
     fail_frontends: BTreeMap<FrontendKey, u32>,
     fail_observe: u32,
+    refuses_new: bool,
 }
 
 #[derive(Debug, Default)]
@@ -114,6 +115,9 @@ impl FakePlane {
     /// A client opens a flow, or sends on the UDP flow it has.
     pub fn open(&self, client: SocketAddr, destination: SocketAddr, protocol: Protocol) -> Opening {
         let mut state = self.lock();
+        if state.refuses_new {
+            return Opening::NoListener;
+        }
         let State { table, flows, .. } = &mut *state;
         let Some(entry) = flows::find(table, destination, protocol) else { return Opening::NoListener };
         let entry = entry.clone();
@@ -270,6 +274,10 @@ impl DataPlane for FakePlane {
             affinity,
             objects: vec![format!("table entry {key}")],
         }
+    }
+
+    async fn refuse_new(&mut self) {
+        self.lock().refuses_new = true;
     }
 
     async fn teardown(&mut self) -> Result<(), PlaneError> {

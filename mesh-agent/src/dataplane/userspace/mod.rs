@@ -34,9 +34,11 @@ use crate::{
     sys::rlimit,
 };
 use apply::Batch;
+use listen::SocketHandle;
 use mesh_control::model::{Protocol, Scheduler};
 use registry::Registry;
 use std::{io, sync::Arc, time::Instant};
+use view::Gate;
 use worker::Worker;
 
 const NAME: &str = "userspace";
@@ -104,6 +106,16 @@ impl DataPlane for UserspacePlane {
 
     fn explain(&self, flow: &Flow) -> Explanation {
         explain::explain(&self.registry, flow, Instant::now())
+    }
+
+    async fn refuse_new(&mut self) {
+        let sockets = self.registry.ports.values().flat_map(|port| &port.sockets);
+        for socket in sockets.filter_map(SocketHandle::get).filter(|s| s.protocol == Protocol::Tcp) {
+            // The kernel refuses from here on, or hands to another agent of this host that listens there too.
+            if let Err(error) = socket.set_gate(Gate::Refuse) {
+                tracing::debug!(%error, address = %socket.address, "goes on listening until it is closed");
+            }
+        }
     }
 
     async fn teardown(&mut self) -> Result<(), PlaneError> {

@@ -6,7 +6,7 @@ use crate::source::{
     writer::{StateWriter, WriterError},
 };
 use mesh_control::model::{
-    Endpoint, Name, Origin, PortRange, ServiceKey, ServiceSpec, ServiceView, Snapshot, SpecError,
+    Endpoint, Name, Origin, ServiceKey, ServiceSpec, ServiceView, Snapshot, SpecError,
 };
 use std::{
     path::{Path, PathBuf},
@@ -14,14 +14,14 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Mutex, watch},
+    sync::{Mutex, OwnedMutexGuard, watch},
     task::spawn_blocking,
     time::timeout,
 };
 use tracing::{error, warn};
 
-/// Most endpoints of one service that the API keeps on this node.
-const MAX_ENDPOINTS: usize = 10_000;
+/// Most endpoints of one service that the API keeps on this node: what the mesh takes of one node.
+const MAX_ENDPOINTS: usize = 4096;
 /// How long an endpoint waits for its service to appear, so that it knows of its health check from the start.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -79,10 +79,15 @@ pub enum ApiError {
 /// The API source of this node.
 #[derive(Debug)]
 pub struct ApiSource {
+    parts: Arc<Parts>,
+    kept: Arc<Mutex<Kept>>,
+}
+
+#[derive(Debug)]
+struct Parts {
     writer: StateWriter,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     file: Option<PathBuf>,
-    kept: Mutex<Kept>,
 }
 
 impl ApiSource {
@@ -120,7 +125,23 @@ impl ApiSource {
             Ok(()) => {}
         }
         writer.synced(&Self::id()).await?;
-        Ok(ApiSource { writer, snapshot, file, kept: Mutex::new(kept) })
+        let parts = Arc::new(Parts { writer, snapshot, file });
+        Ok(ApiSource { parts, kept: Arc::new(Mutex::new(kept)) })
+    }
+
+    /// Does what must not be left half done when a client hangs up: once its turn has come it runs to its end,
+    /// whatever becomes of the caller.
+    async fn whole<F>(
+        &self,
+        work: impl FnOnce(Arc<Parts>, OwnedMutexGuard<Kept>) -> F,
+    ) -> Result<(), ApiError>
+    where
+        F: Future<Output = Result<(), ApiError>> + Send + 'static,
+    {
+        let turn = Arc::clone(&self.kept).lock_owned().await;
+        let done = tokio::spawn(work(Arc::clone(&self.parts), turn)).await;
+        // Cut off only when the agent stops.
+        done.unwrap_or(Err(ApiError::Writer(WriterError::Closed)))
     }
 
     /// Declares services for the cluster, each instead of an earlier declaration of the cluster. One that brings
@@ -141,18 +162,20 @@ impl ApiSource {
                 check_endpoint(&service.key, endpoint, service.endpoints.len())?;
             }
         }
-        let mut kept = self.kept.lock().await;
-        for service in services {
-            let LocalService { key, declaration, endpoints, .. } = service;
-            if let Some((_, spec)) = declaration {
-                self.writer.declare_for_cluster(&key, Some(spec)).await?;
+        self.whole(|parts, mut kept| async move {
+            for service in services {
+                let LocalService { key, declaration, endpoints, .. } = service;
+                if let Some((_, spec)) = declaration {
+                    parts.writer.declare_for_cluster(&key, Some(spec)).await?;
+                }
+                if !endpoints.is_empty() {
+                    parts.wait(|s| s.services.contains_key(&key)).await;
+                    parts.put(&mut kept, &key, endpoints.to_vec()).await?;
+                }
             }
-            if !endpoints.is_empty() {
-                self.settle(&key).await;
-                self.put(&mut kept, &key, endpoints.to_vec()).await?;
-            }
-        }
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 
     /// Withdraws the cluster's declaration, and the endpoints that the API has on this node.
@@ -160,10 +183,13 @@ impl ApiSource {
     /// # Errors
     /// [`ApiError::NoSuchService`], [`ApiError::NotClusters`] and others.
     pub async fn remove(&self, key: &ServiceKey) -> Result<(), ApiError> {
-        self.clusters(key)?;
-        let mut kept = self.kept.lock().await;
-        self.writer.declare_for_cluster(key, None).await?;
-        self.put(&mut kept, key, Vec::new()).await
+        self.parts.clusters(key)?;
+        let key = key.clone();
+        self.whole(|parts, mut kept| async move {
+            parts.writer.declare_for_cluster(&key, None).await?;
+            parts.put(&mut kept, &key, Vec::new()).await
+        })
+        .await
     }
 
     /// Adds an endpoint of this node to a service, or changes the one of that name. The service need not be declared
@@ -172,13 +198,16 @@ impl ApiSource {
     /// # Errors
     /// [`ApiError`].
     pub async fn add_endpoint(&self, key: &ServiceKey, endpoint: Endpoint) -> Result<(), ApiError> {
-        let mut kept = self.kept.lock().await;
-        let mut all = kept.get(key).cloned().unwrap_or_default();
-        all.retain(|e| e.instance != endpoint.instance);
-        check_endpoint(key, &endpoint, all.len() + 1)?;
-        all.push(endpoint);
-        all.sort_by(|a, b| a.instance.cmp(&b.instance));
-        self.put(&mut kept, key, all).await
+        let key = key.clone();
+        self.whole(|parts, mut kept| async move {
+            let mut all = kept.get(&key).cloned().unwrap_or_default();
+            all.retain(|e| e.instance != endpoint.instance);
+            check_endpoint(&key, &endpoint, all.len() + 1)?;
+            all.push(endpoint);
+            all.sort_by(|a, b| a.instance.cmp(&b.instance));
+            parts.put(&mut kept, &key, all).await
+        })
+        .await
     }
 
     /// Takes back an endpoint that the API added; it drains.
@@ -186,14 +215,17 @@ impl ApiSource {
     /// # Errors
     /// [`ApiError::NoSuchEndpoint`] and others.
     pub async fn remove_endpoint(&self, key: &ServiceKey, instance: &Name) -> Result<(), ApiError> {
-        let mut kept = self.kept.lock().await;
-        let mut all = kept.get(key).cloned().unwrap_or_default();
-        let before = all.len();
-        all.retain(|e| e.instance != *instance);
-        if all.len() == before {
-            return Err(ApiError::NoSuchEndpoint { service: key.clone(), instance: instance.clone() });
-        }
-        self.put(&mut kept, key, all).await
+        let (key, instance) = (key.clone(), instance.clone());
+        self.whole(|parts, mut kept| async move {
+            let mut all = kept.get(&key).cloned().unwrap_or_default();
+            let before = all.len();
+            all.retain(|e| e.instance != instance);
+            if all.len() == before {
+                return Err(ApiError::NoSuchEndpoint { service: key, instance });
+            }
+            parts.put(&mut kept, &key, all).await
+        })
+        .await
     }
 
     /// Changes the declaration of a service that the cluster declares; `change` gets what is in force. Changes come
@@ -206,16 +238,23 @@ impl ApiSource {
         key: &ServiceKey,
         change: impl FnOnce(&ServiceView) -> Result<ServiceSpec, E>,
     ) -> Result<(), E> {
-        let _one_at_a_time = self.kept.lock().await;
-        let view = self.clusters(key)?;
+        let turn = Arc::clone(&self.kept).lock_owned().await;
+        let view = self.parts.clusters(key)?;
         let spec = Arc::new(change(&view)?);
         check_spec(key, &spec)?;
-        let declared = self.writer.declare_for_cluster(key, Some(spec.clone())).await;
-        declared.map_err(ApiError::from)?;
-        self.wait(|s| s.services.get(key).is_some_and(|v| v.spec == spec)).await;
-        Ok(())
+        let (parts, key) = (Arc::clone(&self.parts), key.clone());
+        // The turn ends when the snapshot shows the change, also for a caller that has gone.
+        let done = tokio::spawn(async move {
+            let _turn = turn;
+            parts.writer.declare_for_cluster(&key, Some(spec.clone())).await?;
+            parts.wait(|s| s.services.get(&key).is_some_and(|v| v.spec == spec)).await;
+            Ok(())
+        });
+        Ok(done.await.unwrap_or(Err(ApiError::Writer(WriterError::Closed)))?)
     }
+}
 
+impl Parts {
     /// The service, if the cluster declares it.
     fn clusters(&self, key: &ServiceKey) -> Result<Arc<ServiceView>, ApiError> {
         let snapshot = self.snapshot.borrow();
@@ -228,10 +267,6 @@ impl ApiSource {
             Origin::Cluster => None,
         });
         Err(ApiError::NotClusters { service: key.clone(), by: nodes.collect::<Vec<_>>().join(", ") })
-    }
-
-    async fn settle(&self, key: &ServiceKey) {
-        self.wait(|s| s.services.contains_key(key)).await;
     }
 
     /// Waits a little for the snapshot to show what was just said; it goes on without, as the store has taken it.
@@ -259,9 +294,9 @@ impl ApiSource {
         }
         *kept = fresh;
         if endpoints.is_empty() {
-            self.writer.remove(&Self::id(), key).await?;
+            self.writer.remove(&ApiSource::id(), key).await?;
         } else {
-            self.writer.upsert(&Self::id(), statement(key, &endpoints)).await?;
+            self.writer.upsert(&ApiSource::id(), statement(key, &endpoints)).await?;
         }
         Ok(())
     }
@@ -276,13 +311,8 @@ fn check_spec(key: &ServiceKey, spec: &ServiceSpec) -> Result<(), ApiError> {
 }
 
 fn check_endpoint(key: &ServiceKey, endpoint: &Endpoint, count: usize) -> Result<(), ApiError> {
-    let bad_port = endpoint.ports.iter().any(|(a, b)| *a == 0 || PortRange::single(*b).is_err());
-    let problem = if endpoint.addresses.is_empty() {
-        "it has no address: give one".to_owned()
-    } else if endpoint.addresses.iter().any(|a| a.is_unspecified() || a.is_multicast()) {
-        format!("{} is no address of an instance: give a concrete one", endpoint.addresses)
-    } else if bad_port {
-        "port 0 cannot be dialled: use 1 to 65535".to_owned()
+    let problem = if let Err(wrong) = endpoint.validate() {
+        wrong.to_string()
     } else if endpoint.terminating || endpoint.drain_until.is_some() {
         "it is marked as terminating: add it as ready and drain it afterwards".to_owned()
     } else if count > MAX_ENDPOINTS {

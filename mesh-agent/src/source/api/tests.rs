@@ -159,7 +159,7 @@ async fn what_the_api_may_not_do_is_refused_with_nothing_changed() {
     let mut nowhere = endpoint("a");
     nowhere.addresses = Default::default();
     let e = api.add_endpoint(&key("good"), nowhere).await.unwrap_err();
-    assert_eq!(e.to_string(), "endpoint a of good: it has no address: give one");
+    assert_eq!(e.to_string(), "endpoint a of good: addresses: it has no address: give it one");
     assert_eq!(control.lock().unwrap().writes, writes);
     control.lock().unwrap().refuse.insert(key("web"));
     let e = api.apply(vec![declared("web", &[])]).await.unwrap_err();
@@ -192,4 +192,77 @@ async fn what_cannot_be_kept_is_not_announced() {
     let e = api.add_endpoint(&key("web"), endpoint("a")).await.unwrap_err();
     assert!(matches!(e, ApiError::Store(_)), "{e}");
     assert_eq!(control.lock().unwrap().shown().1, Vec::<String>::new());
+}
+
+/// hyper drops the answer's future when the client hangs up.
+#[tokio::test]
+async fn what_was_begun_is_done_though_the_client_hangs_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (api, _writer, control) = start(Some(dir.path())).await;
+    let web = key("web");
+    let mut asked = Box::pin(api.add_endpoint(&web, endpoint("a")));
+    std::future::poll_fn(|context| {
+        assert!(asked.as_mut().poll(context).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    drop(asked);
+    until("announced", || control.lock().unwrap().shown().1 == ["a"]).await;
+    // The next one starts from what was kept.
+    api.add_endpoint(&key("web"), endpoint("b")).await.unwrap();
+    let kept = super::store::load(&dir.path().join("api.json")).unwrap();
+    assert_eq!(kept[&key("web")].len(), 2);
+}
+
+/// What the mesh would refuse must not be kept: all later changes of the service would be refused with it.
+#[tokio::test]
+async fn no_endpoint_is_kept_that_the_mesh_would_refuse() {
+    let (api, _writer, control) = start(None).await;
+    let mut many = endpoint("a");
+    many.ports = (1..=1025).map(|port| (port, port)).collect();
+    let mut nobody = endpoint("b");
+    nobody.addresses = std::net::IpAddr::from([255; 4]).into();
+    let names: Vec<String> = (0..=4096).map(|i| format!("e{i}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for (endpoint, problem) in [(many, "ports: 1025 ports"), (nobody, "addresses: 255.255.255.255")] {
+        let e = api.add_endpoint(&key("web"), endpoint).await.unwrap_err().to_string();
+        assert!(e.contains(problem), "{e}");
+    }
+    let e = api.apply(vec![declared("web", &names)]).await.unwrap_err().to_string();
+    assert!(e.contains("at most 4096 endpoints"), "{e}");
+    assert_eq!(control.lock().unwrap().writes, 0);
+}
+
+#[tokio::test]
+async fn a_change_waits_for_the_one_before_though_that_client_hung_up() {
+    let (writer, control, snapshot) = live_writer();
+    let (slow, seen) = watch::channel(snapshot.borrow().clone());
+    let api = ApiSource::start(None, writer, seen).await.unwrap();
+    api.apply(vec![declared("web", &[])]).await.unwrap();
+    slow.send_replace(snapshot.borrow().clone());
+    let web = key("web");
+    let label = |name: &'static str| {
+        move |view: &ServiceView| {
+            let mut spec = (*view.spec).clone();
+            spec.labels.insert(name.into(), String::new());
+            Ok::<_, ApiError>(spec)
+        }
+    };
+    let mut gone = Box::pin(api.change(&web, label("first")));
+    std::future::poll_fn(|context| {
+        assert!(gone.as_mut().poll(context).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    drop(gone);
+    // The snapshot shows the first change a little after the store has it.
+    let labels = || control.lock().unwrap().specs[&(key("web"), Origin::Cluster)].labels.len();
+    let show = async {
+        until("the first is taken", || labels() == 1).await;
+        slow.send_replace(snapshot.borrow().clone());
+        until("the second is taken", || labels() == 2).await;
+        slow.send_replace(snapshot.borrow().clone());
+    };
+    let (second, ()) = tokio::join!(api.change(&web, label("second")), show);
+    second.unwrap();
 }

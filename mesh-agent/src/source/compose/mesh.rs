@@ -9,7 +9,7 @@ use mesh_control::model::{
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 /// Most static endpoints of one service in one file.
-const MAX_ENDPOINTS: usize = 10_000;
+const MAX_ENDPOINTS: usize = 4096;
 /// Affinity that names no timeout: three hours, as Kubernetes has it.
 const AFFINITY: Duration = Duration::from_secs(10_800);
 
@@ -124,7 +124,7 @@ fn endpoint(map: &Map<'_>, item: &Field<'_>, key: &ServiceKey, number: usize) ->
     let mut addresses = Addresses::default();
     for field in map.get("address").iter().flat_map(Field::one_or_list) {
         let Some(ip) = field.with(|t| match t.parse::<IpAddr>() {
-            Ok(ip) if !ip.is_unspecified() && !ip.is_multicast() => Ok(ip),
+            Ok(ip) if !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::from([255; 4]) => Ok(ip),
             _ => Err("is no IP address of an instance: write one, as 192.0.2.10"),
         }) else {
             continue;

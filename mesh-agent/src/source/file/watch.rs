@@ -113,19 +113,26 @@ impl Source {
         let (path, node, origin) = (self.path.clone(), self.node.clone(), self.origin.clone());
         let looked = spawn_blocking(move || {
             let whole = scan(&path).map(|seen| folder.update(seen, Context { node: &node, origin: &origin }));
-            let mut errors: Vec<String> = whole.err().into_iter().collect();
-            errors.extend(folder.errors());
-            let services = folder.services();
-            (folder, services, errors)
+            let (services, errors) = (folder.services(), folder.errors());
+            (folder, services, whole.err(), errors)
         });
-        let (folder, services, mut errors) = match looked.await {
+        let (folder, services, unread, mut errors) = match looked.await {
             Ok(found) => found,
             Err(e) => {
                 // Only at shutdown, or by a defect; without the folder's memory nothing may be replaced.
                 error!(error = %e, "the look at the service files did not end");
+                let shown = "the service files are no longer watched: restart the agent, and report this";
+                self.writer.set_errors(&id, vec![shown.to_owned()]).await?;
                 return Err(WriterError::Closed);
             }
         };
+        // The folder logs what it refuses of a file, the writer what it cannot tell.
+        if let Some(error) = &unread
+            && !self.errors.contains(error)
+        {
+            warn!(%error, "the service files cannot be read; what they said before goes on");
+        }
+        errors.splice(0..0, unread);
         let refused = !errors.is_empty();
         self.folder = Some(folder);
         if self.told.as_ref() != Some(&services) {
@@ -137,9 +144,6 @@ impl Source {
             }
         }
         if self.errors != errors {
-            if let Some(new) = errors.iter().find(|e| !self.errors.contains(e)) {
-                warn!(error = %new, count = errors.len(), "not all service files count");
-            }
             self.writer.set_errors(&id, errors.clone()).await?;
             self.errors = errors;
         }

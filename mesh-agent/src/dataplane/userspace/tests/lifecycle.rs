@@ -210,3 +210,26 @@ async fn two_agents_share_a_port_and_one_goes() {
     drop(other);
     open(rig.at(8080)).await.unwrap();
 }
+
+/// An agent that stops under constant load: who comes is refused at once and goes elsewhere, who is there stays.
+#[tokio::test]
+async fn a_stopping_plane_refuses_new_connections_and_keeps_old_ones() {
+    let mut rig = Rig::start();
+    let mut other = Rig { vip: rig.vip, ..Rig::start() };
+    let frontend = rig.frontend(8080, Tcp);
+    rig.serve(&frontend, &[tcp_backend("a").await]).await;
+    let (mut old, _) = open(rig.at(8080)).await.unwrap();
+    rig.plane.refuse_new().await;
+    for _ in 0..20 {
+        assert_eq!(open(rig.at(8080)).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+    // Another agent of this host that holds the same address gets all of them.
+    other.serve(&frontend, &[tcp_backend("b").await]).await;
+    for _ in 0..20 {
+        assert_eq!(open(rig.at(8080)).await.unwrap().1, "b");
+    }
+    old.write_all(b"x").await.unwrap();
+    within(old.read_exact(&mut [0])).await.unwrap();
+    rig.plane.teardown().await.unwrap();
+    assert_reset(&mut old).await;
+}
