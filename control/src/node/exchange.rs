@@ -11,7 +11,7 @@ use crate::{
     key::RecordId,
     member::Identity,
 };
-use rand::RngExt;
+use rand::{RngExt, seq::IteratorRandom};
 use std::{collections::VecDeque, net::SocketAddr};
 
 /// Between two tries of the seeds while alone.
@@ -89,11 +89,26 @@ impl Node {
                 self.begin(Target::Address(peer.addr), Some(peer), None, None, now);
             }
         }
-        if self.exchanges.seed_at <= now.mono && !self.exchanges.seeds.is_empty() {
+        if self.exchanges.seed_at <= now.mono {
             let alone = self.membership.peers().alive().is_empty();
             let wait = if alone { ALONE } else { PERIOD };
             self.exchanges.seed_at = now.mono + wait + self.rng.random_range(0..wait / 5);
             self.try_seed(now);
+            if alone {
+                self.try_remembered(now);
+            }
+        }
+    }
+
+    /// Tries one of those that were up once. The failure detector asks them only while it knows somebody, and the seeds
+    /// may be gone for good.
+    fn try_remembered(&mut self, now: Now) {
+        let peers = self.membership.peers();
+        let known = peers.names().filter_map(|name| peers.latest(name));
+        if let Some(addr) = known.map(|(id, _)| id.addr).choose(&mut self.rng)
+            && self.exchanges.outgoing() < MAX_OUTGOING
+        {
+            self.begin(Target::Address(addr), None, None, None, now);
         }
     }
 

@@ -42,7 +42,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Looks at the view after a step.
+    /// Looks at the view after a step; whether it is a new one.
     ///
     /// # Errors
     /// What does not hold.
@@ -50,11 +50,11 @@ impl Watch {
         &mut self,
         view: &Snapshot,
         settled: &BTreeMap<ServiceKey, IpAddr>,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let before = match self.before.take() {
             Some(before) if before.revision == view.revision => {
                 self.before = Some(before);
-                return Ok(());
+                return Ok(false);
             }
             before => before.unwrap_or_else(|| Snapshot::empty(view.local.clone())),
         };
@@ -98,7 +98,7 @@ impl Watch {
             }
         }
         self.before = Some(view.clone());
-        Ok(())
+        Ok(true)
     }
 }
 

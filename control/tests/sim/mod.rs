@@ -25,7 +25,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-pub(crate) use network::{Traffic, Weather};
+pub(crate) use network::Weather;
 
 /// Unix milliseconds at which every simulation begins.
 const EPOCH: u64 = 1_790_000_000_000;
@@ -35,6 +35,11 @@ pub(crate) const INTERVAL: u64 = 10_000;
 pub(crate) const KEEPING: u64 = 2_000;
 /// Inputs that wait for a stalled node; further datagrams are lost, as a full socket buffer loses them.
 const BACKLOG: usize = 512;
+
+/// What sealing adds to a frame: length and tag.
+const SEAL: u64 = 20;
+/// First byte of a frame that holds records.
+const RECORDS: u8 = 5;
 
 struct Slot {
     node: Option<Node>,
@@ -53,7 +58,7 @@ struct Slot {
 
 /// The simulation.
 pub(crate) struct Sim {
-    /// Milliseconds since the beginning.
+    /// Milliseconds since the beginning. May be moved on by hand.
     pub(crate) now: u64,
     pub(crate) rng: StdRng,
     /// What the network does to datagrams from now on.
@@ -62,8 +67,14 @@ pub(crate) struct Sim {
     pub(crate) trace: u64,
     /// VIPs that must not move any more.
     pub(crate) settled: BTreeMap<ServiceKey, IpAddr>,
-    /// The cluster keys of nodes that start.
-    pub(crate) keys: Vec<String>,
+    /// The configured key of nodes that start from now on.
+    pub(crate) key: String,
+    /// Looks at every new view.
+    pub(crate) inspect: fn(&Snapshot),
+    /// Sent by all nodes: datagrams, their bytes, connections, bytes of their frames.
+    pub(crate) traffic: [u64; 4],
+    /// Of the bytes of frames, those of frames with records.
+    pub(crate) record_bytes: u64,
     /// Whether nodes write state files.
     pub(crate) keeping: bool,
     /// How to run this again, for messages.
@@ -74,7 +85,7 @@ pub(crate) struct Sim {
     network: Network,
 }
 
-fn address(i: usize) -> SocketAddr {
+pub(crate) fn address(i: usize) -> SocketAddr {
     let [high, low] = u16::try_from(i).expect("few nodes").to_be_bytes();
     SocketAddr::from(([10, 0, high, low], 7946))
 }
@@ -115,7 +126,10 @@ impl Sim {
             trace: 0xcbf2_9ce4_8422_2325,
             settled: BTreeMap::new(),
             // Any key will do, as long as it is the same in every run.
-            keys: vec!["AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into()],
+            key: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into(),
+            inspect: |_| (),
+            traffic: [0; 4],
+            record_bytes: 0,
             keeping: true,
             replay: format!("seed {seed} of this test"),
             seed,
@@ -131,12 +145,22 @@ impl Sim {
 
     /// Starts node `i` with nothing kept. The first three nodes are everybody's seeds.
     pub(crate) fn start(&mut self, i: usize) {
+        self.start_as(i, name(i), address(i));
+    }
+
+    /// Starts node `i`, reached at `address(i)`, with nothing kept, with this name, and telling others to dial
+    /// `advertised`.
+    pub(crate) fn start_as(&mut self, i: usize, name: Name, advertised: SocketAddr) {
         self.slots[i].disk = None;
-        self.restart(i);
+        self.run_as(i, name, advertised);
     }
 
     /// Starts node `i` with the state file that it left, if there is one.
     pub(crate) fn restart(&mut self, i: usize) {
+        self.run_as(i, name(i), address(i));
+    }
+
+    fn run_as(&mut self, i: usize, name: Name, addr: SocketAddr) {
         assert!(self.slots[i].node.is_none(), "n{i} runs already");
         let now = self.clock(i);
         let run = self.slots[i].run + 1;
@@ -144,8 +168,8 @@ impl Sim {
         sender[..8].copy_from_slice(&(i as u64).to_be_bytes());
         sender[8..].copy_from_slice(&run.to_be_bytes());
         let config = NodeConfig {
-            name: name(i),
-            addr: address(i),
+            name,
+            addr,
             info: NodeInfo { version: "sim".into(), ..NodeInfo::default() },
             boot: now.wall,
             seeds: (0..3.min(self.slots.len())).map(|s| address(s).to_string()).collect(),
@@ -154,10 +178,11 @@ impl Sim {
             seed: self.rng.random(),
             sender,
         };
+        let keys = std::slice::from_ref(&self.key);
         let slot = &mut self.slots[i];
         let node = match &slot.disk {
-            Some((_, bytes)) => Node::restored(config, &self.keys, bytes, now).expect("a good file"),
-            None => Node::new(config, &self.keys, now).expect("good keys"),
+            Some((_, bytes)) => Node::restored(config, keys, bytes, now).expect("a good file"),
+            None => Node::new(config, keys, now).expect("good keys"),
         };
         slot.node = Some(node);
         slot.run = run;
@@ -267,11 +292,6 @@ impl Sim {
         self.clock(i)
     }
 
-    /// What the network carried so far.
-    pub(crate) fn traffic(&self) -> Traffic {
-        self.network.traffic
-    }
-
     pub(crate) fn submit(&mut self, i: usize, changes: Vec<LocalChange>) {
         self.act(i, |node, now| node.submit(changes, now).expect("good changes"));
     }
@@ -286,6 +306,11 @@ impl Sim {
 
     /// Runs until `until`.
     pub(crate) fn run(&mut self, until: u64) {
+        if self.network.now < self.now {
+            // Somebody moved the time on, as when all machines sleep: what was due meanwhile happens now.
+            let late = self.network.wheel.take_all(std::mem::replace(&mut self.network.now, self.now));
+            late.into_iter().for_each(|event| self.happen(event));
+        }
         loop {
             while let Some(mut events) = self.network.wheel.take(self.now) {
                 events.drain(..).for_each(|event| self.happen(event));
@@ -312,7 +337,7 @@ impl Sim {
                 }
                 self.step(i, input);
             }
-            Event::Tick(i) if self.slots[i].tick_at == self.now => {
+            Event::Tick(i) if self.slots[i].tick_at <= self.now => {
                 self.slots[i].tick_at = u64::MAX;
                 if self.slots[i].stalled_until <= self.now {
                     self.step(i, Input::Tick);
@@ -361,8 +386,10 @@ impl Sim {
             slot.tick_at = deadline;
             self.network.at(deadline, Event::Tick(i));
         }
-        if let Err(problem) = slot.watch.look(node.snapshot(), &self.settled) {
-            panic!("{}: at n{i}: {problem}", self.failed());
+        match slot.watch.look(node.snapshot(), &self.settled) {
+            Ok(false) => {}
+            Ok(true) => (self.inspect)(node.snapshot()),
+            Err(problem) => panic!("{}: at n{i}: {problem}", self.failed()),
         }
     }
 
@@ -373,6 +400,18 @@ impl Sim {
             Output::Frame(_, bytes) => (3, bytes.len()),
             Output::Close(_) => (4, 0),
         };
+        match kind {
+            1 => {
+                self.traffic[0] += 1;
+                self.traffic[1] += length as u64;
+            }
+            2 => self.traffic[2] += 1,
+            3 => self.traffic[3] += length as u64 + SEAL,
+            _ => {}
+        }
+        if matches!(output, Output::Frame(_, bytes) if bytes.first() == Some(&RECORDS)) {
+            self.record_bytes += length as u64;
+        }
         for part in [self.now, i as u64, kind, length as u64] {
             self.trace = (self.trace ^ part).wrapping_mul(0x0100_0000_01b3);
         }

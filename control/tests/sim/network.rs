@@ -7,8 +7,6 @@ use std::collections::{BTreeSet, HashMap};
 
 /// Latency of TCP, in milliseconds; frames of one connection keep their order.
 const TCP: u64 = 2;
-/// First byte of a frame that holds records.
-const RECORDS: u8 = 5;
 
 /// What the network does to datagrams.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,36 +19,6 @@ pub(crate) struct Weather {
     pub(crate) delay: u64,
     /// How far wall clocks are off at most at first, either way, in milliseconds.
     pub(crate) skew: i64,
-}
-
-/// What was sent since the beginning.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Traffic {
-    pub(crate) datagrams: u64,
-    pub(crate) datagram_bytes: u64,
-    /// Bytes of frames, and of those that hold records.
-    pub(crate) frame_bytes: u64,
-    pub(crate) record_bytes: u64,
-    /// Connections that were asked for.
-    pub(crate) exchanges: u64,
-}
-
-impl Traffic {
-    /// All bytes.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.datagram_bytes + self.frame_bytes
-    }
-
-    /// What was sent since `earlier`.
-    pub(crate) fn since(&self, earlier: &Traffic) -> Traffic {
-        Traffic {
-            datagrams: self.datagrams - earlier.datagrams,
-            datagram_bytes: self.datagram_bytes - earlier.datagram_bytes,
-            frame_bytes: self.frame_bytes - earlier.frame_bytes,
-            record_bytes: self.record_bytes - earlier.record_bytes,
-            exchanges: self.exchanges - earlier.exchanges,
-        }
-    }
 }
 
 pub(super) enum Event {
@@ -72,7 +40,6 @@ pub(super) struct Network {
     pub(super) sides: Vec<u8>,
     /// (from, to) that is cut in this direction only.
     pub(super) one_way: BTreeSet<(usize, usize)>,
-    pub(super) traffic: Traffic,
     streams: HashMap<End, End>,
     accepted: u64,
 }
@@ -84,7 +51,6 @@ impl Network {
             wheel: Wheel::new(),
             sides: vec![0; nodes],
             one_way: BTreeSet::new(),
-            traffic: Traffic::default(),
             streams: HashMap::new(),
             accepted: ExchangeId::ACCEPTED,
         }
@@ -135,8 +101,6 @@ impl Network {
     ) {
         match output {
             Output::Datagram(to, bytes) => {
-                self.traffic.datagrams += 1;
-                self.traffic.datagram_bytes += bytes.len() as u64;
                 let to = index(to);
                 if self.cut(i, to) {
                     return;
@@ -156,7 +120,6 @@ impl Network {
                 }
             }
             Output::Open(id, target) => {
-                self.traffic.exchanges += 1;
                 let to = index(match target {
                     Target::Seed(seed) => seed.parse().expect("seeds are addresses here"),
                     Target::Address(to) => to,
@@ -178,10 +141,6 @@ impl Network {
             }
             Output::Frame(id, bytes) => {
                 if let Some((to, theirs)) = self.streams.get(&(i, id)).copied() {
-                    self.traffic.frame_bytes += bytes.len() as u64;
-                    if bytes.first() == Some(&RECORDS) {
-                        self.traffic.record_bytes += bytes.len() as u64;
-                    }
                     self.later(TCP, to, Input::Frame(theirs, bytes), slots);
                 }
             }

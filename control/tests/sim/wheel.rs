@@ -1,7 +1,7 @@
 //! The events to come: a ring of milliseconds. Adding and taking cost O(1), and the buffers are used again.
 
 /// How far ahead an event may lie, in milliseconds.
-const SPAN: u64 = 1 << 14;
+const SPAN: u64 = 1 << 16;
 
 /// Events by time; those of one millisecond keep the order in which they were added.
 pub(super) struct Wheel<T> {
@@ -33,6 +33,11 @@ impl<T> Wheel<T> {
 
     pub(super) fn give_back(&mut self, emptied: Vec<T>) {
         self.spare = emptied;
+    }
+
+    /// Takes all events, the soonest first; `now` is when the wheel was last used.
+    pub(super) fn take_all(&mut self, now: u64) -> Vec<T> {
+        (now..now + SPAN).flat_map(|at| std::mem::take(self.slot(at))).collect()
     }
 
     fn slot(&mut self, at: u64) -> &mut Vec<T> {
