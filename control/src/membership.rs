@@ -337,7 +337,11 @@ impl Membership {
 
     fn drive(&mut self, now: u64, step: impl FnOnce(Driven<'_>, &mut Collect) -> Result<(), foca::Error>) {
         let mut out = Collect::default();
-        if step(&mut self.foca, &mut out).is_err() {
+        let stepped = step(&mut self.foca, &mut out);
+        // With a new identity foca rests until it hears from somebody, also if the members that it takes for alive
+        // died meanwhile; learning of nobody makes it look at whom it has.
+        let resumed = self.foca.apply_many(std::iter::empty(), false, &mut out);
+        if stepped.and(resumed).is_err() {
             self.errors += 1;
         }
         self.stirred |= self.foca.updates_backlog() > 0;

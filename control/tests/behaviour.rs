@@ -40,16 +40,6 @@ fn state(sim: &Sim, at: usize, of: usize) -> NodeState {
     sim.node(at).snapshot().nodes[&name(of)].state
 }
 
-/// Runs until `good` on all nodes that live, at most `limit` milliseconds; how long it took.
-fn until(sim: &mut Sim, limit: u64, what: &str, good: impl Fn(&Sim, usize) -> bool) -> u64 {
-    let start = sim.now;
-    while !sim.alive().into_iter().all(|i| good(sim, i)) {
-        assert!(sim.now < start + limit, "{}: {what} takes longer than {limit} ms", sim.failed());
-        sim.run(sim.now + 5);
-    }
-    sim.now - start
-}
-
 #[test]
 fn a_killed_node_is_down_everywhere_within_six_seconds_at_three_nodes() {
     let mut worst = 0;
@@ -58,7 +48,7 @@ fn a_killed_node_is_down_everywhere_within_six_seconds_at_three_nodes() {
         sim.submit(2, vec![declare(), endpoints(2)]);
         sim.run(16_000 + seed * 37);
         sim.crash(2);
-        worst = worst.max(until(&mut sim, 6_000, "detection", |sim, i| state(sim, i, 2) == NodeState::Down));
+        worst = worst.max(sim.until(6_000, "detection", |sim, i| state(sim, i, 2) == NodeState::Down));
         for i in [0, 1] {
             let web = &sim.node(i).snapshot().services[&web()];
             assert_eq!((web.endpoints.len(), web.hidden_endpoints), (0, 2), "{}", sim.failed());
@@ -66,7 +56,7 @@ fn a_killed_node_is_down_everywhere_within_six_seconds_at_three_nodes() {
         // Its restart brings them back with the same VIP, soon.
         let vip = sim.node(0).snapshot().services[&web()].vips;
         sim.start(2);
-        until(&mut sim, 2_000, "return", |sim, i| {
+        sim.until(2_000, "return", |sim, i| {
             let web = sim.node(i).snapshot().services.get(&web());
             web.is_some_and(|web| web.endpoints.len() == 2 && web.vips == vip)
         });
@@ -99,7 +89,7 @@ fn a_change_reaches_a_small_mesh_at_once_and_a_large_one_soon() {
             let known = |sim: &Sim, i: usize| {
                 sim.node(i).snapshot().services.get(&web()).is_some_and(|web| web.vips.v4.is_some())
             };
-            *worst = (*worst).max(until(&mut sim, limit, "spreading", known));
+            *worst = (*worst).max(sim.until(limit, "spreading", known));
             if nodes == 50 && seed == 1 {
                 break;
             }
@@ -115,7 +105,7 @@ fn what_fits_no_datagram_spreads_over_tcp() {
     let known = |sim: &Sim, i: usize| {
         sim.node(i).snapshot().services.get(&web()).is_some_and(|web| web.endpoints.len() == 200)
     };
-    until(&mut sim, 5_000, "a record of 200 endpoints", known);
+    sim.until(5_000, "a record of 200 endpoints", known);
 }
 
 #[test]
@@ -126,7 +116,7 @@ fn a_partition_of_two_minutes_heals_in_seconds() {
         sim.run(sim.now + 120_000);
         assert_eq!(state(&sim, 0, 9), NodeState::Down);
         sim.heal();
-        let took = until(&mut sim, 10_000, "the heal", |sim, i| (0..10).all(|of| state(sim, i, of).is_up()));
+        let took = sim.until(10_000, "the heal", |sim, i| (0..10).all(|of| state(sim, i, of).is_up()));
         println!("seed {seed}: all see all {took} ms after the heal");
     }
 }

@@ -4,7 +4,7 @@ mod sim;
 
 use mesh_control::{
     ClusterKey, KeyChange, LocalChange,
-    model::{KeyId, NodeState, Origin, ServiceKey, ServiceSpec},
+    model::{KeyId, Origin, ServiceKey, ServiceSpec},
 };
 use rand::RngExt;
 use sim::{Sim, Weather, name};
@@ -89,7 +89,7 @@ fn a_rotation_under_load_loss_and_partition_loses_nothing_and_locks_the_old_key_
         sim.run(sim.now + 40_000);
         let view = sim.check_equal();
         let failed = sim.failed();
-        assert_eq!(view.nodes.values().filter(|n| n.state == NodeState::Alive).count(), NODES, "{failed}");
+        assert_eq!(view.nodes.values().filter(|n| n.state.is_up()).count(), NODES, "{failed}");
         for i in 0..NODES {
             assert_eq!(sim.node(i).sealing_key(), new.id(), "{failed}");
             for reason in ["unknown key", "forged"] {

@@ -2,13 +2,13 @@
 
 mod sim;
 
-use mesh_control::{
-    LocalChange,
-    model::{Endpoint, Name, Origin, Protocol, Publish, PublishMode, ServiceKey, ServicePort, ServiceSpec},
-};
+use mesh_control::{LocalChange, model::Origin};
 use rand::RngExt;
-use sim::{Sim, Weather, name};
-use std::{collections::BTreeMap, sync::Arc};
+use sim::{
+    Sim, Weather, name,
+    parts::{announce, delete, put, service},
+};
+use std::collections::BTreeMap;
 
 const ROUGH: Weather = Weather { loss: 0.1, duplicates: 0.05, delay: 20, skew: 5_000 };
 const HOUR: i64 = 3_600_000;
@@ -18,34 +18,6 @@ fn mesh(seed: u64, nodes: usize) -> Sim {
     (0..nodes).for_each(|i| sim.start(i));
     sim.run(15_000);
     sim
-}
-
-fn service(i: usize) -> ServiceKey {
-    ServiceKey::in_default(&format!("s{i}")).expect("good")
-}
-
-/// A service with a published port: this one, or one of the mesh's choice.
-fn put(origin: Origin, key: ServiceKey, fixed: Option<u16>) -> LocalChange {
-    let publish = Publish {
-        port: fixed.map(|p| p.to_string().parse().expect("good")),
-        mode: PublishMode::Ingress,
-        address: None,
-        allow: vec![],
-    };
-    let port = ServicePort {
-        name: None,
-        protocol: Protocol::Tcp,
-        port: "80".parse().expect("good"),
-        target: 80,
-        publish: Some(publish),
-        proxy_protocol: false,
-    };
-    let spec = Arc::new(ServiceSpec { ports: vec![port], ..ServiceSpec::default() });
-    LocalChange::PutService { origin, key, spec }
-}
-
-fn delete(origin: Origin, key: ServiceKey) -> LocalChange {
-    LocalChange::DeleteService { origin, key }
 }
 
 /// Every service has its address and its port or a conflict, all nodes agree, and no two share a dynamic port.
@@ -158,17 +130,17 @@ fn many_nodes_at_one_name_agree_in_the_end() {
                 let s = service(sim.rng.random_range(0..3));
                 let origin = if sim.rng.random_bool(0.5) { Origin::Node(name(i)) } else { Origin::Cluster };
                 let fixed = [None, Some(8080), Some(8081)][sim.rng.random_range(0..3)];
-                let endpoint = Endpoint::new(
-                    Name::new(&format!("i{i}")).expect("good"),
-                    std::net::IpAddr::from([10, 1, 0, u8::try_from(i).expect("good")]).into(),
-                );
-                let endpoints = if sim.rng.random_bool(0.7) { vec![endpoint] } else { vec![] };
+                let endpoints = if sim.rng.random_bool(0.7) {
+                    announce(i, s.clone(), 1)
+                } else {
+                    LocalChange::PutEndpoints { key: s.clone(), endpoints: vec![] }
+                };
                 let change = if sim.rng.random_bool(0.6) {
                     put(origin, s.clone(), fixed)
                 } else {
                     delete(origin, s.clone())
                 };
-                sim.submit(i, vec![change, LocalChange::PutEndpoints { key: s, endpoints }]);
+                sim.submit(i, vec![change, endpoints]);
             }
             let wait = [0, 1, 30, 400, 2_000][sim.rng.random_range(0..5)];
             sim.run(sim.now + wait);

@@ -12,7 +12,7 @@ use crate::{
     member::Identity,
     membership::Member,
 };
-use rand::RngExt;
+use rand::{RngExt, seq::IteratorRandom};
 use std::collections::VecDeque;
 
 /// Between two tries of the seeds while alone.
@@ -100,11 +100,28 @@ impl Node {
                 self.begin(Target::Address(peer.addr), Role::to(peer, false), now);
             }
         }
-        if self.exchanges.seed_at <= now.mono && !self.exchanges.seeds.is_empty() {
+        if self.exchanges.seed_at <= now.mono {
             let alone = self.membership.peers().alive().is_empty();
             let most = if alone { ALONE } else { PERIOD };
             self.exchanges.seed_at = now.mono + self.rng.random_range(most / 2..most);
             self.try_seed(now);
+            if alone {
+                self.try_remembered(now);
+            }
+        }
+    }
+
+    /// Tries one of those that were up once. The failure detector asks them only while it knows somebody, and the seeds
+    /// may be gone for good.
+    fn try_remembered(&mut self, now: Now) {
+        let peers = self.membership.peers();
+        let known = peers.names().filter_map(|name| peers.latest(name));
+        if let Some(addr) = known.map(|(id, _)| id.addr).choose(&mut self.rng)
+            && self.exchanges.outgoing() < MAX_OUTGOING
+        {
+            let role =
+                Role::Initiator { to: None, seed: None, confirm: None, todo: None, group: FIRST_GROUP };
+            self.begin(Target::Address(addr), role, now);
         }
     }
 

@@ -6,6 +6,7 @@ mod datagrams;
 mod exchange;
 mod exchanges;
 mod io;
+mod keeping;
 mod keys;
 mod names;
 mod peers;

@@ -1,40 +1,45 @@
-//! A seeded network of nodes on a virtual clock: loss, duplication, reordering, partitions, crashes.
+//! A seeded network of whole nodes on a virtual clock: loss, duplication, reordering, cuts, crashes, stalls.
+//!
+//! ```text
+//! stories (what happens) ──▶ Sim: nodes, disks, clocks ◀──▶ network (what arrives, and when)
+//!                                 └──▶ checks (what must hold in every view, after every step)
+//! ```
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+mod checks;
+mod network;
+pub(crate) mod parts;
+pub(crate) mod story;
+mod wheel;
+
+use checks::Watch;
 use mesh_control::{
     LocalChange, Now, OverlayNetwork,
     model::{Name, NodeInfo, ServiceKey, Snapshot},
-    node::{ExchangeId, Input, Node, NodeConfig, Output, Target},
+    node::{ExchangeId, Input, Node, NodeConfig, Output},
 };
+use network::{Event, Network};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
+    collections::{BTreeMap, VecDeque},
     net::{IpAddr, SocketAddr},
 };
 
+pub(crate) use network::Weather;
+
 /// Unix milliseconds at which every simulation begins.
 const EPOCH: u64 = 1_790_000_000_000;
-/// Latency of TCP, in milliseconds; frames of one connection keep their order.
-const TCP: u64 = 2;
+/// Anti-entropy interval of the nodes, in milliseconds.
+pub(crate) const INTERVAL: u64 = 10_000;
+/// The shell writes the state file this often, in milliseconds.
+pub(crate) const KEEPING: u64 = 2_000;
+/// Inputs that wait for a stalled node; further datagrams are lost, as a full socket buffer loses them.
+const BACKLOG: usize = 512;
 
-/// What the network does to datagrams.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Weather {
-    /// Share of datagrams lost.
-    pub(crate) loss: f64,
-    /// Share delivered twice.
-    pub(crate) duplicates: f64,
-    /// Longest delay in milliseconds; differing delays reorder.
-    pub(crate) delay: u64,
-    /// How far wall clocks are off at most, either way, in milliseconds.
-    pub(crate) skew: i64,
-}
-
-enum Event {
-    To(usize, u64, Input),
-    Tick(usize),
-}
+/// What sealing adds to a frame: length and tag.
+const SEAL: u64 = 20;
+/// First byte of a frame that holds records.
+const RECORDS: u8 = 5;
 
 struct Slot {
     node: Option<Node>,
@@ -43,47 +48,67 @@ struct Slot {
     tick_at: u64,
     /// How far its wall clock is off, in milliseconds.
     skew: i64,
-    seen: u64,
+    /// The state file: its bytes and the state hash that they have.
+    disk: Option<(u64, Vec<u8>)>,
+    /// Handles nothing until then.
+    stalled_until: u64,
+    backlog: VecDeque<Input>,
+    watch: Watch,
+}
+
+impl Slot {
+    /// Whether it runs, and knows the key that `other` seals with.
+    fn opens(&self, other: &Slot) -> bool {
+        let sealing = other.node.as_ref().map(Node::sealing_key);
+        self.node.as_ref().is_some_and(|node| sealing.is_some_and(|key| node.knows_key(key)))
+    }
 }
 
 /// The simulation.
 pub(crate) struct Sim {
-    /// Milliseconds since the beginning.
+    /// Milliseconds since the beginning. May be moved on by hand.
     pub(crate) now: u64,
     pub(crate) rng: StdRng,
+    /// What the network does to datagrams from now on.
     pub(crate) weather: Weather,
     /// Hash of everything that happened.
     pub(crate) trace: u64,
     /// VIPs that must not move any more.
     pub(crate) settled: BTreeMap<ServiceKey, IpAddr>,
+    /// The configured key of nodes that start from now on.
+    pub(crate) key: String,
     /// What nodes that start from now on claim subnets out of.
     pub(crate) overlay: Vec<OverlayNetwork>,
     /// Looks at every new view.
     pub(crate) inspect: fn(&Snapshot),
     /// Sent by all nodes: datagrams, their bytes, connections, bytes of their frames.
     pub(crate) traffic: [u64; 4],
+    /// Of the bytes of frames, those of frames with records.
+    pub(crate) record_bytes: u64,
+    /// Whether nodes write state files.
+    pub(crate) keeping: bool,
+    /// How to run this again, for messages.
+    pub(crate) replay: String,
     seed: u64,
-    /// The configured key of nodes that start from now on.
-    pub(crate) key: String,
     cidr: &'static str,
     slots: Vec<Slot>,
-    /// Which side of a partition each node is on.
-    sides: Vec<u8>,
-    /// (from, to) that is cut in this direction only.
-    one_way: BTreeSet<(usize, usize)>,
-    queue: BinaryHeap<Reverse<(u64, u64)>>,
-    events: HashMap<u64, Event>,
-    sequence: u64,
-    /// Nodes that do not run until then.
-    stalled: BTreeMap<usize, u64>,
-    streams: HashMap<(usize, ExchangeId), (usize, ExchangeId)>,
-    accepted: u64,
+    network: Network,
 }
 
 pub(crate) fn address(i: usize) -> SocketAddr {
-    let i = u16::try_from(i).expect("few nodes");
-    let [high, low] = i.to_be_bytes();
+    let [high, low] = u16::try_from(i).expect("few nodes").to_be_bytes();
     SocketAddr::from(([10, 0, high, low], 7946))
+}
+
+/// The inverse of [`address`].
+fn index(address: SocketAddr) -> usize {
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            let [_, _, high, low] = ip.octets();
+            u16::from_be_bytes([high, low]).into()
+        }
+        IpAddr::V6(ip) => panic!("{ip} is no node's"),
+    }
 }
 
 pub(crate) fn name(i: usize) -> Name {
@@ -93,36 +118,35 @@ pub(crate) fn name(i: usize) -> Name {
 impl Sim {
     pub(crate) fn new(seed: u64, nodes: usize, cidr: &'static str, weather: Weather) -> Sim {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut slot = |_| Slot {
+        let slot = |_| Slot {
             node: None,
             run: 0,
             tick_at: u64::MAX,
             skew: rng.random_range(-weather.skew..=weather.skew),
-            seen: 0,
+            disk: None,
+            stalled_until: 0,
+            backlog: VecDeque::new(),
+            watch: Watch::default(),
         };
-        let slots = (0..nodes).map(&mut slot).collect();
+        let slots = (0..nodes).map(slot).collect();
         Sim {
             now: 0,
             rng,
             weather,
             trace: 0xcbf2_9ce4_8422_2325,
             settled: BTreeMap::new(),
+            // Any key will do, as long as it is the same in every run.
+            key: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into(),
             overlay: Vec::new(),
             inspect: |_| (),
             traffic: [0; 4],
+            record_bytes: 0,
+            keeping: true,
+            replay: format!("seed {seed} of this test"),
             seed,
-            // Any key will do, as long as it is the same in every run.
-            key: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into(),
             cidr,
             slots,
-            sides: vec![0; nodes],
-            one_way: BTreeSet::new(),
-            queue: BinaryHeap::new(),
-            events: HashMap::new(),
-            sequence: 0,
-            stalled: BTreeMap::new(),
-            streams: HashMap::new(),
-            accepted: ExchangeId::ACCEPTED,
+            network: Network::new(nodes),
         }
     }
 
@@ -135,8 +159,20 @@ impl Sim {
         self.start_as(i, name(i), address(i));
     }
 
-    /// Starts node `i`, reached at `address(i)`, with this name, and telling others to dial `advertised`.
+    /// Starts node `i`, reached at `address(i)`, with nothing kept, with this name, and telling others to dial
+    /// `advertised`.
     pub(crate) fn start_as(&mut self, i: usize, name: Name, advertised: SocketAddr) {
+        self.slots[i].disk = None;
+        self.run_as(i, name, advertised);
+    }
+
+    /// Starts node `i` with the state file that it left, if there is one.
+    pub(crate) fn restart(&mut self, i: usize) {
+        self.run_as(i, name(i), address(i));
+    }
+
+    fn run_as(&mut self, i: usize, name: Name, addr: SocketAddr) {
+        assert!(self.slots[i].node.is_none(), "n{i} runs already");
         let now = self.clock(i);
         let run = self.slots[i].run + 1;
         let mut sender = [0; 16];
@@ -144,46 +180,72 @@ impl Sim {
         sender[8..].copy_from_slice(&run.to_be_bytes());
         let config = NodeConfig {
             name,
-            addr: advertised,
+            addr,
             info: NodeInfo { version: "sim".into(), ..NodeInfo::default() },
             boot: now.wall,
-            seeds: (0..3.min(self.slots.len())).map(|s| s.to_string()).collect(),
+            seeds: (0..3.min(self.slots.len())).map(|s| address(s).to_string()).collect(),
             vip_cidrs: vec![self.cidr.parse().expect("a network")],
             overlay: self.overlay.clone(),
             dynamic_ports: "30000-30063".parse().expect("a range"),
             seed: self.rng.random(),
             sender,
         };
-        let node = Node::new(config, std::slice::from_ref(&self.key), now).expect("a good key");
-        self.slots[i] = Slot { node: Some(node), run, tick_at: u64::MAX, seen: 0, skew: self.slots[i].skew };
+        let keys = std::slice::from_ref(&self.key);
+        let slot = &mut self.slots[i];
+        let node = match &slot.disk {
+            Some((_, bytes)) => Node::restored(config, keys, bytes, now).expect("a good file"),
+            None => Node::new(config, keys, now).expect("good keys"),
+        };
+        slot.node = Some(node);
+        slot.run = run;
+        slot.tick_at = u64::MAX;
+        slot.stalled_until = 0;
+        slot.watch = Watch::default();
         self.after(i, Vec::new());
-    }
-
-    /// Kills node `i`, without a word.
-    pub(crate) fn crash(&mut self, i: usize) {
-        self.slots[i].node = None;
-        self.slots[i].tick_at = u64::MAX;
-        let ends: Vec<_> = self.streams.keys().filter(|(node, _)| *node == i).copied().collect();
-        for end in ends {
-            self.hang_up(end);
+        if self.keeping {
+            self.network.at(self.now + KEEPING, Event::Keep(i, run));
         }
     }
 
-    /// Node `i` does not run for so long; what is sent to it waits.
+    /// Kills node `i`, without a word. Its disk keeps what was written.
+    pub(crate) fn crash(&mut self, i: usize) {
+        let slot = &mut self.slots[i];
+        slot.node = None;
+        slot.tick_at = u64::MAX;
+        slot.backlog.clear();
+        self.network.hang_up_all(i, &self.slots);
+    }
+
+    /// Stops node `i` properly: it says good-bye and writes its state.
+    pub(crate) fn leave(&mut self, i: usize) {
+        self.act(i, Node::leave);
+        self.keep(i);
+        self.crash(i);
+    }
+
+    /// Node `i` handles nothing for `millis`; what arrives waits, as much of it as buffers hold.
     pub(crate) fn stall(&mut self, i: usize, millis: u64) {
-        self.stalled.insert(i, self.now + millis);
+        let until = self.now + millis;
+        self.slots[i].stalled_until = until;
+        self.network.at(until, Event::Wake(i, self.slots[i].run));
     }
 
     /// Splits the nodes; equal numbers hear each other.
     pub(crate) fn split(&mut self, sides: Vec<u8>) {
-        self.sides = sides;
-        self.cut_streams();
+        self.network.sides = sides;
+        self.network.cut_streams(&self.slots);
     }
 
     /// Lets nothing through from `from` to `to`; the way back stays open.
     pub(crate) fn cut_one_way(&mut self, from: usize, to: usize) {
-        self.one_way.insert((from, to));
-        self.cut_streams();
+        self.network.one_way.insert((from, to));
+        self.network.cut_streams(&self.slots);
+    }
+
+    /// Lets everything through again.
+    pub(crate) fn heal(&mut self) {
+        self.network.sides.fill(0);
+        self.network.one_way.clear();
     }
 
     /// Sets the wall clock of node `i` forward, or back.
@@ -191,118 +253,155 @@ impl Sim {
         self.slots[i].skew += millis;
     }
 
-    fn cut_streams(&mut self) {
-        let cut: Vec<_> = self
-            .streams
-            .iter()
-            .filter(|(a, b)| self.cut(a.0, b.0) || self.cut(b.0, a.0))
-            .map(|(a, _)| *a)
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect();
-        for end in cut {
-            self.hang_up(end);
-        }
-    }
-
-    pub(crate) fn heal(&mut self) {
-        self.sides.fill(0);
-        self.one_way.clear();
+    /// Sets how far the wall clock of node `i` is off.
+    pub(crate) fn set_skew(&mut self, i: usize, millis: i64) {
+        self.slots[i].skew = millis;
     }
 
     pub(crate) fn side(&self, i: usize) -> u8 {
-        self.sides[i]
+        self.network.sides[i]
     }
 
-    fn cut(&self, a: usize, b: usize) -> bool {
-        self.sides[a] != self.sides[b] || self.one_way.contains(&(a, b))
+    /// Takes from node `i`, which does not run, what it wrote.
+    pub(crate) fn lose_disk(&mut self, i: usize) {
+        self.slots[i].disk = None;
     }
 
-    /// Ends a connection; both sides learn of it.
-    fn hang_up(&mut self, end: (usize, ExchangeId)) {
-        let Some(other) = self.streams.remove(&end) else { return };
-        self.streams.remove(&other);
-        for (i, id) in [end, other] {
-            self.later(TCP, i, Input::Closed(id));
-        }
+    pub(crate) fn is_stalled(&self, i: usize) -> bool {
+        self.slots[i].stalled_until > self.now
+    }
+
+    /// Counts the starts of node `i`.
+    pub(crate) fn run_of(&self, i: usize) -> u64 {
+        self.slots[i].run
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn is_alive(&self, i: usize) -> bool {
+        self.slots[i].node.is_some()
     }
 
     pub(crate) fn alive(&self) -> Vec<usize> {
-        (0..self.slots.len()).filter(|i| self.slots[*i].node.is_some()).collect()
+        (0..self.slots.len()).filter(|i| self.is_alive(*i)).collect()
+    }
+
+    pub(crate) fn dead(&self) -> Vec<usize> {
+        (0..self.slots.len()).filter(|i| !self.is_alive(*i)).collect()
     }
 
     pub(crate) fn node(&self, i: usize) -> &Node {
         self.slots[i].node.as_ref().expect("it runs")
     }
 
+    pub(crate) fn view(&self, i: usize) -> &Snapshot {
+        self.node(i).snapshot()
+    }
+
+    pub(crate) fn time(&self, i: usize) -> Now {
+        self.clock(i)
+    }
+
     pub(crate) fn submit(&mut self, i: usize, changes: Vec<LocalChange>) {
+        self.act(i, |node, now| node.submit(changes, now).expect("good changes"));
+    }
+
+    /// Does anything with node `i`, if it runs, and carries what comes out.
+    pub(crate) fn act(&mut self, i: usize, action: impl FnOnce(&mut Node, Now) -> Vec<Output>) {
         let now = self.clock(i);
         let Some(node) = &mut self.slots[i].node else { return };
-        let outputs = node.submit(changes, now).expect("good changes");
+        let outputs = action(node, now);
         self.after(i, outputs);
-    }
-
-    fn push(&mut self, at: u64, event: Event) {
-        self.sequence += 1;
-        self.events.insert(self.sequence, event);
-        self.queue.push(Reverse((at, self.sequence)));
-    }
-
-    fn later(&mut self, delay: u64, i: usize, input: Input) {
-        self.push(self.now + delay, Event::To(i, self.slots[i].run, input));
     }
 
     /// Runs until `until`.
     pub(crate) fn run(&mut self, until: u64) {
-        while let Some(Reverse((at, sequence))) = self.queue.peek().copied()
-            && at <= until
-        {
-            self.queue.pop();
-            self.now = at.max(self.now);
-            let event = self.events.remove(&sequence);
-            let Some(Event::To(i, ..) | Event::Tick(i)) = event else { continue };
-            if let Some(end) = self.stalled.get(&i).copied()
-                && at < end
-            {
-                if let (Some(Event::Tick(_)), slot) = (&event, &mut self.slots[i]) {
-                    slot.tick_at = end;
-                }
-                event.into_iter().for_each(|event| self.push(end, event));
-                continue;
+        if self.network.now < self.now {
+            // Somebody moved the time on, as when all machines sleep: what was due meanwhile happens now.
+            let late = self.network.wheel.take_all(std::mem::replace(&mut self.network.now, self.now));
+            late.into_iter().for_each(|event| self.happen(event));
+        }
+        loop {
+            while let Some(mut events) = self.network.wheel.take(self.now) {
+                events.drain(..).for_each(|event| self.happen(event));
+                self.network.wheel.give_back(events);
             }
-            match event {
-                Some(Event::To(i, run, input)) if self.slots[i].run == run => self.step(i, input),
-                Some(Event::Tick(i)) if self.slots[i].tick_at == at => {
-                    self.slots[i].tick_at = u64::MAX;
+            if self.now >= until {
+                return;
+            }
+            self.now += 1;
+            self.network.now = self.now;
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::To(i, run, input) if self.slots[i].run == run => {
+                let slot = &mut self.slots[i];
+                if slot.stalled_until > self.now {
+                    let droppable = matches!(input, Input::Datagram(..));
+                    if !droppable || slot.backlog.len() < BACKLOG {
+                        slot.backlog.push_back(input);
+                    }
+                    return;
+                }
+                self.step(i, input);
+            }
+            Event::Tick(i) if self.slots[i].tick_at <= self.now => {
+                self.slots[i].tick_at = u64::MAX;
+                if self.slots[i].stalled_until <= self.now {
                     self.step(i, Input::Tick);
                 }
-                _ => {}
             }
+            Event::Wake(i, run) if self.slots[i].run == run && self.slots[i].stalled_until <= self.now => {
+                while let Some(input) = self.slots[i].backlog.pop_front() {
+                    self.step(i, input);
+                }
+                self.step(i, Input::Tick);
+            }
+            Event::Keep(i, run) if self.slots[i].run == run && self.is_alive(i) => {
+                if self.slots[i].stalled_until <= self.now {
+                    self.keep(i);
+                }
+                self.network.at(self.now + KEEPING, Event::Keep(i, run));
+            }
+            _ => {}
         }
-        self.now = until;
+    }
+
+    /// Writes the state file of node `i`, if anything changed.
+    fn keep(&mut self, i: usize) {
+        let now = self.clock(i);
+        let slot = &mut self.slots[i];
+        let Some(node) = &slot.node else { return };
+        let hash = node.state_hash();
+        if slot.disk.as_ref().is_none_or(|(kept, _)| *kept != hash) {
+            slot.disk = Some((hash, node.kept(now)));
+        }
     }
 
     fn step(&mut self, i: usize, input: Input) {
-        let now = self.clock(i);
-        let Some(node) = &mut self.slots[i].node else { return };
-        let outputs = node.handle(input, now);
-        self.after(i, outputs);
+        self.act(i, |node, now| node.handle(input, now));
     }
 
     fn after(&mut self, i: usize, outputs: Vec<Output>) {
         for output in outputs {
             self.note(i, &output);
-            self.carry(i, output);
+            self.network.carry(i, output, &self.weather, &mut self.rng, &self.slots);
         }
-        let deadline = self.node(i).deadline().max(self.now);
-        if deadline < self.slots[i].tick_at {
-            self.slots[i].tick_at = deadline;
-            self.push(deadline, Event::Tick(i));
+        let slot = &mut self.slots[i];
+        let Some(node) = &slot.node else { return };
+        let deadline = node.deadline().max(self.now);
+        if deadline < slot.tick_at {
+            slot.tick_at = deadline;
+            self.network.at(deadline, Event::Tick(i));
         }
-        let revision = self.node(i).snapshot().revision;
-        if revision != self.slots[i].seen {
-            self.slots[i].seen = revision;
-            self.check_view(i);
+        match slot.watch.look(node.snapshot(), &self.settled) {
+            Ok(false) => {}
+            Ok(true) => (self.inspect)(node.snapshot()),
+            Err(problem) => panic!("{}: at n{i}: {problem}", self.failed()),
         }
     }
 
@@ -314,110 +413,47 @@ impl Sim {
             Output::Close(_) => (4, 0),
         };
         match kind {
-            1 => (self.traffic[0], self.traffic[1]) = (self.traffic[0] + 1, self.traffic[1] + length as u64),
+            1 => {
+                self.traffic[0] += 1;
+                self.traffic[1] += length as u64;
+            }
             2 => self.traffic[2] += 1,
-            3 => self.traffic[3] += length as u64 + 20,
+            3 => self.traffic[3] += length as u64 + SEAL,
             _ => {}
+        }
+        if matches!(output, Output::Frame(_, bytes) if bytes.first() == Some(&RECORDS)) {
+            self.record_bytes += length as u64;
         }
         for part in [self.now, i as u64, kind, length as u64] {
             self.trace = (self.trace ^ part).wrapping_mul(0x0100_0000_01b3);
         }
     }
 
-    fn carry(&mut self, i: usize, output: Output) {
-        match output {
-            Output::Datagram(to, bytes) => {
-                let Some(to) = (0..self.slots.len()).find(|j| address(*j) == to) else { return };
-                let copies = 1 + u32::from(self.rng.random_bool(self.weather.duplicates));
-                for _ in 0..copies {
-                    if !self.cut(i, to) && !self.rng.random_bool(self.weather.loss) {
-                        let delay = self.rng.random_range(0..=self.weather.delay);
-                        self.later(delay, to, Input::Datagram(address(i), bytes.clone()));
-                    }
-                }
-            }
-            Output::Open(id, target) => {
-                let to = match target {
-                    Target::Seed(seed) => seed.parse().expect("seeds are numbers here"),
-                    Target::Address(to) => (0..self.slots.len()).find(|j| address(*j) == to).expect("known"),
-                };
-                let key = self.node(i).sealing_key();
-                if self.cut(i, to) || self.cut(to, i) {
-                    // Nobody says no: the connection hangs.
-                    self.later(3_000, i, Input::Closed(id));
-                } else if self.slots[to].node.as_ref().is_none_or(|node| !node.knows_key(key)) {
-                    // Nobody is there, or it hangs up on a key that it does not know.
-                    self.later(TCP, i, Input::Closed(id));
-                } else {
-                    self.accepted += 1;
-                    let theirs = ExchangeId(self.accepted);
-                    self.streams.insert((i, id), (to, theirs));
-                    self.streams.insert((to, theirs), (i, id));
-                    self.later(TCP, to, Input::Accepted(theirs));
-                    self.later(2 * TCP, i, Input::Opened(id, 1_000 * 2 * u32::try_from(TCP).expect("short")));
-                }
-            }
-            Output::Frame(id, bytes) => {
-                if let Some((to, theirs)) = self.streams.get(&(i, id)).copied() {
-                    self.later(TCP, to, Input::Frame(theirs, bytes));
-                }
-            }
-            Output::Close(id) => {
-                if let Some((to, theirs)) = self.streams.remove(&(i, id)) {
-                    self.streams.remove(&(to, theirs));
-                    self.later(TCP, to, Input::Closed(theirs));
-                }
-            }
-        }
-    }
-
-    /// What must hold in every view at all times.
-    fn check_view(&self, i: usize) {
-        let snapshot = self.node(i).snapshot();
-        (self.inspect)(snapshot);
-        let mut held: HashMap<IpAddr, &ServiceKey> = HashMap::new();
-        let mut ports = BTreeMap::new();
-        for (key, service) in &snapshot.services {
-            for vip in service.vips.iter() {
-                let other = held.insert(vip, key);
-                assert!(other.is_none(), "{}: {vip} of {key} and {other:?} at n{i}", self.failed());
-                if let Some(settled) = self.settled.get(key) {
-                    assert_eq!(vip, *settled, "{}: the VIP of {key} moved at n{i}", self.failed());
-                }
-            }
-            let programmed = service.published.iter().filter(|p| p.conflict.is_none());
-            for (published, port) in programmed.filter_map(|p| p.port.map(|port| (p, port))) {
-                let other = ports.insert((published.protocol, port.first()), key);
-                assert!(other.is_none(), "{}: port {port} of {key} and {other:?}", self.failed());
-            }
-        }
-    }
-
-    /// How to see it again.
+    /// Where it failed, and how to see it again.
     pub(crate) fn failed(&self) -> String {
-        format!(
-            "at {} ms of seed {} (`simulation` replays one seed with SIM_SEED; the others run few)",
-            self.now, self.seed
-        )
+        format!("at {} ms of seed {}; to see it again: {}", self.now, self.seed, self.replay)
     }
 
-    /// Checks that all nodes that run hold the same state and see the same services; returns one view.
-    pub(crate) fn check_equal(&self) -> &Snapshot {
-        let alive = self.alive();
-        let first = self.node(alive[0]);
-        for i in &alive {
-            let node = self.node(*i);
-            let states: Vec<_> = node.snapshot().nodes.values().map(|n| (n.name.clone(), n.state)).collect();
-            assert_eq!(
-                node.state_hash(),
-                first.state_hash(),
-                "{}: n{i} and n{} differ; {:?} sees {states:?}",
-                self.failed(),
-                alive[0],
-                node.stats()
-            );
-            assert_eq!(node.snapshot().services, first.snapshot().services, "{}: n{i}", self.failed());
+    /// Runs until `good` on all nodes that live, at most `limit` milliseconds; how long it took.
+    pub(crate) fn until(&mut self, limit: u64, what: &str, good: impl Fn(&Sim, usize) -> bool) -> u64 {
+        let start = self.now;
+        let mut waiting = self.alive();
+        loop {
+            // One that was seen to be good is looked at again in the end: most stay good.
+            while waiting.last().is_some_and(|i| good(self, *i)) {
+                waiting.pop();
+            }
+            if waiting.is_empty() {
+                waiting = self.alive().into_iter().filter(|i| !good(self, *i)).collect();
+                if waiting.is_empty() {
+                    return self.now - start;
+                }
+            }
+            assert!(self.now < start + limit, "{}: {what} takes longer than {limit} ms", self.failed());
+            self.run(self.now + 5);
         }
-        first.snapshot()
     }
 }
+
+/// Connections are known by node and id.
+type End = (usize, ExchangeId);
