@@ -18,7 +18,7 @@ fn share(part: u64, parts: u64, kind: Kind) {
     };
     for seed in seeds {
         println!("{kind:?}, seed {seed}, {} nodes", size(seed));
-        println!("  trace {:016x}", tell(seed, size(seed), kind).trace);
+        println!("  trace {:016x}", tell(seed, size(seed), kind).sim.trace);
     }
 }
 
@@ -41,9 +41,9 @@ shares! {
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for (name, kind) in KINDS {
-        let first = tell(3, 8, kind).trace;
+        let first = tell(3, 8, kind).sim.trace;
         println!("{name}: trace {first:016x}");
-        assert_eq!(first, tell(3, 8, kind).trace, "{name}");
-        assert_ne!(first, tell(13, 8, kind).trace, "{name}");
+        assert_eq!(first, tell(3, 8, kind).sim.trace, "{name}");
+        assert_ne!(first, tell(13, 8, kind).sim.trace, "{name}");
     }
 }

@@ -7,8 +7,10 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 mod checks;
+pub(crate) mod figures;
 mod network;
 pub(crate) mod parts;
+pub(crate) mod scale;
 pub(crate) mod story;
 mod wheel;
 
@@ -16,7 +18,7 @@ use checks::Watch;
 use mesh_control::{
     LocalChange, Now, OverlayNetwork,
     model::{Name, NodeInfo, ServiceKey, Snapshot},
-    node::{ExchangeId, Input, Node, NodeConfig, Output},
+    node::{Input, Node, NodeConfig, Output},
 };
 use network::{Event, Network};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -454,6 +456,3 @@ impl Sim {
         }
     }
 }
-
-/// Connections are known by node and id.
-type End = (usize, ExchangeId);

@@ -31,7 +31,8 @@ pub(super) enum Event {
     Keep(usize, u64),
 }
 
-type End = super::End;
+/// A connection's end, by node and id.
+type End = (usize, ExchangeId);
 
 pub(super) struct Network {
     pub(super) now: u64,

@@ -2,7 +2,9 @@
 //! what was acknowledged.
 
 use super::{
-    INTERVAL, KEEPING, Sim, Weather, name,
+    INTERVAL, KEEPING, Sim, Weather,
+    figures::{Figure, figure, median_and_worst},
+    name,
     parts::{announce, delete, service, spec},
 };
 use mesh_control::{
@@ -132,6 +134,13 @@ struct Story {
     forgetful: BTreeSet<usize>,
     revision: u32,
     next: usize,
+    figures: Vec<Figure>,
+}
+
+/// A story's end, and what was measured in it.
+pub(crate) struct Told {
+    pub(crate) sim: Sim,
+    pub(crate) figures: Vec<Figure>,
 }
 
 /// Sizes of the meshes of consecutive seeds.
@@ -139,8 +148,8 @@ pub(crate) fn size(seed: u64) -> usize {
     [3, 5, 3, 8, 4, 12, 3, 20, 6, 50][usize::try_from(seed % 10).expect("small")]
 }
 
-/// Tells the story of one seed; returns the simulation at its end. Panics at what does not hold.
-pub(crate) fn tell(seed: u64, nodes: usize, kind: Kind) -> Sim {
+/// Tells the story of one seed. Panics at what does not hold.
+pub(crate) fn tell(seed: u64, nodes: usize, kind: Kind) -> Told {
     let mut sim = Sim::new(seed, nodes, "10.96.0.0/25", kind.weather(seed));
     let (scenario, _) = KINDS[kind as usize];
     sim.replay = format!(
@@ -154,11 +163,12 @@ pub(crate) fn tell(seed: u64, nodes: usize, kind: Kind) -> Sim {
         forgetful: BTreeSet::new(),
         revision: 0,
         next: 0,
+        figures: Vec::new(),
     };
     story.begin();
     story.troubles();
     story.end();
-    story.sim
+    Told { sim: story.sim, figures: story.figures }
 }
 
 impl Story {
@@ -175,7 +185,9 @@ impl Story {
             self.declare(i);
             self.pause(500);
         }
-        self.sim.run(self.sim.now + 3 * INTERVAL);
+        self.sim.run(self.sim.now + 2 * INTERVAL);
+        let idle = self.sim.idle_bytes(INTERVAL / 1_000);
+        self.figures.push(figure("at rest, bytes sent", idle, "B/node/s", None));
         self.sim.check_claims("after the start");
         assert_eq!(self.sim.check_equal().services.len(), BASE, "{}", self.sim.failed());
         self.sim.settle();
@@ -203,7 +215,10 @@ impl Story {
 
     fn end(&mut self) {
         self.sim.heal();
-        self.sim.run(self.sim.now + 3 * INTERVAL);
+        let until = self.sim.now + 3 * INTERVAL;
+        let took = self.sim.time_until_equal(3 * INTERVAL, 100) as f64 / 1_000.0;
+        self.figures.push(figure("heal to equal views", took, "s", Some(30.0)));
+        self.sim.run(until);
         self.compare("after the heal");
         self.sim.check_no_ghosts("after the heal");
         self.sim.settle();
@@ -214,6 +229,9 @@ impl Story {
         self.compare("after the return");
         let hidden: usize = self.sim.check_equal().services.values().map(|s| s.hidden_endpoints).sum();
         assert_eq!(hidden, 0, "{}: all are back", self.sim.failed());
+        let (median, worst) = median_and_worst(self.sim.time_update(0, 1_000));
+        self.figures.push(figure("one update, median node", median, "s", None));
+        self.figures.push(figure("one update, last node", worst, "s", None));
     }
 
     /// Compares all views with what was acknowledged.
