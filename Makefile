@@ -8,7 +8,7 @@ CARGO ?= cargo
 # nextest's closing line is what CI reads; cargo test is the way out where nextest cannot be installed.
 NEXTEST_PROFILE ?= $(if $(CI),ci,default)
 
-.PHONY: help setup demo demo-partition test unit lint fmt clippy deny doc bench clean
+.PHONY: help setup demo demo-partition sim test unit lint fmt clippy deny doc bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -25,6 +25,10 @@ demo-partition: ## Split a mesh of network namespaces and let it heal (needs roo
 	@scripts/setup demo
 	$(CARGO) build --release --locked -p mesh-agent
 	@exec target/release/mesh-agent demo --partition $(DEMO_ARGS)
+
+SEEDS ?= 200
+sim: ## Simulate SEEDS random stories of the control plane (SIM_ARGS="--scenario split --nodes 50")
+	$(CARGO) run --release --locked -p mesh-control --example sim -- --seeds $(SEEDS) $(SIM_ARGS)
 
 test: ## Install what is missing, then format, lint, unit, property, contract and multi-node tests
 	@scripts/setup

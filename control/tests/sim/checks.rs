@@ -1,11 +1,13 @@
 //! What must hold: in every view after every step, and between the views at rest.
 
 use super::Sim;
+use imbl::ordmap::DiffItem;
 use ipnetwork::IpNetwork;
 use mesh_control::model::{NodeName, NodeView, Protocol, ServiceKey, ServiceView, Snapshot};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 /// Something that at most one holder may have in any one view, ever.
@@ -62,7 +64,7 @@ impl Watch {
         };
         let (mut gone, mut come) = (Vec::new(), Vec::new());
         for item in before.services.diff(&view.services) {
-            let (old, new) = sides(item);
+            let (old, new) = sides(&item);
             let of = |(key, service): (&ServiceKey, &ServiceView)| {
                 (Holder::Service(key.clone()), of_service(service))
             };
@@ -79,7 +81,7 @@ impl Watch {
             }
         }
         for item in before.nodes.diff(&view.nodes) {
-            let (old, new) = sides(item);
+            let (old, new) = sides(&item);
             gone.extend(old.map(|(k, v)| (Holder::Node(k.clone()), of_node(v))));
             come.extend(new.map(|(k, v)| (Holder::Node(k.clone()), of_node(v))));
         }
@@ -104,15 +106,15 @@ impl Watch {
     }
 }
 
+/// One side of a difference.
+type Side<'a, K, V> = Option<(&'a K, &'a V)>;
+
 /// The old and the new side of a difference.
-fn sides<'a, K, V>(
-    item: imbl::ordmap::DiffItem<'a, 'a, K, std::sync::Arc<V>>,
-) -> (Option<(&'a K, &'a V)>, Option<(&'a K, &'a V)>) {
-    use imbl::ordmap::DiffItem::{Add, Remove, Update};
+fn sides<'a, K, V>(item: &DiffItem<'a, 'a, K, Arc<V>>) -> (Side<'a, K, V>, Side<'a, K, V>) {
     match item {
-        Add(key, new) => (None, Some((key, new))),
-        Update { old, new } => (Some((old.0, old.1)), Some((new.0, new.1))),
-        Remove(key, old) => (Some((key, old)), None),
+        DiffItem::Add(key, new) => (None, Some((key, new))),
+        DiffItem::Update { old, new } => (Some((old.0, old.1)), Some((new.0, new.1))),
+        DiffItem::Remove(key, old) => (Some((key, old)), None),
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     parts::{announce, delete, service, spec},
 };
 use mesh_control::{
-    LocalChange,
+    LocalChange, OverlayNetwork,
     model::{Origin, ServiceKey},
 };
 use rand::{RngExt, seq::IndexedRandom};
@@ -151,6 +151,8 @@ pub(crate) fn size(seed: u64) -> usize {
 /// Tells the story of one seed. Panics at what does not hold.
 pub(crate) fn tell(seed: u64, nodes: usize, kind: Kind) -> Told {
     let mut sim = Sim::new(seed, nodes, "10.96.0.0/25", kind.weather(seed));
+    let network = "10.244.0.0/17".parse().expect("a network");
+    sim.overlay = vec![OverlayNetwork { network, node_prefix: 24 }];
     let (scenario, _) = KINDS[kind as usize];
     sim.replay = format!(
         "cargo run --release -p mesh-control --example sim -- --scenario {scenario} --nodes {nodes} --seed {seed}"
