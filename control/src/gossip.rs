@@ -13,6 +13,9 @@ pub(crate) const FANOUT: usize = 3;
 const MIN_SENDS: usize = 8;
 /// Most records that wait; what does not fit is left to anti-entropy.
 const MAX_WAITING: usize = 4096;
+/// While more than this wait, what others wrote is left to anti-entropy: of many records each node then gets every one
+/// about once, where datagrams bring it eight times.
+const FEW: usize = 64;
 /// Largest sealed datagram, in bytes: fits every IPv6 path.
 pub(crate) const DATAGRAM: usize = 1_200;
 /// Datagrams to one peer in one round.
@@ -67,6 +70,15 @@ impl Spread {
         self.sequence += 1;
         self.order.insert((0, self.sequence), id.clone());
         self.waiting.insert(id, (0, self.sequence));
+    }
+
+    /// A record that changed and that another node spreads as well.
+    pub(crate) fn pass_on(&mut self, id: RecordId) {
+        if self.waiting.len() < FEW || self.waiting.contains_key(&id) {
+            self.push(id);
+        } else {
+            self.overflowed = true;
+        }
     }
 
     /// The bodies of one round's datagrams, each to be sent to `peers` nodes of a mesh of `nodes`.

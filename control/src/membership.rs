@@ -26,9 +26,11 @@ pub(crate) type Member = foca::Member<Identity>;
 
 /// Specification constants, in milliseconds: a dead node is suspected within two probe periods at three nodes and
 /// declared down [`SUSPICION`] later.
-const PROBE_PERIOD: u64 = 800;
+const PROBE_PERIOD: u64 = 1_000;
 const PROBE_RTT: u64 = 300;
 const SUSPICION: u64 = 2_000;
+/// In larger meshes a suspect has this long for each power of 2^(4/5) in the number of members.
+const PATIENCE_STEP: u64 = 800;
 /// While nothing was heard from anybody for so long, a suspicion waits, this many times at most.
 const DEAF: u64 = 2 * PROBE_PERIOD;
 const PATIENCE: u8 = 3;
@@ -387,7 +389,7 @@ fn config(nodes: usize) -> Config {
     let logarithm = u64::from((nodes as u64 + 1).ilog2());
     // 4 · log10(n + 1), at least one and rounded up a little.
     let transmissions = u8::try_from(2 + logarithm * 5 / 4).unwrap_or(u8::MAX);
-    let suspicion = SUSPICION.max(PROBE_PERIOD * (logarithm * 5 / 4));
+    let suspicion = SUSPICION.max(PATIENCE_STEP * (logarithm * 5 / 4));
     let periodic = |frequency: u64, members| {
         NonZeroUsize::new(members).map(|num_members| foca::PeriodicParams {
             frequency: Duration::from_millis(frequency),

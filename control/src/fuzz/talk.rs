@@ -104,7 +104,7 @@ pub(super) fn talk() -> Talk {
     }
     let records: Vec<Record> = a.records().cloned().collect();
     let tags = |set: &BTreeSet<Vec<u8>>| set.iter().map(|b| b[0]).collect::<BTreeSet<_>>();
-    assert!((0..=2).all(|tag| tags(&bodies).contains(&tag)), "{:?}", tags(&bodies));
+    assert!((0..=4).all(|tag| tags(&bodies).contains(&tag)), "{:?}", tags(&bodies));
     assert!((1..=6).all(|tag| tags(&frames).contains(&tag)), "{:?}", tags(&frames));
     assert!((key::NODE..=key::CLAIM).all(|kind| records.iter().any(|r| r.id.kind == kind)));
     Talk { bodies: bodies.into_iter().collect(), frames: frames.into_iter().collect(), records }

@@ -18,7 +18,9 @@ use crate::{
     },
     packet::{Opener, Refused, Sealer},
     record::{MAX_KEY, MAX_VALUE, Record, Writer, tests::plain},
-    session, state_file, value,
+    session, state_file,
+    token::{JoinToken, MAX_SEEDS, is_seed},
+    value,
 };
 use rand::RngExt;
 use std::{collections::BTreeSet, sync::Arc};
@@ -313,5 +315,33 @@ fn a_node() {
         let stand = doubled || before.iter().all(|said| after.contains(said));
         assert!(stand, "own records: {before:?} became {after:?}");
         subject.stats().refused.iter().map(|(_, n)| n).sum::<u64>() == refused
+    });
+}
+
+/// What is no token is refused without being shown; what is one means the same when written again.
+#[test]
+fn tokens() {
+    let keys = vec![KEY.parse().unwrap()];
+    let token = |seeds: &[&str]| {
+        let seeds = seeds.iter().map(|seed| (*seed).to_owned()).collect();
+        JoinToken { expires: 1_790_000_000, seeds, keys: keys.clone() }.encode().into_bytes()
+    };
+    fuzz("tokens", &[token(&["10.0.0.1:7946"]), token(&["node-a:7946", "[fd00::1]:7946"])], |input, _| {
+        let text = String::from_utf8_lossy(input);
+        match JoinToken::decode(&text) {
+            Ok(token) => {
+                assert!(token.seeds.len() <= MAX_SEEDS && token.seeds.iter().all(|seed| is_seed(seed)));
+                let again = JoinToken::decode(&token.encode()).unwrap();
+                assert_eq!(
+                    (again.expires, again.seeds, again.keys),
+                    (token.expires, token.seeds, token.keys)
+                );
+                true
+            }
+            Err(error) => {
+                assert!(text.len() < 16 || !error.to_string().contains(text.trim()));
+                false
+            }
+        }
     });
 }

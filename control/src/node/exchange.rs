@@ -52,7 +52,7 @@ impl Node {
         {
             self.begin(Target::Address(suspect.addr), Role::to(suspect, true), now);
         }
-        if self.spread.take_overflowed() {
+        if self.spread.take_overflowed() && self.exchanges.soon == 0 {
             self.exchanges.soon = 3;
             self.exchanges.periodic_at = self.exchanges.periodic_at.min(now.mono + 100);
         }

@@ -26,7 +26,7 @@ impl Node {
                     self.refuse("bad value");
                 }
                 if spread {
-                    self.spread.push(id.clone());
+                    self.spread.pass_on(id.clone());
                 }
                 self.reassert(&id, now);
                 true
