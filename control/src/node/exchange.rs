@@ -29,6 +29,8 @@ const SMALL: usize = 12;
 const HURRY: u64 = 1_500;
 /// Exchanges that peers have begun, at most.
 const MAX_INCOMING: usize = 64;
+/// So many of those that see a member come up exchange with it at once.
+const EAGER: usize = 16;
 /// Members that came up and wait for an exchange; beyond it the periodic one serves them.
 const MAX_MET: usize = 3;
 /// So many bytes in answer to one listing are much: the next one covers less.
@@ -39,6 +41,11 @@ const BULK: usize = 64;
 impl Node {
     /// A member came up: exchange with it soon.
     pub(super) fn meet(&mut self, id: Identity) {
+        // Of very many some do: a node that joins is met by about as many, whatever the size of the mesh.
+        let members = self.membership.peers().alive().len();
+        if members > EAGER && self.rng.random_range(0..members) >= EAGER {
+            return;
+        }
         let met = &mut self.exchanges.met;
         if met.len() < MAX_MET && !met.contains(&id) {
             met.push_back(id);
