@@ -11,8 +11,8 @@
 
 use crate::key::RecordId;
 use crate::{
-    member::Identity,
-    membership::{MAX_MEMBERS, Member},
+    member::{Identity, Member},
+    membership::MAX_MEMBERS,
     model::NodeName,
     record::{MAX_KEY, Record},
     store::{BUCKETS, Store, bucket_of},

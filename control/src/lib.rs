@@ -47,6 +47,7 @@ mod state_file;
 mod store;
 mod subnets;
 mod token;
+mod told;
 mod value;
 mod view;
 

@@ -19,6 +19,9 @@ pub(crate) struct Identity {
     pub(crate) epoch: u64,
 }
 
+/// A run and what the failure detector holds of it.
+pub(crate) type Member = foca::Member<Identity>;
+
 impl PartialOrd for Identity {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))

@@ -9,7 +9,7 @@
 //! it hears nobody at all its suspicions wait.
 
 use crate::{
-    member::{Identity, Peers},
+    member::{Identity, Member, Peers},
     model::NodeName,
     packet, probe,
 };
@@ -21,8 +21,6 @@ use std::{
     num::{NonZeroU8, NonZeroUsize},
     time::Duration,
 };
-
-pub(crate) type Member = foca::Member<Identity>;
 
 /// Specification constants, in milliseconds: a dead node is suspected within two probe periods at three nodes and
 /// declared down [`SUSPICION`] later.

@@ -5,7 +5,7 @@
 //! to 4 | from 4 | clock 6 | digest 4 | number 1 | incarnation 2 | foca's updates
 //! ```
 
-use crate::{member::Identity, membership::Member};
+use crate::member::{Identity, Member};
 use foca::{Header, Message};
 
 /// A probe, or the answer to one.

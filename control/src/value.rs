@@ -7,9 +7,9 @@ use crate::{
     claim::{Claim, ClaimKey, Held},
     key::{self, Key},
     keyring::MAX_KEYS,
-    keys::Told,
     model::{Endpoint, Family, NodeInfo, ServiceSpec, is_unicast},
     record::Record,
+    told::Told,
 };
 use std::collections::BTreeSet;
 

@@ -14,7 +14,7 @@ fn number(name: &str) -> Option<u64> {
 fn share(part: u64, parts: u64, kind: Kind) {
     let seeds: Vec<u64> = match number("SIM_SEED") {
         Some(seed) => (seed % parts == part).then_some(seed).into_iter().collect(),
-        None => (0..number("SIM_SEEDS").unwrap_or(120)).filter(|seed| seed % parts == part).collect(),
+        None => (0..number("SIM_SEEDS").unwrap_or(240)).filter(|seed| seed % parts == part).collect(),
     };
     for seed in seeds {
         println!("{kind:?}, seed {seed}, {} nodes", size(seed));

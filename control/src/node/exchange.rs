@@ -9,8 +9,7 @@ use crate::{
     frame::{Frame, GROUP, Hello, Welcome, batches, compare, list},
     hlc::Now,
     key::RecordId,
-    member::Identity,
-    membership::Member,
+    member::{Identity, Member},
 };
 use rand::{RngExt, seq::IteratorRandom};
 use std::collections::VecDeque;

@@ -9,8 +9,8 @@ use crate::{
     hlc::{Hlc, Now},
     key::Key,
     keyring::{ClusterKey, MAX_KEYS, wire_id},
-    keys::Told,
     model::{KeyId, NodeState, NodeView},
+    told::Told,
 };
 
 impl Node {

@@ -68,7 +68,7 @@ pub(crate) fn node(text: &str) -> Node {
 /// Gives `to` everything that `from` holds, as anti-entropy would, and lets it be up there.
 pub(crate) fn share(from: &mut Node, to: &mut Node, now: Now) {
     let id = from.membership.me().clone();
-    to.membership.apply(vec![crate::membership::Member::alive(id)], now.mono);
+    to.membership.apply(vec![crate::member::Member::alive(id)], now.mono);
     let records: Vec<Record> = from.store.iter().cloned().collect();
     for record in records {
         to.absorb(record, now, false);

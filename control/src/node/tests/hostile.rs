@@ -90,7 +90,7 @@ fn of_a_peers_endpoints_the_senseless_ones_are_not_shown() {
     list[6].addresses = crate::model::Addresses::default();
     let record = peer(&Key::Endpoints(name("n9"), key("web")), 1, postcard::to_stdvec(&list).unwrap());
     let id = crate::member::Identity { name: name("n9"), addr: ([10, 0, 0, 9], 7946).into(), epoch: 1 };
-    a.membership.apply(vec![crate::membership::Member::alive(id)], 1);
+    a.membership.apply(vec![crate::member::Member::alive(id)], 1);
     a.absorb(record, at(1), false);
     a.settle(at(1));
     let shown = view(&a, "web");

@@ -69,7 +69,7 @@ fn a_step_of_a_rotation_waits_for_the_one_before() {
 fn force_overrides_the_others_and_eight_keys_are_all() {
     let (mut a, b) = (node("n1"), node("n2"));
     let id = b.membership.me().clone();
-    a.membership.apply(vec![crate::membership::Member::alive(id)], 0);
+    a.membership.apply(vec![crate::member::Member::alive(id)], 0);
     a.settle(at(0));
     for byte in 2..9 {
         try_key(&mut a, 1, KeyChange::Add(cluster_key(byte))).unwrap();

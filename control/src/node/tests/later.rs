@@ -4,8 +4,7 @@ use super::*;
 use crate::{
     frame::{Frame, Hello},
     keyring::Keyring,
-    member::Identity,
-    membership::Member,
+    member::{Identity, Member},
     node::{ExchangeId, Output},
     packet::Sealer,
 };
