@@ -15,7 +15,7 @@ pub(crate) const ENDPOINTS: u8 = 2;
 pub(crate) const SERVICE: u8 = 3;
 /// A claim; value [`crate::claim::Claim`].
 pub(crate) const CLAIM: u8 = 4;
-/// A cluster key; value [`crate::keys::Told`].
+/// A cluster key; value [`crate::told::Told`].
 pub(crate) const KEY: u8 = 5;
 
 /// A record's kind and key.
