@@ -13,7 +13,7 @@ mod sim;
 use clap::Parser;
 use sim::{
     figures::Figure,
-    scale,
+    large, scale,
     story::{self, KINDS},
 };
 use std::{
@@ -45,7 +45,7 @@ struct Args {
     /// Runs this many seeds, from `--seed` on.
     #[arg(long, default_value_t = 1)]
     seeds: u64,
-    /// mixed, split, storm, churn, clocks; or scale, which measures.
+    /// mixed, split, storm, churn, clocks; large, a short story for 100 to 1,000 nodes; or scale, which measures.
     #[arg(long, default_value = "mixed")]
     scenario: String,
     /// One JSON object a seed instead of text.
@@ -68,9 +68,9 @@ struct Report<'a> {
 fn main() -> ExitCode {
     let args = Args::parse();
     let kind = KINDS.into_iter().find(|(name, _)| *name == args.scenario).map(|(_, kind)| kind);
-    if kind.is_none() && args.scenario != "scale" {
+    if kind.is_none() && !["large", "scale"].contains(&args.scenario.as_str()) {
         let names: Vec<_> = KINDS.iter().map(|(name, _)| *name).collect();
-        eprintln!("--scenario {}: use one of {}, scale", args.scenario, names.join(", "));
+        eprintln!("--scenario {}: use one of {}, large, scale", args.scenario, names.join(", "));
         return ExitCode::from(2);
     }
     let mut failed = Vec::new();
@@ -82,6 +82,7 @@ fn main() -> ExitCode {
                 let told = story::tell(seed, nodes, kind);
                 (told.sim, told.figures)
             }
+            None if args.scenario == "large" => large::tell(seed, nodes.max(100)),
             None => scale::measure(seed, nodes, |sim, part| {
                 eprintln!("{part}: {} s simulated in {:.0?}, {}", sim.now / 1_000, begun.elapsed(), memory());
             }),

@@ -20,4 +20,6 @@ pub use self::{
 };
 
 #[cfg(test)]
+mod growth;
+#[cfg(test)]
 pub(crate) mod tests;

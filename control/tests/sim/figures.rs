@@ -7,6 +7,7 @@ use super::{
 use mesh_control::model::Origin;
 
 /// One measured figure.
+#[derive(Debug)]
 pub(crate) struct Figure {
     pub(crate) what: String,
     pub(crate) value: f64,

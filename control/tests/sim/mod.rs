@@ -8,6 +8,7 @@
 
 mod checks;
 pub(crate) mod figures;
+pub(crate) mod large;
 mod network;
 pub(crate) mod parts;
 pub(crate) mod scale;
