@@ -2,6 +2,7 @@
 
 mod agent;
 mod churn;
+mod dns;
 mod memory;
 mod plan;
 mod process;
@@ -35,6 +36,11 @@ enum What {
     Proxy(proxy::Options),
     /// Against serf: bytes at rest, time until a crash is seen by all, false failures under loss. Needs root.
     Serf(serf::Options),
+    /// The DNS against a bare echo, Knot, Unbound, dnsmasq and BIND, one core each.
+    Dns(dns::Options),
+    /// The DNS under test or the echo, in a process of its own.
+    #[command(hide = true)]
+    ServeDns(dns::Serve),
     /// The proxy under test, in a process of its own.
     #[command(hide = true)]
     ServeProxy(proxy::Serve),
@@ -46,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         What::All => {
             plan::run(args.json);
             proxy::run(&proxy::Options::default(), args.json)?;
+            dns::run(&dns::Options::default(), args.json)?;
             churn::run(&churn::Options::default(), args.json)?;
             memory::run(&memory::Options::default(), args.json)?;
             match serf::possible() {
@@ -54,6 +61,8 @@ fn main() -> anyhow::Result<()> {
             }
         }
         What::Churn(options) => churn::run(&options, args.json)?,
+        What::Dns(options) => dns::run(&options, args.json)?,
+        What::ServeDns(serve) => dns::serve(&serve)?,
         What::Memory(options) => memory::run(&options, args.json)?,
         What::Plan => plan::run(args.json),
         What::Proxy(options) => proxy::run(&options, args.json)?,

@@ -72,10 +72,10 @@ fn declare(sim: &mut Sim, s: usize, at: usize) {
     sim.submit(at, vec![change, announce(at, service(s), 1)]);
 }
 
-/// One node in twenty is cut off and one in fifty dies; each side declares, and one deletes.
+/// One node in forty is cut off and one in a hundred dies; each side declares, and one deletes.
 fn troubles(sim: &mut Sim) {
     let nodes = sim.len();
-    let far = index::sample(&mut sim.rng, nodes, nodes / 20);
+    let far = index::sample(&mut sim.rng, nodes, nodes / 40);
     let mut sides = vec![0; nodes];
     far.iter().for_each(|i| sides[i] = 1);
     sim.split(sides);
@@ -85,11 +85,11 @@ fn troubles(sim: &mut Sim) {
         sim.settled.remove(&service(s));
         sim.submit(deleter, vec![delete(Origin::Cluster, service(s))]);
     }
-    for i in index::sample(&mut sim.rng, nodes, nodes / 50) {
+    for i in index::sample(&mut sim.rng, nodes, nodes / 100) {
         if sim.side(i) == 0 && sim.is_alive(i) {
             sim.crash(i);
         }
-        let wait = sim.rng.random_range(0..CUT / (nodes as u64 / 50).max(1) / 2);
+        let wait = sim.rng.random_range(0..CUT / (nodes as u64 / 100).max(1) / 2);
         sim.run(sim.now + wait);
     }
     for s in BASE..2 * BASE {

@@ -1,0 +1,85 @@
+//! The DNS against a bare echo and against Knot, Unbound, dnsmasq and BIND, all on one core each.
+
+mod answers;
+mod floor;
+mod forwards;
+mod load;
+mod ours;
+mod peers;
+mod questions;
+mod tcp;
+mod updates;
+mod zone;
+
+pub(crate) use ours::{Serve, serve};
+
+use clap::Args;
+use std::time::Duration;
+
+/// Sizes and lengths.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Rounds; every server has its turn in each.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Milliseconds of load in each turn.
+    #[arg(long, default_value_t = 1_000)]
+    millis: u64,
+    /// Questions outstanding.
+    #[arg(long, default_value_t = 512)]
+    window: usize,
+    /// Only this part: answers, updates, forwards, tcp.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { rounds: 5, millis: 1_000, window: 512, only: None }
+    }
+}
+
+impl Options {
+    fn time(&self) -> Duration {
+        Duration::from_millis(self.millis)
+    }
+
+    fn wants(&self, part: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == part)
+    }
+}
+
+/// Runs and prints.
+pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
+    pin_load();
+    if options.wants("answers") {
+        for names in [10_000, 100_000] {
+            answers::run(options, names, json)?;
+        }
+        answers::second_core(options, json)?;
+    }
+    if options.wants("updates") {
+        updates::run(options, json)?;
+    }
+    if options.wants("forwards") {
+        forwards::run(options, json)?;
+    }
+    if options.wants("tcp") {
+        tcp::run(options, json)?;
+    }
+    Ok(())
+}
+
+/// Keeps the load off the servers' core, where there are two.
+fn pin_load() {
+    use nix::{
+        sched::{CpuSet, sched_setaffinity},
+        unistd::Pid,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut rest = CpuSet::new();
+    let set = (1..cores).try_for_each(|core| rest.set(core));
+    if cores > 1 && set.and_then(|()| sched_setaffinity(Pid::from_raw(0), &rest)).is_err() {
+        eprintln!("the load could not be kept off the first core");
+    }
+}
