@@ -3,9 +3,9 @@
 use super::{
     exchanges::Exchanges,
     io::{Input, Output},
+    measured::Measured,
     names::Names,
-    peers::Measured,
-    subnets::OwnSubnets,
+    own_subnets::OwnSubnets,
 };
 use crate::key::RecordId;
 use crate::{
