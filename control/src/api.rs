@@ -147,6 +147,11 @@ pub struct ControlStats {
     pub silenced: Option<String>,
 }
 
+/// From this many milliseconds on, this node's own clock is called off: drain deadlines are moments of the wall clock.
+/// Of another node that is said only from 60 s on, where versions are held back: one late datagram makes one node look
+/// behind, and it says so itself before.
+pub const CLOCK_OFF: u64 = 5_000;
+
 /// What this node measured of another.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeerStats {

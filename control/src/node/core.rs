@@ -301,6 +301,7 @@ impl Node {
             self.collect_at = now.mono + COLLECT;
             self.collect_orphans(now);
             self.forget_strangers();
+            self.look_at_clock();
             for record in self.store.collect(now.wall) {
                 self.desired.remove(&record.id);
                 self.view.changed(Some(&record), None);

@@ -1,6 +1,10 @@
 //! What was measured of the others, as it was heard; [`super::peers`] measures.
 
-use crate::{api::Lag, hlc::MAX_SKEW, member::Identity, model::NodeName};
+use crate::{
+    api::{CLOCK_OFF, Lag},
+    member::Identity,
+    model::NodeName,
+};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Ages of news that are kept, and for how long, in milliseconds.
@@ -8,8 +12,8 @@ const AGES: usize = 1024;
 const MINUTE: u64 = 60_000;
 /// Probes whose digest must agree before a periodic exchange is left out.
 pub(super) const AGREEING: u32 = 3;
-/// A clock that was warned of is fine again below this.
-const FINE: u64 = MAX_SKEW / 2;
+/// Others whose word on this node's clock counts: of fewer, nobody knows who is wrong.
+const WITNESSES: usize = 3;
 
 /// All that is measured.
 #[derive(Debug, Default)]
@@ -40,13 +44,14 @@ pub(super) struct Peer {
 pub(super) struct Warned(u64);
 
 impl Warned {
-    /// Whether to warn: of what is beyond the bound and was not warned of, or got twice as bad.
-    pub(super) fn due(&mut self, offset: i64) -> bool {
+    /// Whether to warn: of what is beyond `bound` and was not warned of since it was below half of that, or got twice
+    /// as bad.
+    pub(super) fn due(&mut self, offset: i64, bound: u64) -> bool {
         let off = offset.unsigned_abs();
-        if off < FINE {
+        if off < bound / 2 {
             self.0 = 0;
         }
-        let due = off > MAX_SKEW && off / 2 >= self.0;
+        let due = off > bound && off / 2 >= self.0;
         if due {
             self.0 = off;
         }
@@ -71,11 +76,13 @@ impl Measured {
         self.by_name.get(&to.name).is_some_and(|peer| peer.knows == Some((to.mark(), mine)))
     }
 
-    /// The median offset of the others' clocks, and of how many; what half of them say is not their fault.
-    pub(super) fn consensus(&self) -> (i64, usize) {
+    /// The median offset of the others' clocks where it says that this node's is off, else 0: what half of them show
+    /// is not their fault.
+    pub(super) fn consensus(&self) -> i64 {
         let mut offsets: Vec<i64> = self.by_name.values().filter_map(|peer| peer.offset).collect();
         offsets.sort_unstable();
-        (offsets.get(offsets.len() / 2).copied().unwrap_or_default(), offsets.len())
+        let median = offsets.get(offsets.len() / 2).filter(|_| offsets.len() >= WITNESSES);
+        median.copied().filter(|offset| offset.unsigned_abs() > CLOCK_OFF).unwrap_or_default()
     }
 
     pub(super) fn note_age(&mut self, at: u64, age: u64) {
@@ -104,10 +111,27 @@ mod tests {
         let due: Vec<_> =
             [1_000, 59_000, 61_000, 62_000, 110_000, -130_000, -130_000, 40_000, 70_000, 0, 70_000]
                 .into_iter()
-                .map(|offset| warned.due(offset))
+                .map(|offset| warned.due(offset, 60_000))
                 .collect();
         let t = true;
         assert_eq!(due, [!t, !t, t, !t, !t, t, !t, !t, !t, !t, t]);
+    }
+
+    #[test]
+    fn one_clock_that_is_off_and_two_that_agree_prove_nothing_of_this_one() {
+        let consensus = |offsets: &[i64]| {
+            let mut measured = Measured::default();
+            for (i, offset) in offsets.iter().enumerate() {
+                let name = NodeName::new(&format!("n{i}")).unwrap();
+                measured.by_name.insert(name, Peer { offset: Some(*offset), ..Peer::default() });
+            }
+            measured.consensus()
+        };
+        for none in [&[][..], &[70_000, 70_000], &[70_000, 0, 1], &[5_000, 5_000, 5_000]] {
+            assert_eq!(consensus(none), 0, "{none:?}");
+        }
+        assert_eq!(consensus(&[-70_000, -3_600_000, -71_000]), -71_000);
+        assert_eq!(consensus(&[6_000, 0, 6_001]), 6_000);
     }
 
     #[test]

@@ -13,8 +13,8 @@ pub(super) struct Names {
     pub(super) asked: BTreeMap<SocketAddr, u64>,
     /// Living rivals, what is wrong, and until when it is shown.
     pub(super) rivals: BTreeMap<NodeName, (String, u64)>,
-    /// Others with one name: since when, and whether that was said.
-    pub(super) doubled: BTreeMap<NodeName, (u64, bool)>,
+    /// Others with one name: since when, and what was said of it.
+    pub(super) doubled: BTreeMap<NodeName, (u64, Option<String>)>,
 }
 
 /// Why this node keeps silent, and whom it asks.
@@ -44,13 +44,9 @@ impl Names {
         self.silence.as_ref().map(|silence| &silence.why)
     }
 
-    /// The names of living rivals.
-    pub(super) fn rivals(&self) -> impl Iterator<Item = &NodeName> {
-        self.rivals.keys()
-    }
-
     /// What is wrong with a node's name or address.
     pub(super) fn trouble(&self, name: &NodeName) -> Option<String> {
-        self.rivals.get(name).map(|(what, _)| what.clone())
+        let doubled = || self.doubled.get(name).and_then(|(_, told)| told.as_ref());
+        self.rivals.get(name).map(|(what, _)| what).or_else(doubled).cloned()
     }
 }

@@ -54,12 +54,13 @@ impl Node {
         let peers = self.membership.peers();
         self.names.doubled.retain(|name, _| peers.doubled().contains(name));
         for name in peers.doubled().iter().take(MAX_NAMES) {
-            let (since, told) = self.names.doubled.entry(name.clone()).or_insert((now.mono, false));
-            if !*told && now.mono - *since >= NAMESAKES {
-                *told = true;
+            let (since, told) = self.names.doubled.entry(name.clone()).or_insert((now.mono, None));
+            if told.is_none() && now.mono - *since >= NAMESAKES {
                 let addresses: Vec<_> = peers.namesakes(name).iter().map(|id| id.addr.to_string()).collect();
                 let addresses = addresses.join(" and ");
                 tracing::error!(node = %name, %addresses, "two nodes have one name: rename one and restart it");
+                *told =
+                    Some(format!("two nodes are named {name}, at {addresses}: rename one and restart it"));
             }
         }
     }

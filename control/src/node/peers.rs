@@ -5,7 +5,7 @@ use super::{
     measured::{AGREEING, Peer},
 };
 use crate::{
-    api::{Lag, PeerStats},
+    api::{CLOCK_OFF, Lag, PeerStats},
     hlc::{MAX_SKEW, Now},
     member::Identity,
     model::NodeName,
@@ -14,6 +14,12 @@ use crate::{
 fn describe(offset: i64) -> String {
     let seconds = offset.unsigned_abs() / 1_000;
     format!("{seconds} s {}", if offset > 0 { "ahead" } else { "behind" })
+}
+
+/// How far a clock is off that shows `offset` where this node's is off by `common`, if that is too far.
+fn off(offset: i64, common: i64) -> Option<String> {
+    let off = offset.saturating_sub(common);
+    (off.unsigned_abs() > MAX_SKEW).then(|| describe(off))
 }
 
 impl Node {
@@ -30,18 +36,20 @@ impl Node {
         let Some(peer) = self.measure(name) else { return };
         peer.heard = Some(now.mono);
         peer.offset = Some(offset);
-        if !peer.clock.due(offset) {
+        if !peer.clock.due(offset, MAX_SKEW) {
             return;
         }
-        let (common, peers) = self.measured.consensus();
-        let own = self.measured.own_clock.due(common);
-        if peers < 3 || common.unsigned_abs() <= MAX_SKEW {
-            let off = describe(offset);
+        if let Some(off) = off(offset, self.measured.consensus()) {
             tracing::warn!(node = %name, %off, "a node's clock is off: synchronise it (NTP); its changes are ordered wrongly until then");
-        } else if own {
-            // Not they are off.
+        }
+    }
+
+    /// Warns when this node's own clock is off.
+    pub(super) fn look_at_clock(&mut self) {
+        let common = self.measured.consensus();
+        if self.measured.own_clock.due(common, CLOCK_OFF) {
             let off = describe(common.saturating_neg());
-            tracing::warn!(%off, peers, "this node's clock is off: synchronise it (NTP); its changes are ordered wrongly until then");
+            tracing::warn!(%off, "this node's clock is off: synchronise it (NTP); its changes are ordered wrongly until then");
         }
     }
 
@@ -99,10 +107,11 @@ impl Node {
     #[must_use]
     pub fn peers(&self) -> Vec<PeerStats> {
         let unheard = Peer::default();
+        let common = self.measured.consensus();
         let one = |name: &NodeName| -> PeerStats {
             let peer = self.measured.by_name.get(name).unwrap_or(&unheard);
-            let off = peer.offset.filter(|offset| offset.unsigned_abs() > MAX_SKEW);
-            let clock = off.map(|offset| format!("its clock is {}: synchronise it (NTP)", describe(offset)));
+            let clock = peer.offset.and_then(|offset| off(offset, common));
+            let clock = clock.map(|off| format!("its clock is {off}: synchronise it (NTP)"));
             PeerStats {
                 node: name.clone(),
                 rtt: peer.rtt,
@@ -114,8 +123,8 @@ impl Node {
         // Rivals are there too: one of this node's name, or at this node's address.
         let known = self.membership.peers();
         let others =
-            known.names().filter(|name| **name != self.config.name && self.names.trouble(name).is_none());
-        let mut all: Vec<PeerStats> = others.chain(self.names.rivals()).map(one).collect();
+            known.names().filter(|name| **name != self.config.name && !self.names.rivals.contains_key(*name));
+        let mut all: Vec<PeerStats> = others.chain(self.names.rivals.keys()).map(one).collect();
         all.sort_by(|a, b| a.node.cmp(&b.node));
         all
     }

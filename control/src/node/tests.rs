@@ -17,6 +17,7 @@ mod care;
 mod hostile;
 mod keys;
 mod later;
+mod peers;
 mod subnets;
 
 /// The one cluster key.
