@@ -220,6 +220,14 @@ pub enum ControlError {
         /// What to do.
         fix: String,
     },
+    /// A node is not forgotten; nothing was written.
+    #[error("{problem}; {fix}")]
+    Forget {
+        /// What stands against it.
+        problem: String,
+        /// What to do.
+        fix: String,
+    },
     /// The kept state cannot be used.
     #[error("{path}: {problem}", path = path.display())]
     State {

@@ -5,6 +5,7 @@ mod core;
 mod datagrams;
 mod exchange;
 mod exchanges;
+mod forget;
 mod io;
 mod keeping;
 mod keys;

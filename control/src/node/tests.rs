@@ -14,6 +14,7 @@ use crate::{
 use std::sync::Arc;
 
 mod care;
+mod forget;
 mod hostile;
 mod keys;
 mod later;
