@@ -14,9 +14,11 @@ use crate::{
 use std::sync::Arc;
 
 mod care;
+mod forget;
 mod hostile;
 mod keys;
 mod later;
+mod peers;
 mod subnets;
 
 /// The one cluster key.
