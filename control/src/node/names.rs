@@ -4,7 +4,7 @@ use crate::{hash::hash64, member::Identity, model::NodeName};
 use std::{collections::BTreeMap, net::SocketAddr};
 
 /// What this node knows of rivals.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Names {
     /// A number of this process, unlike every other's.
     pub(super) run: u64,
@@ -30,13 +30,7 @@ pub(super) struct Silence {
 
 impl Names {
     pub(super) fn new(sender: &[u8]) -> Names {
-        Names {
-            run: hash64(&[sender]),
-            silence: None,
-            asked: BTreeMap::new(),
-            rivals: BTreeMap::new(),
-            doubled: BTreeMap::new(),
-        }
+        Names { run: hash64(&[sender]), ..Names::default() }
     }
 
     /// Why this node keeps silent, if it does.

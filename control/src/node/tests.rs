@@ -67,6 +67,13 @@ pub(crate) fn node(text: &str) -> Node {
     node_at(text, at(0))
 }
 
+/// Ticks through the time from `from` to `to`, in milliseconds.
+fn run(node: &mut Node, from: u64, to: u64) {
+    for ms in (from..=to).step_by(250) {
+        node.handle(Input::Tick, at(ms));
+    }
+}
+
 /// Gives `to` everything that `from` holds, as anti-entropy would, and lets it be up there.
 pub(crate) fn share(from: &mut Node, to: &mut Node, now: Now) {
     let id = from.membership.me().clone();

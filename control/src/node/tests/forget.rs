@@ -16,9 +16,7 @@ fn second(now: Now) -> Node {
     let mut node = node_with("n2", now, |config| config.overlay = vec![overlay]);
     let declare = put(Origin::Node(name("n2")), "web", ServiceSpec::default());
     node.submit(vec![declare, endpoints("web", &["w"])], now).unwrap();
-    for ms in (now.mono..=now.mono + 5_000).step_by(250) {
-        node.handle(Input::Tick, at(ms));
-    }
+    run(&mut node, now.mono, now.mono + 5_000);
     assert_eq!(node.snapshot().own_subnets.len(), 1);
     node
 }
@@ -83,9 +81,7 @@ fn what_a_dead_node_wrote_goes_everywhere_and_comes_back_only_with_it() {
     for (mut back, live) in [(later, 3), (dead, 4)] {
         let before = back.snapshot().nodes[&name("n2")].subnets.clone();
         share(&mut other, &mut back, at(11_000));
-        for ms in (11_000..=17_000).step_by(250) {
-            back.handle(Input::Tick, at(ms));
-        }
+        run(&mut back, 11_000, 17_000);
         assert_eq!(its(&back), live, "what its sources say of late, and its subnet");
         assert_eq!((&back.snapshot().own_subnets, before.len()), (&before, 1), "it was free still");
         let mut third = node("n4");
