@@ -1,6 +1,6 @@
 //! One endpoint of this node: what its source says, what the checks say, whether it drains. Pure.
 
-use super::local::{SourceId, Verdict};
+use super::local::{Process, SourceId, Verdict};
 use mesh_control::model::Endpoint;
 
 /// What is known of an endpoint's health.
@@ -44,7 +44,7 @@ impl Instance {
 
     /// Takes a new word of its source. Another address or port is another process: its health is `fresh`.
     pub(super) fn say(&mut self, source: &SourceId, said: &Endpoint, fresh: Health) {
-        if self.said.addresses != said.addresses || self.said.ports != said.ports {
+        if !Process::from(said).is(&self.said) {
             self.health = fresh;
         }
         self.source = source.clone();

@@ -9,7 +9,7 @@ mod drain;
 
 use super::{
     instance::{Health, Instance},
-    local::{LocalService, SourceId, Verdict},
+    local::{LocalService, Process, SourceId, Verdict},
     state::{LocalState, LocalView, SourceStatus},
 };
 use mesh_control::{
@@ -135,10 +135,12 @@ impl Merge {
         self.statuses.values().cloned().collect()
     }
 
-    /// What the checks say of an endpoint; `None` when nothing checks it any more.
-    pub fn set_verdict(&mut self, key: &ServiceKey, instance: &Name, verdict: Option<Verdict>) {
+    /// What the checks say of an endpoint; `None` when nothing checks it any more. Dropped when the instance is
+    /// another process by now: what was asked was the old one.
+    pub fn set_verdict(&mut self, key: &ServiceKey, about: &Process, verdict: Option<Verdict>) {
         let health = verdict.map_or(Health::Unchecked, Health::Checked);
-        if let Some(i) = self.instances.get_mut(key).and_then(|all| all.get_mut(instance))
+        if let Some(i) = self.instances.get_mut(key).and_then(|all| all.get_mut(&about.instance))
+            && about.is(&i.said)
             && i.health != health
         {
             i.health = health;

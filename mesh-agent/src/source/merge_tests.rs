@@ -1,6 +1,6 @@
 use super::{
     instance::Health,
-    local::{LocalService, SourceId, Verdict},
+    local::{LocalService, Process, SourceId, Verdict},
     merge::Merge,
     testing::{Held, endpoint, key, node, service, source},
 };
@@ -77,7 +77,7 @@ fn checked() -> ServiceSpec {
 }
 
 fn verdict(rig: &mut Rig, name: &str, verdict: Option<Verdict>) {
-    rig.merge.set_verdict(&key("web"), &Name::new(name).unwrap(), verdict);
+    rig.merge.set_verdict(&key("web"), &Process::from(&endpoint(name)), verdict);
     rig.flush();
 }
 
@@ -155,8 +155,17 @@ fn a_checked_endpoint_waits_for_its_verdict() {
     r.says(1, "file", vec![web.clone()]);
     assert_eq!(r.web(), ["a+"]);
     Arc::make_mut(&mut web.endpoints)[0].addresses = Addresses::from(std::net::IpAddr::from([127, 0, 0, 9]));
-    r.says(2, "file", vec![web]);
+    r.says(2, "file", vec![web.clone()]);
     assert_eq!(r.web(), ["a-"]);
+    // What was asked of the old process is late: it says nothing of the new one.
+    verdict(&mut r, "a", Some(Verdict::Healthy));
+    assert_eq!(r.web(), ["a-"]);
+    r.merge.set_verdict(&key("web"), &Process::from(&web.endpoints[0]), Some(Verdict::Healthy));
+    r.flush();
+    assert_eq!(r.web(), ["a+"]);
+    verdict(&mut r, "a", None);
+    verdict(&mut r, "a", Some(Verdict::Unhealthy));
+    assert_eq!(r.web(), ["a+"]);
     // Without a check it is ready as declared.
     r.says(3, "file", vec![service("web", draining(1), &["a"])]);
     assert_eq!(r.web(), ["a+"]);

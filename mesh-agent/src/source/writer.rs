@@ -1,7 +1,7 @@
 //! The one way from sources into the control plane.
 
 use super::{
-    local::{LocalService, SourceId, Verdict},
+    local::{LocalService, Process, SourceId, Verdict},
     merge::{Merge, NoSuchEndpoint, key_of},
     state::{LocalState, SourceStatus},
 };
@@ -56,7 +56,7 @@ enum Statement {
     Remove(SourceId, ServiceKey),
     Synced(SourceId),
     Errors(SourceId, Vec<String>),
-    Verdict(ServiceKey, Name, Option<Verdict>),
+    Verdict(ServiceKey, Process, Option<Verdict>),
     Drain(ServiceKey, Name, Option<Duration>),
     Undrain(ServiceKey, Name),
     DrainNode(bool),
@@ -155,17 +155,18 @@ impl StateWriter {
         self.say(Statement::Errors(source.clone(), errors)).await
     }
 
-    /// What the checks say of an endpoint of this node; `None` when nothing checks it any more.
+    /// What the checks say of an endpoint of this node; `None` when nothing checks it any more. Dropped when the
+    /// instance is another process than `about` by now.
     ///
     /// # Errors
     /// As [`StateWriter::replace`].
     pub async fn set_verdict(
         &self,
         key: &ServiceKey,
-        instance: &Name,
+        about: Process,
         verdict: Option<Verdict>,
     ) -> Result<(), WriterError> {
-        self.say(Statement::Verdict(key.clone(), instance.clone(), verdict)).await
+        self.say(Statement::Verdict(key.clone(), about, verdict)).await
     }
 
     /// Drains an endpoint of this node until [`StateWriter::undrain`]: no new flow, old ones are reset after the
@@ -321,7 +322,7 @@ where
                 self.synced.send_if_modified(|s| std::mem::replace(s, all) != all);
             }
             Statement::Errors(source, errors) => self.merge.set_errors(&source, errors),
-            Statement::Verdict(key, instance, verdict) => self.merge.set_verdict(&key, &instance, verdict),
+            Statement::Verdict(key, about, verdict) => self.merge.set_verdict(&key, &about, verdict),
             Statement::Drain(key, instance, deadline) => {
                 self.merge.drain(now, &snapshot, &key, &instance, deadline)?;
             }
