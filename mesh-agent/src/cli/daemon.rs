@@ -10,6 +10,7 @@ use crate::{
     app::App,
     config::{self, Config},
     demo::{self, DemoError},
+    sys,
 };
 use std::{os::fd::AsFd, path::Path};
 use tokio::{
@@ -78,7 +79,7 @@ pub(crate) fn config(command: &ConfigCommand, output: Output) -> Result<(), Fail
 
 fn load(path: &Path) -> Result<Config, Failure> {
     // A file that is not there is another mistake than one that is wrong.
-    std::fs::File::open(path).map_err(|e| Failure::new(Code::NoInput, format!("{}: {e}", path.display())))?;
+    sys::file::open(path).map_err(|e| Failure::new(Code::NoInput, format!("{}: {e}", path.display())))?;
     Config::load(path).map_err(|problems| {
         let text = problems.to_string();
         Failure::new(Code::Usage, format!("the configuration is refused:\n{}", text.trim_end()))

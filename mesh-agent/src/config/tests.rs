@@ -306,6 +306,8 @@ fn load_reads_a_file_and_names_what_it_cannot() {
         format!("{}: cannot be read: No such file or directory (os error 2)", path.display())
     );
     assert!(Config::load(dir.path()).unwrap_err().to_string().ends_with("is a folder: name a file"));
+    let device = Config::load(std::path::Path::new("/dev/zero")).unwrap_err().to_string();
+    assert_eq!(device, "/dev/zero: cannot be read: is a device: name a file");
     std::fs::write(&path, b"a: 1\nb: \xff\n").unwrap();
     assert!(
         Config::load(&path).unwrap_err().to_string().ends_with("line 2 is not UTF-8: save the file as UTF-8")
