@@ -5,7 +5,10 @@
 //! only UDP ports, whose flows move to another backend without loss of a connection. A declaration is withdrawn at
 //! once, so that a renamed service can take its ports over.
 
+mod deadlines;
 mod drain;
+#[cfg(test)]
+mod tests;
 
 use super::{
     instance::{Health, Instance},
@@ -43,8 +46,7 @@ pub struct Merge {
     said: BTreeMap<SourceId, BTreeMap<ServiceKey, LocalService>>,
     statuses: BTreeMap<SourceId, SourceStatus>,
     instances: BTreeMap<ServiceKey, BTreeMap<Name, Instance>>,
-    /// When endpoints are removed; may hold entries that no longer hold.
-    deadlines: BTreeSet<(u64, ServiceKey)>,
+    deadlines: deadlines::Deadlines,
     told_specs: BTreeMap<ServiceKey, BTreeMap<Origin, Arc<ServiceSpec>>>,
     told_endpoints: BTreeMap<ServiceKey, Told>,
     told_info: NodeInfo,
@@ -73,7 +75,7 @@ impl Merge {
             said: BTreeMap::new(),
             statuses: sources.iter().map(|id| (id.clone(), status(id))).collect(),
             instances: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
+            deadlines: deadlines::Deadlines::default(),
             told_specs: BTreeMap::new(),
             told_endpoints: BTreeMap::new(),
             leftover_specs: BTreeSet::new(),
@@ -170,26 +172,6 @@ impl Merge {
 
     fn own(&self) -> Origin {
         Origin::Node(self.node.clone())
-    }
-
-    /// Removes endpoints whose drain is over.
-    pub fn tick(&mut self, now: u64) {
-        while let Some((at, key)) = self.deadlines.first().cloned() {
-            if at > now {
-                break;
-            }
-            self.deadlines.pop_first();
-            if let Some(all) = self.instances.get_mut(&key) {
-                all.retain(|_, i| i.leaving.is_none_or(|until| until > now));
-                self.touch(&key);
-            }
-        }
-    }
-
-    /// When [`Merge::tick`] has something to do, in unix milliseconds.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<u64> {
-        self.deadlines.first().map(|(at, _)| *at)
     }
 
     /// What the rest of the agent may see.
@@ -381,9 +363,7 @@ impl Merge {
             }
             true
         });
-        for at in all.values().filter_map(|i| i.leaving) {
-            self.deadlines.insert((at, key.clone()));
-        }
+        self.schedule(key);
         self.follow_node(now, snapshot, key);
         if let Some(status) = self.statuses.get_mut(source) {
             status.last_change = Some(now);
