@@ -45,7 +45,9 @@ fn gone(error: ReconcileGone) -> OperationError {
 
 fn writer(error: &WriterError) -> OperationError {
     match error {
-        WriterError::Closed => OperationError::Unavailable(error.to_string()),
+        WriterError::Closed | WriterError::NodeRefused { .. } => {
+            OperationError::Unavailable(error.to_string())
+        }
         WriterError::Refused { .. } => {
             OperationError::Invalid { field: "service".into(), problem: error.to_string() }
         }

@@ -1,7 +1,7 @@
 use super::{
     instance::Health,
     local::{LocalService, Process, SourceId, Verdict},
-    merge::Merge,
+    merge::{Merge, tell::Refused},
     testing::{Held, endpoint, key, node, service, source},
 };
 use mesh_control::{
@@ -36,7 +36,7 @@ impl Rig {
     fn flush(&mut self) -> usize {
         let mut count = 0;
         loop {
-            let changes = self.merge.changes(4, &BTreeMap::new());
+            let changes = self.merge.changes(4, &Refused::default());
             if changes.is_empty() {
                 return count;
             }
@@ -258,7 +258,7 @@ fn what_an_earlier_run_left_is_withdrawn_once() {
     r.says(0, "file", vec![service("web", draining(0), &[]), service("db", draining(0), &["d"])]);
     let own = || ["web", "db", "old"].map(key).to_vec();
     r.merge.withdraw_leftovers(own());
-    let changes = r.merge.changes(99, &BTreeMap::new());
+    let changes = r.merge.changes(99, &Refused::default());
     assert_eq!(
         changes,
         [
@@ -269,7 +269,7 @@ fn what_an_earlier_run_left_is_withdrawn_once() {
     );
     // One fails and is asked for again.
     r.merge.told(&changes[1..]);
-    assert_eq!(r.merge.changes(99, &BTreeMap::new()), changes[..1]);
+    assert_eq!(r.merge.changes(99, &Refused::default()), changes[..1]);
     r.merge.told(&changes[..1]);
     assert_eq!(r.flush(), 0);
 }
@@ -305,7 +305,7 @@ fn any_history_ends_in_what_the_sources_say() {
                 4 => r.tick(now * 100),
                 _ => {
                     // Refused halfway: only a part was told.
-                    let changes = r.merge.changes(3, &BTreeMap::new());
+                    let changes = r.merge.changes(3, &Refused::default());
                     let part = &changes[..changes.len().min(1)];
                     r.held.take(part.to_vec()).unwrap();
                     r.merge.told(part);
@@ -343,5 +343,5 @@ fn a_large_relist_is_told_in_batches() {
     let all = (0..10_000).map(|i| service(&format!("s{i}"), draining(1), &["a", "b"])).collect();
     assert_eq!(r.says(0, "file", all), 20_000);
     assert_eq!((r.held.specs.len(), r.held.endpoints.len()), (10_000, 10_000));
-    assert!(r.merge.changes(9, &BTreeMap::new()).is_empty());
+    assert!(r.merge.changes(9, &Refused::default()).is_empty());
 }

@@ -2,7 +2,10 @@
 
 use super::{
     local::{LocalService, Process, SourceId, Verdict},
-    merge::{Merge, NoSuchEndpoint, key_of},
+    merge::{
+        Merge, NoSuchEndpoint,
+        tell::{Refused, key_of},
+    },
     state::{LocalState, SourceStatus},
 };
 use mesh_control::{
@@ -10,7 +13,6 @@ use mesh_control::{
     model::{Name, NodeInfo, NodeName, Origin, ServiceKey, ServiceSpec, Snapshot},
 };
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -39,6 +41,12 @@ pub enum WriterError {
     Refused {
         /// Which service.
         service: ServiceKey,
+        /// The control plane's answer.
+        reason: String,
+    },
+    /// The control plane refused what is said of this node; it is tried again until it is taken.
+    #[error("this node: {reason}")]
+    NodeRefused {
         /// The control plane's answer.
         reason: String,
     },
@@ -102,7 +110,7 @@ impl StateWriter {
             local: local_out,
             synced: synced_out,
             statuses: statuses_out,
-            refused: BTreeMap::new(),
+            refused: Refused::default(),
             retry: None,
             pause: RETRY.0,
         };
@@ -194,7 +202,7 @@ impl StateWriter {
     /// Drains all of this node, or takes it back.
     ///
     /// # Errors
-    /// As [`StateWriter::replace`].
+    /// [`WriterError::NodeRefused`], [`WriterError::Closed`].
     pub async fn drain_node(&self, draining: bool) -> Result<(), WriterError> {
         self.say(Statement::DrainNode(draining)).await
     }
@@ -247,7 +255,7 @@ struct Task<F> {
     local: watch::Sender<LocalState>,
     synced: watch::Sender<bool>,
     statuses: watch::Sender<Arc<[SourceStatus]>>,
-    refused: BTreeMap<ServiceKey, String>,
+    refused: Refused,
     retry: Option<Instant>,
     pause: Duration,
 }
@@ -271,24 +279,29 @@ where
                     drop(answer.send(self.hand_on(key, spec).await));
                     continue;
                 }
-                let keys = statement.keys();
+                let about = (statement.keys(), matches!(statement, Statement::DrainNode(_)));
                 match self.take(statement) {
-                    Ok(()) => answers.push((keys, answer)),
+                    Ok(()) => answers.push((about, answer)),
                     Err(e) => drop(answer.send(Err(e))),
                 }
             }
             self.merge.tick(unix_millis());
             self.publish();
             self.flush().await;
-            for (keys, answer) in answers {
-                let refused = keys.iter().find_map(|k| self.refused.get_key_value(k));
-                let result = refused.map_or(Ok(()), |(service, reason)| {
-                    Err(WriterError::Refused { service: service.clone(), reason: reason.clone() })
-                });
+            for ((keys, node), answer) in answers {
                 // Whoever asked may have gone; the change stands.
-                drop(answer.send(result));
+                drop(answer.send(self.refusal(&keys, node).map_or(Ok(()), Err)));
             }
         }
+    }
+
+    /// What was refused of these services, or of the node.
+    fn refusal(&self, keys: &[ServiceKey], node: bool) -> Option<WriterError> {
+        if let Some(reason) = self.refused.node.as_ref().filter(|_| node) {
+            return Some(WriterError::NodeRefused { reason: reason.clone() });
+        }
+        let (service, reason) = keys.iter().find_map(|k| self.refused.services.get_key_value(k))?;
+        Some(WriterError::Refused { service: service.clone(), reason: reason.clone() })
     }
 
     async fn hand_on(&mut self, key: ServiceKey, spec: Option<Arc<ServiceSpec>>) -> Result<(), WriterError> {
@@ -352,7 +365,7 @@ where
 
     /// Tells the control plane everything it can; what is refused is tried again later without holding up the rest.
     async fn flush(&mut self) {
-        self.refused.clear();
+        self.refused = Refused::default();
         self.retry = None;
         loop {
             let changes = self.merge.changes(BATCH, &self.refused);
@@ -364,26 +377,24 @@ where
                 self.merge.told(&changes);
                 continue;
             }
-            let mut node_refused = false;
             for change in changes {
                 if let Err(reason) = (self.submit)(vec![change.clone()]).await {
                     match key_of(&change) {
-                        Some(key) => drop(self.refused.insert(key.clone(), reason)),
-                        None => node_refused = true,
+                        Some(key) => drop(self.refused.services.insert(key.clone(), reason)),
+                        None => self.refused.node = Some(reason),
                     }
                 } else {
                     self.merge.told(&[change]);
                 }
             }
-            if node_refused {
-                self.retry = Some(Instant::now() + self.pause);
-                break;
-            }
         }
-        for (service, reason) in &self.refused {
+        for (service, reason) in &self.refused.services {
             warn!(%service, %reason, "the control plane refuses a change; it is tried again");
         }
-        if self.refused.is_empty() && self.retry.is_none() {
+        if let Some(reason) = &self.refused.node {
+            warn!(%reason, "the control plane refuses what is said of this node; it is tried again");
+        }
+        if self.refused.services.is_empty() && self.refused.node.is_none() {
             self.pause = RETRY.0;
         } else {
             self.retry = Some(Instant::now() + self.pause);
