@@ -1,4 +1,5 @@
-//! Merges what the sources say into what this node tells the mesh. Pure: `now` and the snapshot are arguments.
+//! Merges what the sources say into what this node tells the mesh. Pure: `now`, milliseconds of a clock that only
+//! goes forward, and the snapshot are arguments.
 //!
 //! Drain: an endpoint that its source no longer mentions is announced terminating until `now + drain` and then
 //! removed; one that comes back in time is ready again. It is removed at once if the service's drain is 0 or it has
@@ -7,9 +8,12 @@
 
 mod deadlines;
 mod drain;
-pub(super) mod tell;
+mod tell;
 #[cfg(test)]
 mod tests;
+
+pub use tell::Refused;
+pub(super) use tell::key_of;
 
 use super::{
     instance::{Health, Instance},
@@ -46,6 +50,7 @@ pub struct Merge {
     statuses: BTreeMap<SourceId, SourceStatus>,
     instances: BTreeMap<ServiceKey, BTreeMap<Name, Instance>>,
     deadlines: deadlines::Deadlines,
+    wall_ahead: u64,
     told_specs: BTreeMap<ServiceKey, BTreeMap<Origin, Arc<ServiceSpec>>>,
     told_endpoints: BTreeMap<ServiceKey, tell::Told>,
     told_info: NodeInfo,
@@ -75,6 +80,7 @@ impl Merge {
             statuses: sources.iter().map(|id| (id.clone(), status(id))).collect(),
             instances: BTreeMap::new(),
             deadlines: deadlines::Deadlines::default(),
+            wall_ahead: 0,
             told_specs: BTreeMap::new(),
             told_endpoints: BTreeMap::new(),
             leftover_specs: BTreeSet::new(),
@@ -232,6 +238,7 @@ impl Merge {
             }
         }
         let fresh = if checked { Health::Waiting } else { Health::Unchecked };
+        let until = drain.map(|d| self.until(now, d));
         let all = self.instances.entry(key.clone()).or_default();
         for (name, (id, endpoint)) in &wanted {
             match all.get_mut(name) {
@@ -245,7 +252,6 @@ impl Merge {
                 }
             }
         }
-        let until = drain.map(|d| now.saturating_add(millis(d)));
         all.retain(|name, instance| {
             if !wanted.contains_key(name) && instance.leaving.is_none() {
                 instance.leaving = until;
@@ -259,7 +265,7 @@ impl Merge {
         self.schedule(key);
         self.follow_node(now, snapshot, key);
         if let Some(status) = self.statuses.get_mut(source) {
-            status.last_change = Some(now);
+            status.last_change = Some(now.saturating_add(self.wall_ahead));
             status.services = self.said.get(source).map_or(0, BTreeMap::len);
         }
         self.touch(key);

@@ -1,7 +1,7 @@
 use super::{
     instance::Health,
     local::{LocalService, Process, SourceId, Verdict},
-    merge::{Merge, tell::Refused},
+    merge::{Merge, Refused},
     testing::{Held, endpoint, key, node, service, source},
 };
 use mesh_control::{

@@ -20,6 +20,6 @@ mod writer_tests;
 
 pub use instance::Health;
 pub use local::{ExecCheck, LocalService, Process, SourceId, Verdict};
-pub use merge::{Merge, NoSuchEndpoint};
+pub use merge::{Merge, NoSuchEndpoint, Refused};
 pub use state::{LocalState, LocalView, SourceStatus};
 pub use writer::{StateWriter, WriterError};

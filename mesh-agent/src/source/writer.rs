@@ -2,10 +2,7 @@
 
 use super::{
     local::{LocalService, Process, SourceId, Verdict},
-    merge::{
-        Merge, NoSuchEndpoint,
-        tell::{Refused, key_of},
-    },
+    merge::{Merge, NoSuchEndpoint, Refused, key_of},
     state::{LocalState, SourceStatus},
 };
 use mesh_control::{
@@ -113,6 +110,7 @@ impl StateWriter {
             refused: Refused::default(),
             retry: None,
             pause: RETRY.0,
+            started: Instant::now(),
         };
         (StateWriter { statements, local, synced, statuses }, tokio::spawn(task.run(inbox)))
     }
@@ -258,6 +256,7 @@ struct Task<F> {
     refused: Refused,
     retry: Option<Instant>,
     pause: Duration,
+    started: Instant,
 }
 
 impl<F, R> Task<F>
@@ -285,7 +284,7 @@ where
                     Err(e) => drop(answer.send(Err(e))),
                 }
             }
-            self.merge.tick(unix_millis());
+            self.merge.tick(self.now());
             self.publish();
             self.flush().await;
             for ((keys, node), answer) in answers {
@@ -313,18 +312,24 @@ where
         (self.submit)(vec![change]).await.map_err(|reason| WriterError::Refused { service, reason })
     }
 
+    /// Milliseconds since the start, which no step of the wall clock moves.
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// When there is something to do without a statement.
     fn wake(&self) -> Option<Instant> {
         let deadline = self.merge.next_deadline().map(|at| {
-            let left = Duration::from_millis(at.saturating_sub(unix_millis()));
-            // Bounded, so that a step of the wall clock is noticed.
-            Instant::now() + left.clamp(Duration::from_millis(1), Duration::from_secs(60))
+            let left = Duration::from_millis(at.saturating_sub(self.now()));
+            // Bounded: far deadlines are beyond what a timer holds.
+            Instant::now() + left.clamp(Duration::from_millis(1), Duration::from_secs(3600))
         });
         deadline.into_iter().chain(self.retry).min()
     }
 
     fn take(&mut self, statement: Statement) -> Result<(), WriterError> {
-        let now = unix_millis();
+        let now = self.now();
+        self.merge.set_wall_ahead(unix_millis().saturating_sub(now));
         let snapshot = self.snapshot.borrow().clone();
         match statement {
             Statement::Replace(source, services) => self.merge.replace(now, &snapshot, &source, services),
