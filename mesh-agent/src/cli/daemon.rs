@@ -29,6 +29,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         config::LogFormat::Text => LogFormat::Text,
     };
     logging::init(&args.log, Some(format), Some(&config.log.level))?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     runtime()?.block_on(async {
         let stopped = stop_asked(args.until_stdin_closes)?;
         let mut app = App::start(&config).await.map_err(|e| Failure::new(Code::Failure, e.to_string()))?;
@@ -72,9 +75,11 @@ pub(crate) fn config(command: &ConfigCommand, output: Output) -> Result<(), Fail
     let ConfigCommand::Check { file } = command;
     let config = load(file)?;
     if output.json {
-        return output.json(&serde_json::json!({"file": file, "ok": true, "node": config.node.name}));
+        return output.json(&serde_json::json!({"file": file, "ok": true, "node": config.node.name,
+            "warnings": config.warnings}));
     }
-    output.print(&format!("{}: good, for node {}\n", file.display(), config.node.name))
+    let warnings: String = config.warnings.iter().map(|w| format!("warning: {w}\n")).collect();
+    output.print(&format!("{warnings}{}: good, for node {}\n", file.display(), config.node.name))
 }
 
 fn load(path: &Path) -> Result<Config, Failure> {
