@@ -54,7 +54,9 @@ fn control(error: ControlError) -> OperationError {
 
 fn writer(error: &WriterError) -> OperationError {
     match error {
-        WriterError::Closed => OperationError::Unavailable(error.to_string()),
+        WriterError::Closed | WriterError::NodeRefused { .. } => {
+            OperationError::Unavailable(error.to_string())
+        }
         WriterError::Refused { .. } => {
             OperationError::Invalid { field: "service".into(), problem: error.to_string() }
         }
