@@ -3,7 +3,7 @@
 mod sim;
 
 use mesh_control::{
-    LocalChange,
+    CLOCK_OFF, LocalChange, PeerStats,
     model::{NodeState, Origin, ServiceKey, ServiceSpec},
 };
 use sim::{Sim, Weather, name};
@@ -52,6 +52,12 @@ fn a_node_that_was_stalled_takes_nobody_down_and_is_back_in_seconds() {
             assert_eq!(state(&sim, i, 9), NodeState::Down, "{}: n9 at n{i}", sim.failed());
         }
         let before = sim.traffic;
+        // What waited in its socket tells no time.
+        sim.run(woke + 1);
+        let off =
+            |peer: &PeerStats| peer.clock_offset.is_some_and(|offset| offset.unsigned_abs() > CLOCK_OFF);
+        let peers = sim.node(9).peers();
+        assert_eq!(peers.iter().find(|peer| off(peer)), None, "{}", sim.failed());
         while !(0..10).all(|i| state(&sim, i, 9).is_up()) {
             sim.run(sim.now + 50);
             for of in 0..9 {

@@ -266,6 +266,7 @@ impl Node {
         let late = now.mono.saturating_sub(self.deadline().max(self.seen));
         if late >= STALL {
             self.membership.stalled(late);
+            self.measured.stalled(late, now.mono);
             for exchange in self.exchanges.running.values_mut() {
                 exchange.deadline = exchange.deadline.saturating_add(late);
             }

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, VecDeque};
 /// Ages of news that are kept, and for how long, in milliseconds.
 const AGES: usize = 1024;
 const MINUTE: u64 = 60_000;
+/// How long after a stall what arrives may have waited in the socket, in milliseconds.
+const WAITED: u64 = 1_000;
 /// Probes whose digest must agree before a periodic exchange is left out.
 pub(super) const AGREEING: u32 = 3;
 /// Others whose word on this node's clock counts: of fewer, nobody knows who is wrong.
@@ -26,6 +28,8 @@ pub(super) struct Measured {
     /// Digests since the last periodic exchange that agreed, and that did not.
     pub(super) digests: (u32, u32),
     pub(super) own_clock: Warned,
+    /// Until then what arrives may be old, and tells no time.
+    old_until: u64,
 }
 
 /// What is measured of one other node.
@@ -60,6 +64,18 @@ impl Warned {
 }
 
 impl Measured {
+    /// This node did not run for `late` milliseconds: what waited in its socket says what clocks showed before.
+    pub(super) fn stalled(&mut self, late: u64, now: u64) {
+        if late >= CLOCK_OFF / 2 {
+            self.old_until = now + WAITED;
+        }
+    }
+
+    /// Whether what arrives now says what the sender's clock shows now.
+    pub(super) fn tells_time(&self, now: u64) -> bool {
+        now >= self.old_until
+    }
+
     /// Whether the peers that were heard since the last call hold what this node holds.
     pub(super) fn take_agreement(&mut self) -> bool {
         let (same, other) = std::mem::take(&mut self.digests);

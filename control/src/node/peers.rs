@@ -33,8 +33,12 @@ impl Node {
     pub(super) fn heard(&mut self, name: &NodeName, wall: u64, now: Now) {
         self.membership.heard(now.mono);
         let offset = i64::try_from(wall).unwrap_or(i64::MAX).saturating_sub_unsigned(now.wall);
+        let tells_time = self.measured.tells_time(now.mono);
         let Some(peer) = self.measure(name) else { return };
         peer.heard = Some(now.mono);
+        if !tells_time {
+            return;
+        }
         peer.offset = Some(offset);
         if !peer.clock.due(offset, MAX_SKEW) {
             return;
