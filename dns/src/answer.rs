@@ -1,12 +1,12 @@
 //! From a view and a question to the sections of a reply: pure, no clock, no socket.
 
 use crate::{
-    index::Entry,
     records,
     resolve::{Target, resolve},
     reverse::Reverse,
+    scope::{Scope, Seen},
     view::DnsView,
-    zone::{NAME_SERVER, Place, Zone},
+    zone::{Label, NAME_SERVER, Zone},
 };
 use hickory_proto::{
     op::ResponseCode,
@@ -14,7 +14,7 @@ use hickory_proto::{
 };
 use ipnetwork::IpNetwork;
 use mesh_control::model::EndpointMode;
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 /// One question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Question {
     pub kind: RecordType,
     /// QCLASS.
     pub class: DNSClass,
+    /// What the asker sees.
+    scope: Arc<Scope>,
 }
 
 impl Question {
@@ -34,13 +36,20 @@ impl Question {
     #[must_use]
     pub fn new(name: Name, kind: RecordType) -> Self {
         let lower = name.to_lowercase();
-        Question { name, lower, kind, class: DNSClass::IN }
+        Question { name, lower, kind, class: DNSClass::IN, scope: Arc::default() }
     }
 
     /// The same question in another class.
     #[must_use]
     pub fn in_class(mut self, class: DNSClass) -> Self {
         self.class = class;
+        self
+    }
+
+    /// The same question of a client that sees only `scope`.
+    #[must_use]
+    pub fn within(mut self, scope: Arc<Scope>) -> Self {
+        self.scope = scope;
         self
     }
 }
@@ -99,26 +108,30 @@ pub fn answer(view: &DnsView, question: &Question, seed: u64, options: &AnswerOp
     if question.class != DNSClass::IN || transfer {
         return Some(Answer::bare(ResponseCode::Refused));
     }
-    let asked = Asked { view, question, seed, options };
-    match options.zone.place(&question.lower) {
-        Place::At(labels) => Some(asked.target(&resolve(view, labels.as_slice()))),
-        Place::Nowhere => Some(asked.absent(options.zone.origin())),
-        Place::Outside => asked.pointer(),
+    let seen = Seen::new(view, &question.scope);
+    let asked = Asked { view, seen, question, seed, options };
+    let labels: Vec<Label<'_>> = question.lower.iter().collect();
+    match options.zone.place(&labels) {
+        Some(labels) => Some(asked.target(&resolve(seen, labels))),
+        None => asked.pointer(),
     }
 }
 
 /// The arguments of [`answer`].
 struct Asked<'a> {
     view: &'a DnsView,
+    seen: Seen<'a>,
     question: &'a Question,
     seed: u64,
     options: &'a AnswerOptions,
 }
 
 impl Asked<'_> {
-    fn target(&self, target: &Target<'_, '_>) -> Answer {
+    fn target(&self, target: &Target<'_>) -> Answer {
         let (name, kind) = (&self.question.name, self.question.kind);
         let apex = self.options.zone.origin();
+        let ttl = target.entry().and_then(|entry| entry.view.spec.ttl).unwrap_or(self.options.ttl);
+        let ttl = ttl.min(records::MAX_TTL);
         // A name without records of its own says NODATA to ANY too; every other one the minimum.
         if kind == RecordType::ANY && !matches!(target, Target::Empty | Target::Absent) {
             return Answer::positive(vec![records::minimal_any(
@@ -133,16 +146,17 @@ impl Asked<'_> {
                 let all = servers.map(|a| records::address(name, self.options.ttl, *a));
                 self.found(all.filter(|r| r.record_type() == kind).collect())
             }
-            Target::Service(entry) => self.service(entry),
-            Target::Tasks(entry) => {
-                self.found(records::addresses(name, self.ttl(entry), kind, &[&entry.tasks], self.seed))
+            Target::Service(entry) if kind == RecordType::TXT => {
+                Answer::positive(vec![records::text(name, ttl, entry)])
             }
-            Target::Instance(entry, instance) => {
-                let ready = entry.instances(instance).iter().filter(|e| e.endpoint.ready);
+            Target::Service(_) | Target::Tasks(_) => {
+                let lists = target.lists();
+                self.found(records::addresses(name, ttl, kind, &lists, self.seed))
+            }
+            Target::Instance(_, endpoints) => {
+                let ready = endpoints.iter().filter(|e| e.endpoint.ready);
                 let mut found: Vec<Record> = Vec::new();
-                for record in
-                    ready.flat_map(|e| records::one(name, self.ttl(entry), kind, e.endpoint.addresses))
-                {
+                for record in ready.flat_map(|e| records::one(name, ttl, kind, e.endpoint.addresses)) {
                     if !found.contains(&record) {
                         found.push(record);
                     }
@@ -150,13 +164,12 @@ impl Asked<'_> {
                 self.found(found)
             }
             Target::Port { entry, vip_port, target_port, tasks } if kind == RecordType::SRV => {
-                let zone = &self.options.zone;
-                let (answers, additional) = if *tasks || entry.view.spec.endpoint_mode == EndpointMode::Dnsrr
-                {
-                    let of = (&**entry, *target_port);
-                    records::srv_of_instances(name, self.ttl(entry), (self.view, zone), of, self.seed)
+                let place = (self.seen, &self.options.zone);
+                let each = *tasks || entry.view.spec.endpoint_mode == EndpointMode::Dnsrr;
+                let (answers, additional) = if each {
+                    records::srv_of_instances(name, ttl, place, (entry, *target_port), self.seed)
                 } else {
-                    records::srv_of_service(name, self.ttl(entry), zone, entry, *vip_port)
+                    records::srv_of_service(name, ttl, place, (entry, *vip_port))
                 };
                 Answer { additional, ..self.found(answers) }
             }
@@ -181,17 +194,6 @@ impl Asked<'_> {
         }
     }
 
-    fn service(&self, entry: &Entry) -> Answer {
-        let (name, kind, ttl) = (&self.question.name, self.question.kind, self.ttl(entry));
-        if kind == RecordType::TXT {
-            return Answer::positive(vec![records::text(name, ttl, entry)]);
-        }
-        self.found(match entry.view.spec.endpoint_mode {
-            EndpointMode::Vip => records::one(name, ttl, kind, entry.view.vips),
-            EndpointMode::Dnsrr => records::addresses(name, ttl, kind, &[&entry.near, &entry.far], self.seed),
-        })
-    }
-
     /// Reverse names: those of our addresses, and all of the networks that are ours whole. In those a name of fewer
     /// labels than an address has exists, because there may be addresses below it (RFC 8020 section 2).
     fn pointer(&self) -> Option<Answer> {
@@ -204,18 +206,19 @@ impl Asked<'_> {
         if is_apex && matches!(kind, RecordType::SOA | RecordType::NS) {
             return Some(self.apex(&apex));
         }
-        let owners = asked.address().and_then(|address| self.view.owners(address));
+        let mut owners = asked.address().into_iter().flat_map(|a| self.seen.owners(a)).peekable();
+        let owned = owners.peek().is_some();
         let (name, ttl) = (&self.question.name, self.options.ttl);
-        Some(match (owners, kind) {
-            (None, _) if network.is_none() => return None,
-            (Some(owners), RecordType::PTR) => {
-                let zone = &self.options.zone;
-                Answer::positive(records::pointers(name, ttl, self.view, zone, owners))
+        Some(match (owned, kind) {
+            (false, _) if network.is_none() => return None,
+            (true, RecordType::PTR) => {
+                let place = (self.seen, &self.options.zone);
+                Answer::positive(records::pointers(name, ttl, place, owners))
             }
-            (_, RecordType::ANY) if is_apex || owners.is_some() => {
+            (_, RecordType::ANY) if is_apex || owned => {
                 Answer::positive(vec![records::minimal_any(name, ttl.min(records::MAX_TTL))])
             }
-            (None, _) if !is_apex && (asked.rest || asked.address().is_some()) => self.absent(&apex),
+            (false, _) if !is_apex && (asked.rest || asked.address().is_some()) => self.absent(&apex),
             _ => self.no_data(&apex),
         })
     }
@@ -242,9 +245,5 @@ impl Asked<'_> {
 
     fn name_server(&self) -> Name {
         self.options.zone.below(NAME_SERVER)
-    }
-
-    fn ttl(&self, entry: &Entry) -> u32 {
-        entry.view.spec.ttl.unwrap_or(self.options.ttl).min(records::MAX_TTL)
     }
 }

@@ -37,13 +37,16 @@ mod metrics;
 mod records;
 mod resolve;
 mod reverse;
+mod scope;
 mod server;
+mod shards;
 mod view;
 mod zone;
 
 pub use answer::{Answer, AnswerOptions, Question, answer};
 pub use config::{DnsConfig, DnsError, Limits, Upstreams};
 pub use forward::ForwardError;
+pub use scope::Scope;
 pub use server::{AnswerSource, DnsHandle, DnsServer, LookupError, LookupRecord, LookupReply};
 pub use view::DnsView;
 pub use zone::{Zone, ZoneError};

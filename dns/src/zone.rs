@@ -1,13 +1,13 @@
 //! The zone: which names are ours, and how a service's names are written.
 
 use hickory_proto::rr::Name;
-use mesh_control::model::ServiceKey;
-
-/// Most labels a name of ours has left of the zone: `_port._proto.tasks.NAME.NAMESPACE`.
-pub(crate) const MAX_LABELS: usize = 5;
 
 /// The label pair of the name server, as in the Kubernetes DNS specification.
 pub(crate) const NAME_SERVER: [&str; 2] = ["ns", "dns"];
+
+/// One label in lower case, without its length. Names are slices of them, leftmost first, so that what is read off a
+/// packet and what a library parsed go the same way.
+pub(crate) type Label<'n> = &'n [u8];
 
 /// The zone this server is the authority of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,31 +21,6 @@ pub struct Zone {
 pub struct ZoneError {
     text: String,
     rule: &'static str,
-}
-
-/// Where a name lies.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Place<'n> {
-    /// Not below the zone.
-    Outside,
-    /// Below the zone, and such that nothing can have it (too deep, or labels that are no text).
-    Nowhere,
-    /// Below the zone: the labels left of it, leftmost first.
-    At(Labels<'n>),
-}
-
-/// Up to [`MAX_LABELS`] lower-case labels, without an allocation.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Labels<'n> {
-    items: [&'n str; MAX_LABELS],
-    len: usize,
-}
-
-impl<'n> Labels<'n> {
-    /// Leftmost first.
-    pub(crate) fn as_slice(&self) -> &[&'n str] {
-        &self.items[..self.len]
-    }
 }
 
 impl Zone {
@@ -81,24 +56,10 @@ impl Zone {
         &self.origin
     }
 
-    /// Where `lower`, a name in lower case, lies.
-    pub(crate) fn place<'n>(&self, lower: &'n Name) -> Place<'n> {
-        let (depth, own) = (lower.iter().len(), self.origin.iter().len());
-        if depth < own || !lower.iter().skip(depth - own).eq(self.origin.iter()) {
-            return Place::Outside;
-        }
-        let len = depth - own;
-        if len > MAX_LABELS {
-            return Place::Nowhere;
-        }
-        let mut items = [""; MAX_LABELS];
-        for (item, label) in items.iter_mut().zip(lower.iter().take(len)) {
-            match std::str::from_utf8(label) {
-                Ok(text) => *item = text,
-                Err(_) => return Place::Nowhere,
-            }
-        }
-        Place::At(Labels { items, len })
+    /// The labels left of the zone, when the name of these labels is the zone's or below it.
+    pub(crate) fn place<'s, 'n>(&self, labels: &'s [Label<'n>]) -> Option<&'s [Label<'n>]> {
+        let (left, right) = labels.split_at_checked(labels.len().checked_sub(self.origin.iter().len())?)?;
+        right.iter().copied().eq(self.origin.iter()).then_some(left)
     }
 
     /// `labels` below the zone. Falls back to the zone itself should they not fit, which [`Zone::new`] rules out
@@ -107,15 +68,6 @@ impl Zone {
         Name::from_labels(labels.into_iter().map(str::as_bytes))
             .and_then(|name| name.append_domain(&self.origin))
             .unwrap_or_else(|_| self.origin.clone())
-    }
-
-    /// A service's canonical name: `NAME` in the default namespace, else `NAME.NAMESPACE`.
-    pub(crate) fn service(&self, key: &ServiceKey) -> Name {
-        if key.is_default_namespace() {
-            self.below([key.name.as_str()])
-        } else {
-            self.below([key.name.as_str(), key.namespace.as_str()])
-        }
     }
 }
 
@@ -141,14 +93,21 @@ mod tests {
 
     #[test]
     fn places() {
-        let zone = Zone::new("cluster").unwrap();
-        let place = |text: &str| format!("{:?}", zone.place(&Name::from_ascii(text).unwrap()));
-        assert_eq!(place("example.org."), "Outside");
-        assert_eq!(place("notcluster."), "Outside");
-        assert_eq!(place("."), "Outside");
-        assert_eq!(place("a.b.c.d.e.f.cluster."), "Nowhere");
-        let name = Name::from_ascii("web.shop.cluster.").unwrap();
-        let Place::At(labels) = zone.place(&name) else { panic!("inside") };
-        assert_eq!(labels.as_slice(), ["web", "shop"]);
+        let zone = Zone::new("mesh.example").unwrap();
+        let left = |text: &str| {
+            let name = Name::from_ascii(text).unwrap();
+            let labels: Vec<Label<'_>> = name.iter().collect();
+            zone.place(&labels).map(<[_]>::concat)
+        };
+        for (name, expected) in [
+            ("example.org.", None),
+            ("example.", None),
+            ("notmesh.example.", None),
+            (".", None),
+            ("mesh.example.", Some(&b""[..])),
+            ("web.shop.mesh.example.", Some(b"webshop")),
+        ] {
+            assert_eq!(left(name).as_deref(), expected, "{name}");
+        }
     }
 }
