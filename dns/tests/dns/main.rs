@@ -11,6 +11,7 @@ mod garbage;
 mod lengths;
 mod load;
 mod mesh;
+mod size;
 mod sockets;
 mod start;
 mod upstreams;
