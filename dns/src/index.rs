@@ -144,6 +144,10 @@ pub(crate) struct Entry {
 }
 
 impl AddressList {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+
     /// The addresses that are not in `seen` yet.
     fn of(addresses: impl Iterator<Item = IpAddr>, seen: &mut HashSet<IpAddr>) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());

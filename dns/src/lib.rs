@@ -33,7 +33,9 @@ mod forward;
 #[cfg(test)]
 mod fuzz;
 mod index;
+mod kubernetes;
 mod metrics;
+mod naming;
 mod records;
 mod resolve;
 mod reverse;

@@ -2,14 +2,14 @@
 
 use crate::{
     index::{AddressList, Entry, Owner},
-    scope::Seen,
+    naming::Naming,
     zone::Zone,
 };
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
-    rdata::{A, AAAA, HINFO, NS, PTR, SOA, SRV, TXT},
+    rdata::{A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV, TXT},
 };
-use mesh_control::model::{Addresses, EndpointMode, EndpointView, ServiceKey};
+use mesh_control::model::{Addresses, EndpointMode, EndpointView};
 use std::{collections::HashSet, net::IpAddr};
 
 /// Most records of one answer. A TCP message of 65,535 octets holds as many addresses; SRV records of long names may
@@ -77,10 +77,10 @@ pub(crate) fn one(owner: &Name, ttl: u32, kind: RecordType, of: Addresses) -> Ve
 pub(crate) fn srv_of_service(
     owner: &Name,
     ttl: u32,
-    (seen, zone): (Seen<'_>, &Zone),
+    naming: Naming<'_>,
     (entry, port): (&Entry, u16),
 ) -> (Vec<Record>, Vec<Record>) {
-    let target = service_name(seen, zone, entry.key());
+    let target = naming.service(entry.key());
     let vips = entry.view.vips.iter().map(|a| address(&target, ttl, a)).collect();
     (vec![Record::from_rdata(owner.clone(), ttl, RData::SRV(SRV::new(0, 0, port, target)))], vips)
 }
@@ -89,7 +89,7 @@ pub(crate) fn srv_of_service(
 pub(crate) fn srv_of_instances(
     owner: &Name,
     ttl: u32,
-    (seen, zone): (Seen<'_>, &Zone),
+    naming: Naming<'_>,
     (entry, target_port): (&Entry, u16),
     seed: u64,
 ) -> (Vec<Record>, Vec<Record>) {
@@ -97,7 +97,7 @@ pub(crate) fn srv_of_instances(
     let (mut answers, mut additional) = (Vec::new(), Vec::new());
     let (mut told, mut named) = (HashSet::new(), HashSet::new());
     for e in rotated(&ready, seed).map(|e| &e.endpoint).take(MAX_ANSWERS) {
-        let target = instance_name(seen, zone, entry.key(), e.instance.as_str());
+        let target = naming.instance(entry.key(), e.instance.as_str());
         let port = e.port_for(target_port);
         if told.insert((&e.instance, port, e.weight)) {
             let data = RData::SRV(SRV::new(0, e.weight, port, target.clone()));
@@ -110,34 +110,18 @@ pub(crate) fn srv_of_instances(
     (answers, additional)
 }
 
-/// A service's canonical name: `NAME` in the default namespace, else `NAME.NAMESPACE`.
-fn service_name(seen: Seen<'_>, zone: &Zone, key: &ServiceKey) -> Name {
-    let (name, namespace) = seen.labels(key);
-    zone.below([name].into_iter().chain(namespace))
-}
-
-/// `INSTANCE.NAME`, with the namespace where that alone would mean something else.
-fn instance_name(seen: Seen<'_>, zone: &Zone, key: &ServiceKey, instance: &str) -> Name {
-    let (name, mut namespace) = seen.labels(key);
-    // `a.b` is service `a` of namespace `b` before it is instance `a` of service `b`.
-    if seen.service(Some(name.as_bytes()), instance.as_bytes()).is_some() {
-        namespace = Some(key.namespace.as_str());
-    }
-    zone.below([instance, name].into_iter().chain(namespace))
-}
-
 /// The names of one address, in the order given.
 pub(crate) fn pointers<'o>(
     owner: &Name,
     default_ttl: u32,
-    (seen, zone): (Seen<'_>, &Zone),
+    naming: Naming<'_>,
     owners: impl Iterator<Item = &'o Owner>,
 ) -> Vec<Record> {
     let record = |who: &Owner| {
         let (entry, key) = (&who.entry, who.entry.key());
         let name = match who.instance() {
-            None => service_name(seen, zone, key),
-            Some(instance) => instance_name(seen, zone, key, instance.as_str()),
+            None => naming.service(key),
+            Some(instance) => naming.instance(key, instance.as_str()),
         };
         let ttl = entry.view.spec.ttl.unwrap_or(default_ttl).min(MAX_TTL);
         Record::from_rdata(owner.clone(), ttl, RData::PTR(PTR(name)))
@@ -146,7 +130,7 @@ pub(crate) fn pointers<'o>(
 }
 
 /// What a service is, one `key=value` a string: namespace, mode, and each port as `port=NAME:NUMBER/PROTOCOL`.
-pub(crate) fn text(owner: &Name, ttl: u32, entry: &Entry) -> Record {
+pub(crate) fn description(entry: &Entry) -> Vec<String> {
     let spec = &entry.view.spec;
     let mode = match spec.endpoint_mode {
         EndpointMode::Vip => "vip",
@@ -167,7 +151,17 @@ pub(crate) fn text(owner: &Name, ttl: u32, entry: &Entry) -> Record {
             strings.push(text);
         }
     }
+    strings
+}
+
+/// A TXT record.
+pub(crate) fn text(owner: &Name, ttl: u32, strings: Vec<String>) -> Record {
     Record::from_rdata(owner.clone(), ttl, RData::TXT(TXT::new(strings)))
+}
+
+/// The CNAME record.
+pub(crate) fn canonical(owner: &Name, ttl: u32, target: Name) -> Record {
+    Record::from_rdata(owner.clone(), ttl, RData::CNAME(CNAME(target)))
 }
 
 /// What ANY gets: one synthesised HINFO (RFC 8482 section 4.2).

@@ -6,7 +6,7 @@ use crate::{
     zone::{Label, NAME_SERVER},
 };
 use mesh_control::model::{EndpointView, Protocol, ServicePort};
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 /// What a name below the zone stands for.
 #[derive(Clone, Copy, Debug)]
@@ -15,12 +15,18 @@ pub(crate) enum Target<'v> {
     Apex,
     /// The name server's own name.
     NameServer,
-    /// A service, by its name or an alias.
+    /// What `dns-version` tells.
+    Version,
+    /// A service, by its name or an alias; not one that another domain name stands for.
     Service(&'v Arc<Entry>),
+    /// A service that another domain name stands for.
+    External(&'v Arc<Entry>),
     /// All instances of a service.
     Tasks(&'v Arc<Entry>),
     /// One instance of a service: the endpoints of that name, never none, ready or not.
     Instance(&'v Arc<Entry>, &'v [EndpointView]),
+    /// One address of a ready endpoint of the service.
+    Address(&'v Arc<Entry>, IpAddr),
     /// A port of a service; with `tasks` of each instance.
     Port { entry: &'v Arc<Entry>, vip_port: u16, target_port: u16, tasks: bool },
     /// A name that exists only because there are names below it (RFC 8020 section 2).
@@ -45,10 +51,12 @@ impl<'v> Target<'v> {
     pub(crate) fn entry(&self) -> Option<&'v Arc<Entry>> {
         match *self {
             Target::Service(entry)
+            | Target::External(entry)
             | Target::Tasks(entry)
             | Target::Instance(entry, _)
+            | Target::Address(entry, _)
             | Target::Port { entry, .. } => Some(entry),
-            Target::Apex | Target::NameServer | Target::Empty | Target::Absent => None,
+            Target::Apex | Target::NameServer | Target::Version | Target::Empty | Target::Absent => None,
         }
     }
 }
@@ -109,13 +117,13 @@ pub(crate) fn resolve<'v>(seen: Seen<'v>, labels: &[Label<'_>]) -> Target<'v> {
 fn plain<'v>(seen: Seen<'v>, labels: &[Label<'_>]) -> Target<'v> {
     match *labels {
         [name] => match seen.service(None, name) {
-            Some(entry) => Target::Service(entry),
+            Some(entry) => service(entry),
             None if seen.has_namespace(name) || name == NAME_SERVER[1].as_bytes() => Target::Empty,
             None => Target::Absent,
         },
         [name, namespace] => {
             if let Some(entry) = seen.service(Some(namespace), name) {
-                return Target::Service(entry);
+                return service(entry);
             }
             match instance(seen, name, namespace, None) {
                 Target::Absent if [name, namespace] == NAME_SERVER.map(str::as_bytes) => Target::NameServer,
@@ -124,6 +132,13 @@ fn plain<'v>(seen: Seen<'v>, labels: &[Label<'_>]) -> Target<'v> {
         }
         [name, service, namespace] => instance(seen, name, service, Some(namespace)),
         _ => Target::Absent,
+    }
+}
+
+fn service(entry: &Arc<Entry>) -> Target<'_> {
+    match entry.view.spec.external_name {
+        Some(_) => Target::External(entry),
+        None => Target::Service(entry),
     }
 }
 
@@ -140,7 +155,7 @@ fn instance<'v>(
     }
 }
 
-fn protocol(label: Label<'_>) -> Option<Protocol> {
+pub(crate) fn protocol(label: Label<'_>) -> Option<Protocol> {
     match label {
         b"_tcp" => Some(Protocol::Tcp),
         b"_udp" => Some(Protocol::Udp),
@@ -148,20 +163,24 @@ fn protocol(label: Label<'_>) -> Option<Protocol> {
     }
 }
 
-/// The port that `text` names, by name first (then a range's lowest port) and else by number, as (VIP's, endpoint's).
+/// The port that `text` names, by name first and else by number, as (VIP's, endpoint's).
 fn port(entry: &Entry, text: Label<'_>, protocol: Protocol) -> Option<(u16, u16)> {
-    let ports = || entry.view.spec.ports.iter().filter(|p| p.protocol == protocol);
-    let at = |p: &ServicePort, port: u16| {
-        let target = p.target.checked_add(port - p.port.first())?;
-        Some((port, target))
-    };
-    if let Some(p) = ports().find(|p| p.name.as_ref().is_some_and(|n| n.as_str().as_bytes() == text)) {
-        return at(p, p.port.first());
+    if let Some(found) = named_port(entry, text, protocol) {
+        return Some(found);
     }
     // `080` parses as a number but is not how one is written.
-    let number: u16 = std::str::from_utf8(text).ok()?.parse().ok()?;
     if text.starts_with(b"0") || text.starts_with(b"+") {
         return None;
     }
-    at(ports().find(|p| p.port.contains(number))?, number)
+    let number: u16 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    let port = entry.view.spec.ports.iter().find(|p| p.protocol == protocol && p.port.contains(number))?;
+    Some((number, port.target.checked_add(number - port.port.first())?))
+}
+
+/// The port of this name, of a range the lowest, as (VIP's, endpoint's).
+pub(crate) fn named_port(entry: &Entry, text: Label<'_>, protocol: Protocol) -> Option<(u16, u16)> {
+    let named = |p: &&ServicePort| {
+        p.protocol == protocol && p.name.as_ref().is_some_and(|n| n.as_str().as_bytes() == text)
+    };
+    entry.view.spec.ports.iter().find(named).map(|p| (p.port.first(), p.target))
 }

@@ -5,7 +5,7 @@ use crate::{
     view::DnsView,
     zone::Label,
 };
-use mesh_control::model::{DEFAULT_NAMESPACE, Name, ServiceKey};
+use mesh_control::model::{DEFAULT_NAMESPACE, Name};
 use std::{net::IpAddr, sync::Arc};
 
 /// The namespaces that the clients of one listening address see. By default all, and `NAME` alone is of `default`.
@@ -15,6 +15,8 @@ pub struct Scope {
     pub namespaces: Option<Vec<Name>>,
     /// The namespace of a name that names none; `default` when absent.
     pub default_namespace: Option<Name>,
+    /// Whether `NAME` and `tasks.NAME` are answered also without the zone, for services of the default namespace.
+    pub bare_names: bool,
 }
 
 impl Scope {
@@ -58,11 +60,5 @@ impl<'v> Seen<'v> {
         let scope = self.scope;
         let all = self.view.owners(address).into_iter().flat_map(Owners::iter);
         all.filter(move |owner| scope.sees(owner.entry.key().namespace.as_str().as_bytes()))
-    }
-
-    /// The labels of a service's canonical name: `NAME` in the default namespace, else `NAME.NAMESPACE`.
-    pub(crate) fn labels<'k>(&self, key: &'k ServiceKey) -> (&'k str, Option<&'k str>) {
-        let namespace = key.namespace.as_str();
-        (key.name.as_str(), (namespace != self.scope.default_namespace()).then_some(namespace))
     }
 }

@@ -29,6 +29,27 @@ impl Zone {
     /// # Errors
     /// [`ZoneError`] naming the text and the rule it breaks.
     pub fn new(domain: &str) -> Result<Self, ZoneError> {
+        // 63 + 63 + 63 octets and their lengths stay free for instance, service and namespace.
+        Zone::shorter(
+            domain,
+            59,
+            "is too long: use at most 59 characters, so that service names fit below it",
+        )
+    }
+
+    /// The zone of Kubernetes' names below `domain`, such as `cluster.local`: four octets shorter, for `svc`.
+    ///
+    /// # Errors
+    /// As [`Zone::new`].
+    pub fn kubernetes(domain: &str) -> Result<Self, ZoneError> {
+        Zone::shorter(
+            domain,
+            55,
+            "is too long: use at most 55 characters, so that service names fit below it",
+        )
+    }
+
+    fn shorter(domain: &str, most: usize, too_long: &'static str) -> Result<Self, ZoneError> {
         let fail = |rule| Err(ZoneError { text: domain.chars().take(80).collect(), rule });
         let text = domain.trim_end_matches('.');
         if text.is_empty() {
@@ -40,13 +61,12 @@ impl Zone {
         if !text.split('.').all(label) {
             return fail("is no domain: labels of 1 to 63 letters, digits, `-` or `_`, with dots between");
         }
-        // 63 + 63 + 63 octets and their lengths stay free for instance, service and namespace.
         match Name::from_ascii(text.to_ascii_lowercase()) {
-            Ok(mut origin) if origin.len() <= 60 => {
+            Ok(mut origin) if text.len() <= most => {
                 origin.set_fqdn(true);
                 Ok(Zone { origin })
             }
-            _ => fail("is too long: use at most 59 characters, so that service names fit below it"),
+            _ => fail(too_long),
         }
     }
 
@@ -89,6 +109,10 @@ mod tests {
         let zone = Zone::new(&format!("{}.{}", "d".repeat(29), "e".repeat(29))).unwrap();
         let label = "n".repeat(63);
         assert_eq!(zone.below([label.as_str(), &label, &label]).iter().len(), 5);
+        let longest = format!("{}.{}", "d".repeat(27), "e".repeat(27));
+        let zone = Zone::kubernetes(&longest).unwrap();
+        assert_eq!(zone.below([label.as_str(), &label, &label, "svc"]).iter().len(), 6);
+        assert!(Zone::kubernetes(&format!("{longest}e")).is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::{
     encode::{self, Screened},
     forward::{ForwardError, Forwarded, Forwarder, Permit},
     metrics::{Dropped, Metrics, Transport},
+    scope::Scope,
     view::DnsView,
 };
 use arc_swap::ArcSwap;
@@ -27,6 +28,8 @@ pub(super) struct Responder {
     pub(super) forwarder: Arc<Forwarder>,
     pub(super) metrics: Metrics,
     turns: AtomicU64,
+    /// What clients see.
+    scope: Arc<Scope>,
 }
 
 /// What becomes of a packet.
@@ -56,7 +59,14 @@ impl Responder {
         forwarder: Arc<Forwarder>,
         metrics: Metrics,
     ) -> Self {
-        Responder { view, options, forwarder, metrics, turns: AtomicU64::new(0) }
+        Responder { view, options, forwarder, metrics, turns: AtomicU64::new(0), scope: Arc::default() }
+    }
+
+    /// The same for clients that see only `scope`.
+    pub(super) fn within(&self, scope: Scope) -> Self {
+        let (view, forwarder) = (Arc::clone(&self.view), Arc::clone(&self.forwarder));
+        let new = Responder::new(view, self.options.clone(), forwarder, self.metrics.clone());
+        Responder { scope: Arc::new(scope), ..new }
     }
 
     /// Decides on one packet, without waiting for anything.
@@ -103,7 +113,8 @@ impl Responder {
 
     /// The answer of the live view; `None` when the name is not ours.
     pub(super) fn answer(&self, question: &Question) -> Option<Answer> {
-        answer(&self.view.load(), question, self.turn(), &self.options)
+        let question = question.clone().within(Arc::clone(&self.scope));
+        answer(&self.view.load(), &question, self.turn(), &self.options)
     }
 
     /// Asks the upstreams and always comes to a reply, if only SERVFAIL.

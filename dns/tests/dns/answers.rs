@@ -15,6 +15,7 @@ pub(crate) fn options() -> AnswerOptions {
         negative_ttl: 5,
         name_servers: vec!["127.0.0.53".parse().unwrap(), "::1".parse().unwrap()],
         local_reverse: vec!["10.96.0.0/16".parse().unwrap()],
+        kubernetes: None,
     }
 }
 
