@@ -13,7 +13,7 @@ use std::{net::IpAddr, sync::Arc};
 pub struct Scope {
     /// The namespaces that exist for them; all when absent.
     pub namespaces: Option<Vec<Name>>,
-    /// The namespace of a name that names none; `default` when absent.
+    /// The namespace of a name that names none; when absent the first of `namespaces`, or `default`.
     pub default_namespace: Option<Name>,
     /// Whether `NAME` and `tasks.NAME` are answered also without the zone, for services of the default namespace.
     pub bare_names: bool,
@@ -22,7 +22,8 @@ pub struct Scope {
 impl Scope {
     /// The namespace of a name that names none.
     pub(crate) fn default_namespace(&self) -> &str {
-        self.default_namespace.as_ref().map_or(DEFAULT_NAMESPACE, Name::as_str)
+        let first = || self.namespaces.as_ref().and_then(|all| all.first());
+        self.default_namespace.as_ref().or_else(first).map_or(DEFAULT_NAMESPACE, Name::as_str)
     }
 
     fn sees(&self, namespace: Label<'_>) -> bool {
