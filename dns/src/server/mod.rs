@@ -6,6 +6,7 @@
 //! message; requests are parsed and replies built by hickory-server on both.
 
 mod bind;
+mod follow;
 mod lookup;
 mod respond;
 mod supervise;
@@ -53,7 +54,7 @@ impl DnsServer {
         let kubernetes = config.kubernetes.as_deref().map(Zone::kubernetes).transpose();
         let kubernetes = kubernetes.map_err(DnsError::Kubernetes)?;
         if kubernetes.as_ref() == Some(&zone) {
-            return Err(DnsError::SameDomain(config.domain));
+            return Err(DnsError::SameDomain(config.kubernetes.unwrap_or_default()));
         }
         check(&config)?;
         let bound = bind::all(&config.listen)?;

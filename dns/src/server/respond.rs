@@ -50,6 +50,8 @@ pub(super) struct Pending {
     transport: Transport,
     arrived: Instant,
     permit: Permit,
+    /// What is known already, when it leads to a name that is not ours.
+    known: Option<Answer>,
 }
 
 impl Responder {
@@ -97,11 +99,13 @@ impl Responder {
         let udp = transport == Transport::Udp;
         let recursion = !self.forwarder.is_empty();
         let answer = match answer {
-            Some(answer) => answer,
+            // Without an upstream the client may know where to ask on.
+            Some(answer) if answer.rest.is_none() || !recursion => answer,
             None if !recursion => Answer::bare(ResponseCode::Refused),
-            None => match self.forwarder.admit() {
+            known => match self.forwarder.admit() {
                 Some(permit) => {
-                    return Verdict::Forward(Box::new(Pending { request, transport, arrived, permit }));
+                    let pending = Pending { request, transport, arrived, permit, known };
+                    return Verdict::Forward(Box::new(pending));
                 }
                 None => Answer::bare(ResponseCode::Refused),
             },
@@ -119,8 +123,14 @@ impl Responder {
 
     /// Asks the upstreams and always comes to a reply, if only SERVFAIL.
     pub(super) async fn forward(&self, pending: Pending) -> Vec<u8> {
-        let Pending { request, transport, arrived, permit } = pending;
+        let Pending { request, transport, arrived, permit, known } = pending;
         let udp = transport == Transport::Udp;
+        if let (Some(known), Some(question)) = (known, encode::question(&request)) {
+            let answer = self.complete(known, question.kind, permit).await;
+            let (reply, rcode) = encode::reply(&request, &answer, udp, true);
+            self.metrics.response(rcode, arrived.elapsed());
+            return reply;
+        }
         let (reply, rcode) = match self.forwarder.forward(request.as_slice(), !udp, permit).await {
             Ok(Forwarded { reply, rcode, .. })
                 if udp && reply.len() > encode::advertised(&request).min(encode::FORWARDED_UDP) =>

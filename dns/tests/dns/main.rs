@@ -12,6 +12,7 @@ mod garbage;
 mod lengths;
 mod load;
 mod mesh;
+mod networks;
 mod regressions;
 mod size;
 mod sockets;
