@@ -1,6 +1,6 @@
 //! What the server is told at its start, and why it may refuse to.
 
-use crate::zone::ZoneError;
+use crate::{scope::Scope, zone::ZoneError};
 use ipnetwork::IpNetwork;
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -10,6 +10,8 @@ pub struct DnsConfig {
     /// Where to listen, UDP and TCP on each. Specific addresses only: from a wildcard a reply could leave by another
     /// address than the one asked. Port 0 takes a free port, the same for both protocols.
     pub listen: Vec<SocketAddr>,
+    /// What the clients of each of these addresses see, in the same order; those of further addresses see all.
+    pub scopes: Vec<Scope>,
     /// The zone, as `cluster`.
     pub domain: String,
     /// Seconds an answer may be kept where the service's `ttl` says nothing.
@@ -21,6 +23,8 @@ pub struct DnsConfig {
     /// Networks (the VIP ranges) whose reverse names, those of whole octets or nibbles included, are answered here
     /// also where no address is in use, so that they never reach an upstream.
     pub local_reverse: Vec<IpNetwork>,
+    /// The domain below which names are answered as Kubernetes writes them too, as `cluster.local`.
+    pub kubernetes: Option<String>,
     /// Bounds on memory and time.
     pub limits: Limits,
 }
@@ -30,11 +34,13 @@ impl Default for DnsConfig {
     fn default() -> Self {
         DnsConfig {
             listen: Vec::new(),
+            scopes: Vec::new(),
             domain: "cluster".to_owned(),
             ttl: 5,
             negative_ttl: 5,
             upstreams: Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf")),
             local_reverse: Vec::new(),
+            kubernetes: None,
             limits: Limits::default(),
         }
     }
@@ -89,6 +95,25 @@ pub enum DnsError {
     /// The domain is none.
     #[error(transparent)]
     Domain(#[from] ZoneError),
+    /// The domain for Kubernetes' names is none.
+    #[error("kubernetes.{0}")]
+    Kubernetes(ZoneError),
+    /// The domain for Kubernetes' names is the mesh's.
+    #[error("kubernetes.domain: `{0}` is the mesh's own domain: use another, as cluster.local")]
+    SameDomain(String),
+    /// A scope without a namespace.
+    #[error("listen: {0} shows no namespace: name at least one, or leave namespaces out to show all")]
+    EmptyScope(SocketAddr),
+    /// A scope whose default namespace cannot be seen.
+    #[error(
+        "listen: {address}: default_namespace `{namespace}` is not among its namespaces: add it there, or use one of them"
+    )]
+    HiddenDefault {
+        /// The address as configured.
+        address: SocketAddr,
+        /// The namespace.
+        namespace: String,
+    },
     /// Nothing to listen on.
     #[error("listen: no address given: name at least one, as 127.0.0.1:53")]
     NowhereToListen,

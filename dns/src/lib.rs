@@ -33,17 +33,22 @@ mod forward;
 #[cfg(test)]
 mod fuzz;
 mod index;
+mod kubernetes;
 mod metrics;
+mod naming;
 mod records;
 mod resolve;
 mod reverse;
+mod scope;
 mod server;
+mod shards;
 mod view;
 mod zone;
 
 pub use answer::{Answer, AnswerOptions, Question, answer};
 pub use config::{DnsConfig, DnsError, Limits, Upstreams};
 pub use forward::ForwardError;
+pub use scope::Scope;
 pub use server::{AnswerSource, DnsHandle, DnsServer, LookupError, LookupRecord, LookupReply};
 pub use view::DnsView;
 pub use zone::{Zone, ZoneError};

@@ -6,6 +6,7 @@
 //! message; requests are parsed and replies built by hickory-server on both.
 
 mod bind;
+mod follow;
 mod lookup;
 mod respond;
 mod supervise;
@@ -50,6 +51,11 @@ impl DnsServer {
         registry: &prometheus::Registry,
     ) -> Result<DnsHandle, DnsError> {
         let zone = Zone::new(&config.domain)?;
+        let kubernetes = config.kubernetes.as_deref().map(Zone::kubernetes).transpose();
+        let kubernetes = kubernetes.map_err(DnsError::Kubernetes)?;
+        if kubernetes.as_ref() == Some(&zone) {
+            return Err(DnsError::SameDomain(config.kubernetes.unwrap_or_default()));
+        }
         check(&config)?;
         let bound = bind::all(&config.listen)?;
         let addresses: Vec<SocketAddr> = bound.iter().map(|b| b.address).collect();
@@ -61,6 +67,7 @@ impl DnsServer {
             negative_ttl: config.negative_ttl,
             name_servers: addresses.iter().map(SocketAddr::ip).collect(),
             local_reverse: config.local_reverse,
+            kubernetes,
         };
         let view = DnsView::new(&snapshots.borrow().clone());
         show(&metrics, &view);
@@ -75,7 +82,9 @@ impl DnsServer {
             Part::Feed
         });
         let permits = Arc::new(Semaphore::new(config.limits.tcp_connections));
-        for Bound { udp, tcp, .. } in bound {
+        let scopes = config.scopes.into_iter().map(Some).chain(std::iter::repeat(None));
+        for (Bound { udp, tcp, .. }, scope) in bound.into_iter().zip(scopes) {
+            let responder = scope.map_or_else(|| Arc::clone(&responder), |s| Arc::new(responder.within(s)));
             let datagrams = udp::serve(udp, Arc::clone(&responder));
             tasks.spawn(async {
                 datagrams.await;
@@ -183,6 +192,15 @@ fn check(config: &DnsConfig) -> Result<(), DnsError> {
     for (at, address) in config.listen.iter().enumerate().filter(|(_, a)| a.port() != 0) {
         if config.listen[..at].contains(address) {
             return Err(DnsError::Twice(*address));
+        }
+    }
+    for (address, scope) in config.listen.iter().zip(&config.scopes) {
+        let Some(visible) = &scope.namespaces else { continue };
+        if visible.is_empty() {
+            return Err(DnsError::EmptyScope(*address));
+        }
+        if let Some(namespace) = scope.default_namespace.as_ref().filter(|n| !visible.contains(n)) {
+            return Err(DnsError::HiddenDefault { address: *address, namespace: namespace.to_string() });
         }
     }
     let Limits { tcp_connections, tcp_idle, forwards, forward_try, forward_total, .. } = config.limits;

@@ -5,6 +5,7 @@ use crate::{
     encode::{self, Screened},
     forward::{ForwardError, Forwarded, Forwarder, Permit},
     metrics::{Dropped, Metrics, Transport},
+    scope::Scope,
     view::DnsView,
 };
 use arc_swap::ArcSwap;
@@ -27,6 +28,8 @@ pub(super) struct Responder {
     pub(super) forwarder: Arc<Forwarder>,
     pub(super) metrics: Metrics,
     turns: AtomicU64,
+    /// What clients see.
+    scope: Arc<Scope>,
 }
 
 /// What becomes of a packet.
@@ -47,6 +50,8 @@ pub(super) struct Pending {
     transport: Transport,
     arrived: Instant,
     permit: Permit,
+    /// What is known already, when it leads to a name that is not ours.
+    known: Option<Answer>,
 }
 
 impl Responder {
@@ -56,7 +61,14 @@ impl Responder {
         forwarder: Arc<Forwarder>,
         metrics: Metrics,
     ) -> Self {
-        Responder { view, options, forwarder, metrics, turns: AtomicU64::new(0) }
+        Responder { view, options, forwarder, metrics, turns: AtomicU64::new(0), scope: Arc::default() }
+    }
+
+    /// The same for clients that see only `scope`.
+    pub(super) fn within(&self, scope: Scope) -> Self {
+        let (view, forwarder) = (Arc::clone(&self.view), Arc::clone(&self.forwarder));
+        let new = Responder::new(view, self.options.clone(), forwarder, self.metrics.clone());
+        Responder { scope: Arc::new(scope), ..new }
     }
 
     /// Decides on one packet, without waiting for anything.
@@ -87,11 +99,13 @@ impl Responder {
         let udp = transport == Transport::Udp;
         let recursion = !self.forwarder.is_empty();
         let answer = match answer {
-            Some(answer) => answer,
+            // Without an upstream the client may know where to ask on.
+            Some(answer) if answer.rest.is_none() || !recursion => answer,
             None if !recursion => Answer::bare(ResponseCode::Refused),
-            None => match self.forwarder.admit() {
+            known => match self.forwarder.admit() {
                 Some(permit) => {
-                    return Verdict::Forward(Box::new(Pending { request, transport, arrived, permit }));
+                    let pending = Pending { request, transport, arrived, permit, known };
+                    return Verdict::Forward(Box::new(pending));
                 }
                 None => Answer::bare(ResponseCode::Refused),
             },
@@ -103,13 +117,20 @@ impl Responder {
 
     /// The answer of the live view; `None` when the name is not ours.
     pub(super) fn answer(&self, question: &Question) -> Option<Answer> {
-        answer(&self.view.load(), question, self.turn(), &self.options)
+        let question = question.clone().within(Arc::clone(&self.scope));
+        answer(&self.view.load(), &question, self.turn(), &self.options)
     }
 
     /// Asks the upstreams and always comes to a reply, if only SERVFAIL.
     pub(super) async fn forward(&self, pending: Pending) -> Vec<u8> {
-        let Pending { request, transport, arrived, permit } = pending;
+        let Pending { request, transport, arrived, permit, known } = pending;
         let udp = transport == Transport::Udp;
+        if let (Some(known), Some(question)) = (known, encode::question(&request)) {
+            let answer = self.complete(known, question.kind, permit).await;
+            let (reply, rcode) = encode::reply(&request, &answer, udp, true);
+            self.metrics.response(rcode, arrived.elapsed());
+            return reply;
+        }
         let (reply, rcode) = match self.forwarder.forward(request.as_slice(), !udp, permit).await {
             Ok(Forwarded { reply, rcode, .. })
                 if udp && reply.len() > encode::advertised(&request).min(encode::FORWARDED_UDP) =>

@@ -125,7 +125,7 @@ async fn an_upstream_may_say_anything() {
 }
 
 /// Resident memory of this process in KiB; nextest gives every test a process of its own.
-fn resident() -> u64 {
+pub(crate) fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()

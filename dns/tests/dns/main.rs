@@ -6,12 +6,18 @@
 )]
 
 mod answers;
+mod chains;
 mod client;
 mod garbage;
 mod lengths;
 mod load;
 mod mesh;
+mod networks;
+mod regressions;
+mod size;
 mod sockets;
 mod start;
+mod table;
+mod tables;
 mod upstreams;
 mod view;

@@ -58,6 +58,7 @@ pub(super) fn mesh<'a>(
     spec.idle_timeout = map.get("idle_timeout").and_then(|f| f.duration(Duration::from_secs(1)..=day));
     spec.max_connections = map.get("max_connections").and_then(|f| f.number(1..=u32::MAX));
     spec.ttl = map.get("ttl").and_then(|f| f.number(0..=86_400));
+    spec.negative_ttl = map.get("negative_ttl").and_then(|f| f.number(0..=86_400));
     for item in map.get("aliases").iter().flat_map(Field::one_or_list) {
         spec.aliases.extend(item.parse::<Name>());
     }
