@@ -8,7 +8,7 @@ use hickory_proto::{
 use mesh_control::model::{self, Snapshot};
 use mesh_dns::{Answer, AnswerOptions, DnsView, Question, Scope, Zone, answer};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 const SEED: u64 = 0xd115;
 const ROUNDS: usize = 40_000;
@@ -36,6 +36,14 @@ fn options_of_all() -> AnswerOptions {
 
 /// A name of words the mesh knows, often those of a service, below a zone most of the time.
 fn name(rng: &mut StdRng, snapshot: &Snapshot, words: &[String]) -> Name {
+    if rng.random_range(0..10) == 0 {
+        let all = snapshot
+            .services
+            .values()
+            .flat_map(|s| s.vips.iter().chain(s.endpoints.iter().flat_map(|e| e.endpoint.addresses.iter())));
+        let all: Vec<IpAddr> = all.collect();
+        return Name::from(all[rng.random_range(0..all.len())]);
+    }
     let mut labels: Vec<Vec<u8>> = Vec::new();
     for _ in 0..rng.random_range(0..4) {
         labels.push(match rng.random_range(0..40) {
