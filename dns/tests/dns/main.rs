@@ -13,6 +13,7 @@ mod lengths;
 mod load;
 mod mesh;
 mod networks;
+mod properties;
 mod regressions;
 mod size;
 mod sockets;
