@@ -43,7 +43,7 @@ mod zone;
 
 pub use answer::{Answer, AnswerOptions, Question, answer};
 pub use config::{DnsConfig, DnsError, Limits, Upstreams};
-pub use forward::ForwardError;
+pub use forward::{ForwardError, HttpsHost, NoUpstream, UpstreamAddress};
 pub use server::{AnswerSource, DnsHandle, DnsServer, LookupError, LookupRecord, LookupReply};
 pub use view::DnsView;
 pub use zone::{Zone, ZoneError};

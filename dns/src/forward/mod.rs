@@ -1,54 +1,80 @@
 //! The forwarder: names that are not ours go to an upstream as they came, and its reply comes back as it is.
 //!
-//! Pass-through: only the id is replaced, by a random one, on a socket of its own with a random port that is
-//! connected to the upstream (RFC 5452 sections 4.5 and 9). EDNS, DO, unknown types and every response code pass
-//! unchanged: an upstream's REFUSED stays REFUSED. Upstreams are tried in the order given; one that failed is
-//! skipped for a while.
+//! Pass-through: only the id is replaced, by a random one, and the case of the name, on a socket of its own with a
+//! random port that is connected to the upstream (RFC 5452 sections 4.5 and 9). EDNS, DO, unknown types and every
+//! response code pass unchanged: an upstream's REFUSED stays REFUSED.
+//!
+//! A query goes, in this order: by its name to a group of upstreams ([`routes`]), to the [`cache`], to an equal query
+//! under way ([`flights`]), into a [`race`] of upstreams, each of which knows how it is doing ([`health`]).
 
+mod address;
+mod cache;
+mod case;
 mod exchange;
+mod flights;
 mod health;
+mod loops;
+mod metrics;
+mod race;
 mod resolv_conf;
+mod routes;
+mod secure;
+mod start;
+mod upstream;
+mod watch;
+mod wire;
 
-pub(crate) use resolv_conf::nameservers;
+pub use address::{HttpsHost, NoUpstream, UpstreamAddress};
 
-use crate::{config::Limits, metrics::Metrics};
-use exchange::{ExchangeError, Reply, exchange};
-use health::Board;
+use crate::encode::{HEADER, question_octets};
+use arc_swap::ArcSwap;
+use cache::{Cache, Hit};
+use flights::{Boarding, Flight, Flights, landed};
 use hickory_proto::op::ResponseCode;
+use loops::Loops;
+use race::{Won, race};
+use routes::Routes;
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::timeout,
+};
+use upstream::Terms;
+use wire::{Asked, Kept};
 
-/// Asks upstreams. At most [`Limits::forwards`] queries are under way at once.
+/// Asks upstreams. At most [`crate::Limits::forwards`] queries are under way at once. Dropped, it stops everything.
 #[derive(Debug)]
 pub(crate) struct Forwarder {
-    upstreams: Vec<Upstream>,
-    board: Mutex<Board>,
-    started: Instant,
+    core: Arc<Core>,
     permits: Arc<Semaphore>,
-    per_try: Duration,
-    total: Duration,
-    metrics: Metrics,
+    /// Flights, of which there are no more than permits, probes, one for each upstream, and the watch of a file.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 #[derive(Debug)]
-struct Upstream {
-    address: SocketAddr,
-    label: String,
+struct Core {
+    terms: Arc<Terms>,
+    routes: ArcSwap<Routes>,
+    cache: Cache,
+    flights: Arc<Flights>,
+    loops: Loops,
+    /// How long a client waits for a fresh reply when there is a stale one.
+    stale_after: Duration,
 }
 
-/// An upstream's reply, with the client's id.
+/// A reply, with the client's id and the case of its question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Forwarded {
     /// The whole message.
     pub(crate) reply: Vec<u8>,
     /// Its response code (without the EDNS extension).
     pub(crate) rcode: ResponseCode,
-    /// Who answered.
-    pub(crate) upstream: SocketAddr,
+    /// Who answered: an upstream as it is written, `cache`, or `stale cache`.
+    pub(crate) upstream: Arc<str>,
 }
 
 /// Why there is no reply.
@@ -63,6 +89,9 @@ pub enum ForwardError {
     /// No upstream answered in time.
     #[error("none of the upstreams answered: {0}")]
     Unanswered(String),
+    /// The query is one of our own: an upstream sent it back.
+    #[error("an upstream sends queries back here")]
+    Loop,
 }
 
 /// The right to forward one query.
@@ -72,22 +101,10 @@ pub(crate) struct Permit {
 }
 
 impl Forwarder {
-    pub(crate) fn new(addresses: &[SocketAddr], limits: &Limits, metrics: Metrics) -> Self {
-        let upstream = |address: &SocketAddr| Upstream { address: *address, label: address.to_string() };
-        Forwarder {
-            upstreams: addresses.iter().map(upstream).collect(),
-            board: Mutex::new(Board::new(addresses.len(), limits.upstream_holdoff)),
-            started: Instant::now(),
-            permits: Arc::new(Semaphore::new(limits.forwards)),
-            per_try: limits.forward_try,
-            total: limits.forward_total,
-            metrics,
-        }
-    }
-
     /// Whether there is nobody to ask.
     pub(crate) fn is_empty(&self) -> bool {
-        self.upstreams.is_empty()
+        let routes = self.core.routes.load();
+        routes.others.is_empty() && routes.domains.values().all(|group| group.is_empty())
     }
 
     /// The right to forward one query now; `None`, and counted, when too many are under way.
@@ -95,14 +112,27 @@ impl Forwarder {
         match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => Some(Permit { _permit: permit }),
             Err(_) => {
-                self.metrics.forward_overload.inc();
+                self.core.terms.metrics.overload.inc();
                 None
             }
         }
     }
 
-    /// Asks the upstreams, two rounds at most, within [`Limits::forward_total`]. With `whole` a reply that an
-    /// upstream truncated is fetched over TCP or not at all; without, the truncated one will do.
+    /// The reply to `query` from the cache, written over what `out` holds: whole, with the client's id, the case of its
+    /// question, and over `udp` no longer than the client takes (then with TC). `None`, with `out` undefined, when an
+    /// upstream is to be asked. Waits for nothing. Only for names that are not ours.
+    pub(crate) fn cached(
+        &self,
+        query: &[u8],
+        udp: bool,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Option<ResponseCode> {
+        self.core.cached(&Asked::read(query)?, udp, now, out)
+    }
+
+    /// Comes to a reply within [`crate::Limits::forward_total`], from the cache or the upstreams. With `whole` a reply
+    /// that an upstream truncated is fetched over TCP or not at all; without, the truncated one will do.
     ///
     /// # Errors
     /// [`ForwardError`]; the last upstream's failure is in the text.
@@ -110,52 +140,119 @@ impl Forwarder {
         &self,
         query: &[u8],
         whole: bool,
-        _permit: Permit,
+        permit: Permit,
     ) -> Result<Forwarded, ForwardError> {
-        if self.upstreams.is_empty() {
+        let core = &self.core;
+        let question = question_octets(query).ok_or(ForwardError::NotAQuery)?;
+        if core.loops.caught(question) {
+            return Err(ForwardError::Loop);
+        }
+        let routes = core.routes.load_full();
+        if routes.of(question).is_empty() {
             return Err(ForwardError::NoUpstream);
         }
-        let Some(client_id) = query.first_chunk::<2>() else { return Err(ForwardError::NotAQuery) };
-        if crate::encode::question_octets(query).is_none() {
-            return Err(ForwardError::NotAQuery);
-        }
-        let began = Instant::now();
-        let plan = self.with_board(Board::plan);
-        let mut last = "no time left".to_owned();
-        for (round, is_last) in plan.iter().map(|i| (i, false)).chain(with_last(&plan)) {
-            let left = self.total.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                break;
+        let asked = Asked::read(query);
+        let mut out = Vec::new();
+        let from_cache = |reply, rcode, from: &str| Forwarded { reply, rcode, upstream: from.into() };
+        if let Some(asked) = &asked {
+            if let Some(rcode) = core.cached(asked, !whole, Instant::now(), &mut out) {
+                return Ok(from_cache(out, rcode, "cache"));
             }
-            let upstream = &self.upstreams[*round];
-            // The very last try may take what is left: a slow upstream is better than none.
-            let limit = if is_last { left } else { left.min(self.per_try) };
-            let answer = tokio::time::timeout(limit, exchange(upstream.address, query, whole)).await;
-            match answer.unwrap_or(Err(ExchangeError::Timeout)) {
-                Ok(Reply { mut octets, rcode }) => {
-                    self.with_board(|board, _| board.good(*round));
-                    self.metrics.forwarded(&upstream.label, rcode);
-                    octets[..2].copy_from_slice(client_id);
-                    return Ok(Forwarded { reply: octets, rcode, upstream: upstream.address });
-                }
-                Err(error) => {
-                    self.with_board(|board, now| board.bad(*round, now));
-                    self.metrics.forward_failed(&upstream.label, error.label());
-                    last = format!("{}: {error}", upstream.label);
-                }
-            }
+            core.terms.metrics.misses.inc();
         }
-        Err(ForwardError::Unanswered(last))
+        let (landing, _follower) = match core.flights.board(query) {
+            Boarding::Leader(flight, landing) => {
+                self.spawn(Arc::clone(core).fly(flight, routes, query.into(), permit));
+                (landing, None)
+            }
+            Boarding::Follower(landing) => {
+                core.terms.metrics.coalesced.inc();
+                (landing, Some(permit))
+            }
+        };
+        let stale = asked.as_ref().and_then(|asked| {
+            let hit = core.cache.stale(asked, Instant::now(), !whole, &mut out)?;
+            Some((std::mem::take(&mut out), hit))
+        });
+        let outcome = match &stale {
+            // The flight goes on and refreshes the cache.
+            Some(_) => timeout(core.stale_after, landed(landing)).await.unwrap_or_default(),
+            None => landed(landing).await,
+        };
+        let problem = match outcome {
+            Some(Ok(won)) if !(whole && won.reply.octets[2] & 0x02 != 0) => {
+                return Ok(Forwarded {
+                    reply: addressed(&won.reply.octets, query, question),
+                    rcode: won.reply.rcode,
+                    upstream: Arc::clone(&won.upstream),
+                });
+            }
+            Some(Ok(won)) => format!("{}: truncated, and no answer over TCP", won.upstream),
+            Some(Err(problem)) => problem,
+            None => "no time left".to_owned(),
+        };
+        let (reply, Hit { rcode, .. }) = stale.ok_or(ForwardError::Unanswered(problem))?;
+        core.terms.metrics.stale.inc();
+        Ok(from_cache(reply, rcode, "stale cache"))
     }
 
-    fn with_board<T>(&self, act: impl FnOnce(&mut Board, Duration) -> T) -> T {
-        // A board is whole after every statement, so a poisoned one is as good.
-        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-        act(&mut board, self.started.elapsed())
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 }
 
-/// The second round, and which of it is the last try.
-fn with_last(plan: &[usize]) -> impl Iterator<Item = (&usize, bool)> {
-    plan.iter().enumerate().map(|(at, index)| (index, at + 1 == plan.len()))
+impl Core {
+    fn cached(&self, asked: &Asked<'_>, udp: bool, now: Instant, out: &mut Vec<u8>) -> Option<ResponseCode> {
+        let Hit { rcode, negative } = self.cache.fresh(asked, now, udp, out)?;
+        let metrics = &self.terms.metrics;
+        if negative { &metrics.negative_hits } else { &metrics.hits }.inc();
+        Some(rcode)
+    }
+
+    /// Asks for everybody who wants to know, and keeps the reply.
+    async fn fly(self: Arc<Self>, flight: Flight, routes: Arc<Routes>, query: Arc<[u8]>, permit: Permit) {
+        let group = question_octets(&query).map_or(&routes.others, |question| routes.of(question));
+        let group: Vec<_> = group.iter().filter(|u| !u.is_looped()).cloned().collect();
+        let outcome = if group.is_empty() {
+            Err("every upstream leads back here".to_owned())
+        } else {
+            race(&group, &query, &self.terms).await
+        };
+        if let (Ok(Won { reply, .. }), Some(asked)) = (&outcome, Asked::read(&query))
+            && let Some(kept) = Kept::of(&reply.octets)
+            // What former upstreams said is forgotten, and shall stay so.
+            && Arc::ptr_eq(&routes, &self.routes.load())
+        {
+            let change = self.cache.insert(&asked, kept, Instant::now());
+            let metrics = &self.terms.metrics;
+            metrics.entries.add(change.entries);
+            metrics.octets.add(change.octets);
+            metrics.evictions.inc_by(change.evicted);
+        }
+        flight.land(outcome.map(Arc::new));
+        drop(permit);
+        // Who is in doubt is asked by us rather than by clients, which have their answer by now.
+        let due = group.iter().filter(|upstream| upstream.probe_due(&self.terms));
+        let due: JoinSet<()> = due
+            .map(|upstream| {
+                let (upstream, terms) = (Arc::clone(upstream), Arc::clone(&self.terms));
+                async move { upstream.probe(&terms).await }
+            })
+            .collect();
+        due.join_all().await;
+    }
+}
+
+/// An upstream's reply as `query` is answered: its id, and the case of its question.
+fn addressed(reply: &[u8], query: &[u8], question: &[u8]) -> Vec<u8> {
+    let mut reply = reply.to_vec();
+    for (to, from) in reply.iter_mut().zip(query).take(2) {
+        *to = *from;
+    }
+    if question_octets(&reply).is_some_and(|own| own.len() == question.len()) {
+        reply[HEADER..HEADER + question.len()].copy_from_slice(question);
+    }
+    reply
 }

@@ -1,0 +1,178 @@
+//! DNS over TLS and over HTTPS, by hickory-net: one connection that all queries share, made when it is needed. Its
+//! replies are passed on as the octets that came.
+
+use super::{
+    address::{HttpsHost, UpstreamAddress},
+    exchange::{ExchangeError, Reply, same_question},
+};
+use crate::encode::question_octets;
+use hickory_net::{
+    DnsHandle, NetError,
+    h2::HttpsClientStream,
+    runtime::TokioRuntimeProvider,
+    tls::tls_client_connect,
+    xfer::{DnsExchange, DnsMultiplexer, FirstAnswer},
+};
+use hickory_proto::op::{DnsRequest, DnsRequestOptions, Message, ResponseCode};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::Mutex;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+/// Queries under way on one connection; more wait for another upstream.
+const MAX_ACTIVE: usize = 256;
+
+/// Where distributions keep the certificates they trust (Debian and Alpine, Fedora, SUSE, BSD).
+const BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Why nobody can be trusted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TrustError {
+    #[error("`{}` cannot be used: {problem}: write a file of PEM certificates", path.display())]
+    File { path: PathBuf, problem: String },
+    #[error("no certificates of the host were found in {}: name a file of PEM certificates", BUNDLES.join(", "))]
+    NoBundle,
+}
+
+/// Trusts the authorities in `file`, or those that the host trusts.
+pub(crate) fn trusting(file: Option<&Path>) -> Result<Arc<ClientConfig>, TrustError> {
+    let path = match file {
+        Some(file) => file,
+        None => BUNDLES.iter().map(Path::new).find(|p| p.is_file()).ok_or(TrustError::NoBundle)?,
+    };
+    let fail = |problem: String| TrustError::File { path: path.to_owned(), problem };
+    let found = CertificateDer::pem_file_iter(path).map_err(|e| fail(e.to_string()))?;
+    let found = found.collect::<Result<Vec<_>, _>>().map_err(|e| fail(e.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    // A host's bundle may hold what nobody can read any more.
+    let (taken, _) = roots.add_parsable_certificates(found);
+    if taken == 0 {
+        return Err(fail("no certificate in it".to_owned()));
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| fail(e.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// An encrypted upstream.
+pub(super) struct Secure {
+    trust: Arc<ClientConfig>,
+    /// For one reply: less than the caller waits, so that a connection that fell silent is left for another.
+    patience: Duration,
+    /// The connection, for as long as it works.
+    open: Mutex<Option<DnsExchange<TokioRuntimeProvider>>>,
+}
+
+impl std::fmt::Debug for Secure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secure").finish_non_exhaustive()
+    }
+}
+
+impl Secure {
+    pub(super) fn new(trust: Arc<ClientConfig>, per_try: Duration) -> Self {
+        Secure { trust, patience: per_try * 3 / 4, open: Mutex::new(None) }
+    }
+
+    /// Asks once, on a new connection when there is none or the one there has ended.
+    pub(super) async fn exchange(
+        &self,
+        upstream: &UpstreamAddress,
+        query: &[u8],
+    ) -> Result<Reply, ExchangeError> {
+        let fail = |e: &dyn std::fmt::Display| ExchangeError::Secure(e.to_string());
+        let message = Message::from_vec(query).map_err(|e| fail(&e))?;
+        let reused = self.open.lock().await.clone();
+        if let Some(open) = reused {
+            match ask(&open, message.clone()).await {
+                Ok(octets) => return fitting(query, octets),
+                Err(error) => {
+                    *self.open.lock().await = None;
+                    // Servers close what is idle: that is no failure. Silence is.
+                    if matches!(error, NetError::Timeout) {
+                        return Err(ExchangeError::Timeout);
+                    }
+                }
+            }
+        }
+        let mut slot = self.open.lock().await;
+        let open = match &*slot {
+            // Another query has just made one.
+            Some(open) => open.clone(),
+            None => slot.insert(self.connect(upstream).await?).clone(),
+        };
+        drop(slot);
+        let octets = ask(&open, message).await.map_err(|e| fail(&e))?;
+        fitting(query, octets)
+    }
+
+    async fn connect(
+        &self,
+        upstream: &UpstreamAddress,
+    ) -> Result<DnsExchange<TokioRuntimeProvider>, ExchangeError> {
+        let provider = TokioRuntimeProvider::default();
+        let fail = |e: &dyn std::fmt::Display| ExchangeError::Secure(e.to_string());
+        match upstream {
+            UpstreamAddress::Plain(_) => Err(fail(&"not encrypted")),
+            UpstreamAddress::Tls { address, name } => {
+                let name = ServerName::try_from(name.clone()).map_err(|e| fail(&e))?;
+                let (stream, sender) =
+                    tls_client_connect(*address, name, Arc::clone(&self.trust), provider);
+                let stream = stream.await.map_err(|e| fail(&e))?;
+                let multiplexer = DnsMultiplexer::new(stream, sender)
+                    .with_timeout(self.patience)
+                    .with_max_active_requests(MAX_ACTIVE);
+                let (open, work) = DnsExchange::from_stream(multiplexer);
+                // Ends with the connection, or when nobody holds `open` any more.
+                tokio::spawn(work);
+                Ok(open)
+            }
+            UpstreamAddress::Https { host, name, path } => {
+                let address = match host {
+                    HttpsHost::Address(address) => *address,
+                    HttpsHost::Name(host, port) => looked_up(host, *port).await?,
+                };
+                let mut builder = HttpsClientStream::builder(Arc::clone(&self.trust), provider);
+                builder.request_timeout(self.patience);
+                let made = builder.exchange(address, name.as_str().into(), path.as_str().into()).await;
+                made.map_err(|e| fail(&e))
+            }
+        }
+    }
+}
+
+async fn looked_up(host: &str, port: u16) -> Result<SocketAddr, ExchangeError> {
+    let mut found = tokio::net::lookup_host((host, port)).await?;
+    found.next().ok_or_else(|| ExchangeError::Secure(format!("{host} has no address")))
+}
+
+async fn ask(
+    open: &DnsExchange<TokioRuntimeProvider>,
+    message: Message,
+) -> Result<Vec<u8>, NetError> {
+    let request = DnsRequest::new(message, DnsRequestOptions::default());
+    Ok(open.send(request).first_answer().await?.into_buffer())
+}
+
+/// The reply if it is one to the question: the id was the connection's own.
+fn fitting(query: &[u8], octets: Vec<u8>) -> Result<Reply, ExchangeError> {
+    let same = question_octets(query).zip(question_octets(&octets)).is_some_and(|(q, a)| same_question(q, a));
+    let rcode = octets.get(3).map(|flags| ResponseCode::from_low(flags & 0x0f));
+    match rcode {
+        Some(rcode) if same => Ok(Reply { octets, rcode }),
+        _ => Err(ExchangeError::Mismatch),
+    }
+}
