@@ -166,3 +166,91 @@ impl Entry {
 fn signed(octets: usize) -> i64 {
     i64::try_from(octets).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::wire::tests::{query, reply},
+        *,
+    };
+    use hickory_proto::rr::{Name, RData, Record, RecordType, rdata::TXT};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn kept(ttl: u32, text: &str) -> Kept {
+        let text = TXT::new(vec![text.to_owned()]);
+        let record = Record::from_rdata(Name::from_ascii("www.example.").unwrap(), ttl, RData::TXT(text));
+        Kept::of(&reply(ResponseCode::NoError, vec![record], vec![], false).to_vec().unwrap()).unwrap()
+    }
+
+    /// The TTL of the record in the reply.
+    fn ttl(out: &[u8]) -> u32 {
+        hickory_proto::op::Message::from_vec(out).unwrap().answers[0].ttl
+    }
+
+    #[test]
+    fn an_entry_ages_and_is_then_stale_and_then_gone() {
+        let cache = Cache::new(100, 1 << 20, HOUR);
+        let packet = query("www.example.", RecordType::A, false);
+        let asked = Asked::read(&packet).unwrap();
+        let (then, mut out) = (Instant::now(), Vec::new());
+        assert_eq!(cache.fresh(&asked, then, true, &mut out), None);
+        assert_eq!(cache.insert(&asked, kept(60, "x"), then).entries, 1);
+        for (age, left) in [(s(0), 60), (s(1), 59), (Duration::from_millis(1999), 59), (s(59), 1)] {
+            assert!(cache.fresh(&asked, then + age, true, &mut out).is_some());
+            assert_eq!(ttl(&out), left, "{age:?}");
+        }
+        assert_eq!(cache.fresh(&asked, then + s(60), true, &mut out), None);
+        assert!(cache.stale(&asked, then + s(60 + 3599), true, &mut out).is_some());
+        assert_eq!(ttl(&out), 30);
+        assert_eq!(cache.stale(&asked, then + s(60 + 3600), true, &mut out), None);
+        assert_eq!(cache.insert(&asked, kept(60, "x"), then + HOUR), Change::default(), "in its own place");
+        assert!(cache.fresh(&asked, then + HOUR, true, &mut out).is_some(), "it came again");
+        cache.clear();
+        assert_eq!(cache.stale(&asked, then + HOUR, true, &mut out), None);
+    }
+
+    /// Fills a cache, using one entry between all others, and says what is left: the balance of entries and octets.
+    fn filled(cache: &Cache, text: &str) -> (i64, i64) {
+        let (now, mut out) = (Instant::now(), Vec::new());
+        let used = query("used.example.", RecordType::A, false);
+        let used = Asked::read(&used).unwrap();
+        let mut sum = cache.insert(&used, kept(60, text), now);
+        for i in 0..2000 {
+            let packet = query(&format!("host-{i}.example."), RecordType::A, false);
+            let change = cache.insert(&Asked::read(&packet).unwrap(), kept(60, text), now);
+            sum.entries += change.entries;
+            sum.octets += change.octets;
+            assert!(cache.fresh(&used, now, true, &mut out).is_some(), "{i}: what is used stays");
+        }
+        let entries: usize = cache.shards.iter().map(|s| s.read().unwrap().entries.len()).sum();
+        let octets: usize = cache.shards.iter().map(|s| s.read().unwrap().octets).sum();
+        assert_eq!((sum.entries, sum.octets), (signed(entries), signed(octets)));
+        for shard in &cache.shards {
+            let shard = shard.read().unwrap();
+            assert_eq!(shard.clock.len(), shard.entries.len());
+        }
+        (sum.entries, sum.octets)
+    }
+
+    #[test]
+    fn entries_and_octets_are_bounded_and_what_is_used_stays() {
+        let (entries, _) = filled(&Cache::new(320, 1 << 30, HOUR), "x");
+        assert!((160..=320).contains(&entries), "{entries}: shards are filled about alike");
+        let (entries, octets) = filled(&Cache::new(1 << 20, 160 << 10, HOUR), &"x".repeat(250));
+        assert!(((80 << 10)..=(160 << 10)).contains(&octets) && entries < 400, "{entries}: {octets}");
+    }
+
+    #[test]
+    fn nothing_is_kept_without_room() {
+        let packet = query("www.example.", RecordType::A, false);
+        let asked = Asked::read(&packet).unwrap();
+        for cache in [Cache::new(0, 1 << 20, HOUR), Cache::new(100, 16, HOUR)] {
+            assert_eq!(cache.insert(&asked, kept(60, "x"), Instant::now()), Change::default());
+        }
+    }
+}

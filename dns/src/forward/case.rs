@@ -48,7 +48,7 @@ impl Case {
             lost => Some(lost + 1),
         };
         // Nothing to do for the others.
-        let _ = self.0.try_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 }
 

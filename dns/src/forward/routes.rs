@@ -55,7 +55,7 @@ pub(super) fn domain(text: &str) -> Result<Domain, DnsError> {
         return Err(fail());
     }
     let mut wire = Vec::with_capacity(name.len());
-    for label in name.iter() {
+    for label in &name {
         wire.push(u8::try_from(label.len()).map_err(|_| fail())?);
         wire.extend_from_slice(label);
     }

@@ -81,7 +81,7 @@ fn edns(record: &[u8]) -> Option<(u16, bool)> {
         return None;
     }
     while !options.is_empty() {
-        let ([0, 10 | 11 | 12, length @ ..], data) = options.split_first_chunk::<4>()? else { return None };
+        let ([0, 10..=12, length @ ..], data) = options.split_first_chunk::<4>()? else { return None };
         options = data.get(usize::from(u16::from_be_bytes(*length))..)?;
     }
     Some((u16::from_be_bytes(*payload), flags & 0x80 != 0))
@@ -176,9 +176,18 @@ impl Kept {
     pub(super) fn render(&self, asked: &Asked<'_>, age: Option<u32>, udp: bool, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.octets);
-        let limit = asked.edns.map_or(PLAIN_UDP, |p| usize::from(p).clamp(PLAIN_UDP, FORWARDED_UDP));
-        let edns = if asked.edns.is_none() { 0 } else { 11 + if age.is_none() { 6 } else { 0 } };
-        if udp && out.len() + edns > limit {
+        let limit = match asked.edns {
+            _ if !udp => usize::from(u16::MAX),
+            None => PLAIN_UDP,
+            Some(payload) => usize::from(payload).clamp(PLAIN_UDP, FORWARDED_UDP),
+        };
+        let (opt, length) = opt(asked, age.is_none());
+        let mut opt = &opt[..length];
+        if !udp && out.len() + opt.len() > limit {
+            // Where a message can be no longer, the answer is more than OPT.
+            opt = &[];
+        }
+        if out.len() + opt.len() > limit {
             out.truncate(HEADER + asked.question.len());
             out[2] |= 0x02;
             out[6..HEADER].fill(0);
@@ -191,15 +200,21 @@ impl Kept {
         }
         out[..2].copy_from_slice(&asked.id);
         out[HEADER..HEADER + asked.question.len()].copy_from_slice(asked.question);
-        if asked.edns.is_some() {
-            let [high, low] = SAFE_UDP.to_be_bytes();
-            let dnssec_ok = if asked.dnssec_ok { 0x80 } else { 0 };
-            out.extend_from_slice(&[0, 0, 41, high, low, 0, 0, dnssec_ok, 0]);
-            out.extend_from_slice(if age.is_some() { &[0, 0] } else { &[0, 6, 0, 15, 0, 2, 0, 3] });
+        if !opt.is_empty() {
+            out.extend_from_slice(opt);
             let additional = u16::from_be_bytes([out[10], out[11]]).wrapping_add(1);
             out[10..12].copy_from_slice(&additional.to_be_bytes());
         }
     }
+}
+
+/// OPT for a client that sent one, with "Stale Answer" where it is, and its length; 0 for others.
+fn opt(asked: &Asked<'_>, stale: bool) -> ([u8; 17], usize) {
+    let [high, low] = SAFE_UDP.to_be_bytes();
+    let dnssec_ok = if asked.dnssec_ok { 0x80 } else { 0 };
+    let (options, length) = if stale { (6, 17) } else { (0, 11) };
+    let opt = [0, 0, 41, high, low, 0, 0, dnssec_ok, 0, 0, options, 0, 15, 0, 2, 0, 3];
+    (opt, if asked.edns.is_some() { length } else { 0 })
 }
 
 /// Where the parts of a resource record are (RFC 1035 section 4.1.3).
@@ -235,3 +250,6 @@ impl Record {
         })
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -7,6 +7,7 @@
 
 mod answers;
 mod client;
+mod follow;
 mod garbage;
 mod lengths;
 mod load;

@@ -15,7 +15,8 @@ async fn refused(config: DnsConfig) -> String {
 
 fn config(listen: &[&str], upstreams: &[&str]) -> DnsConfig {
     let all = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>();
-    DnsConfig { listen: all(listen), upstreams: Upstreams::List(all(upstreams)), ..DnsConfig::default() }
+    let upstreams = all(upstreams).into_iter().map(Into::into).collect();
+    DnsConfig { listen: all(listen), upstreams: Upstreams::List(upstreams), ..DnsConfig::default() }
 }
 
 #[tokio::test]
