@@ -146,7 +146,9 @@ pub enum DnsError {
         rule: &'static str,
     },
     /// A domain with upstreams of its own that is none.
-    #[error("domains: `{domain}` is no domain: write one, as corp.example; upstreams for all names belong to upstreams")]
+    #[error(
+        "domains: `{domain}` is no domain: write one, as corp.example; upstreams for all names belong to upstreams"
+    )]
     UpstreamDomain {
         /// As configured.
         domain: String,

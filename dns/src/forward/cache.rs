@@ -134,7 +134,8 @@ impl Cache {
     }
 
     fn shard(&self, key: &[u8]) -> &RwLock<Shard> {
-        let mixed = key.iter().fold(0usize, |sum, octet| sum.wrapping_mul(31).wrapping_add(usize::from(*octet)));
+        let mixed =
+            key.iter().fold(0usize, |sum, octet| sum.wrapping_mul(31).wrapping_add(usize::from(*octet)));
         &self.shards[(mixed ^ (mixed >> 8)) % SHARDS]
     }
 }

@@ -95,7 +95,8 @@ async fn over_udp(
         let datagram = &buffer[..length.min(FORWARDED_UDP)];
         match checked(query, datagram) {
             Ok(reply) => {
-                let exact = !proves || question_octets(datagram).is_none_or(|q| query[HEADER..].starts_with(q));
+                let exact =
+                    !proves || question_octets(datagram).is_none_or(|q| query[HEADER..].starts_with(q));
                 if case.believes(exact, proves) {
                     disbelieved.any = false;
                     return Ok(reply);

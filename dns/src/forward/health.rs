@@ -36,9 +36,7 @@ impl Health {
     pub(super) fn good(&mut self, rtt: Duration) {
         let rtt = match self.rtt {
             None => (rtt, rtt / 2),
-            Some((mean, variation)) => {
-                ((mean * 7 + rtt) / 8, (variation * 3 + mean.abs_diff(rtt)) / 4)
-            }
+            Some((mean, variation)) => ((mean * 7 + rtt) / 8, (variation * 3 + mean.abs_diff(rtt)) / 4),
         };
         *self = Health { rtt: Some(rtt), ..Health::default() };
     }

@@ -117,7 +117,8 @@ fn label() -> [u8; 17] {
     let _ = rand::rngs::SysRng.try_fill_bytes(&mut random);
     let mut label = [16; 17];
     for (digits, octet) in label[1..].chunks_exact_mut(2).zip(random) {
-        digits.copy_from_slice(&[octet >> 4, octet & 0x0f].map(|half| b"0123456789abcdef"[usize::from(half)]));
+        digits
+            .copy_from_slice(&[octet >> 4, octet & 0x0f].map(|half| b"0123456789abcdef"[usize::from(half)]));
     }
     label
 }
@@ -133,7 +134,10 @@ mod tests {
         let query = probe.query();
         let question = question_octets(&query).unwrap();
         assert!(!others.caught(question) && !probe.is_back());
-        assert!(ours.caught(&question.to_ascii_uppercase()) && probe.is_back(), "0x20 on the way changes nothing");
+        assert!(
+            ours.caught(&question.to_ascii_uppercase()) && probe.is_back(),
+            "0x20 on the way changes nothing"
+        );
         assert!(!ours.caught(b"\x07example\x03org\x00\x00\x01\x00\x01") && !ours.caught(b""));
         let former = Probe::new(&ours).query();
         assert!(ours.caught(&former[HEADER..]), "one that nobody waits for is ours all the same");

@@ -36,9 +36,8 @@ impl ForwardMetrics {
             added(registry, IntCounterVec::new(opts(name, help), labels)?)
         };
         let counter = |name: &str, help: &str| added(registry, IntCounter::with_opts(opts(name, help))?);
-        let gauges = |name: &str, help: &str| {
-            added(registry, IntGaugeVec::new(opts(name, help), &["upstream"])?)
-        };
+        let gauges =
+            |name: &str, help: &str| added(registry, IntGaugeVec::new(opts(name, help), &["upstream"])?);
         let gauge = |name: &str, help: &str| added(registry, IntGauge::with_opts(opts(name, help))?);
         let duration = HistogramOpts::new(
             "mesh_dns_forward_duration_seconds",
@@ -47,12 +46,16 @@ impl ForwardMetrics {
         let duration = duration.buckets(prometheus::exponential_buckets(0.000_25, 2.0, 14)?);
         let hits = counters("cache_hits_total", "Answers from the cache, by type.", &["type"])?;
         Ok(ForwardMetrics {
-            forwards: counters("forwards_total", "Replies of upstreams by response code.", &[
-                "upstream", "rcode",
-            ])?,
-            failures: counters("forward_failures_total", "Tries of an upstream that brought no reply.", &[
-                "upstream", "reason",
-            ])?,
+            forwards: counters(
+                "forwards_total",
+                "Replies of upstreams by response code.",
+                &["upstream", "rcode"],
+            )?,
+            failures: counters(
+                "forward_failures_total",
+                "Tries of an upstream that brought no reply.",
+                &["upstream", "reason"],
+            )?,
             duration: added(registry, HistogramVec::new(duration, &["upstream"])?)?,
             strays: counters(
                 "forward_strays_total",
@@ -70,7 +73,10 @@ impl ForwardMetrics {
                 "forward_overload_total",
                 "Queries refused because too many were being forwarded.",
             )?,
-            hedges: counter("forward_hedges_total", "Second and further upstreams asked while one was slow.")?,
+            hedges: counter(
+                "forward_hedges_total",
+                "Second and further upstreams asked while one was slow.",
+            )?,
             coalesced: counter("forward_coalesced_total", "Queries that shared the reply to an equal one.")?,
             negative_hits: hits.with_label_values(&["denial"]),
             hits: hits.with_label_values(&["success"]),

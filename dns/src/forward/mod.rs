@@ -83,8 +83,8 @@ pub enum ForwardError {
     /// The packet is not one question.
     #[error("not a query with one question")]
     NotAQuery,
-    /// There is nobody to ask.
-    #[error("no upstream is configured")]
+    /// There is nobody to ask, or only who would ask us.
+    #[error("there is no upstream to ask")]
     NoUpstream,
     /// No upstream answered in time.
     #[error("none of the upstreams answered: {0}")]
@@ -148,7 +148,7 @@ impl Forwarder {
             return Err(ForwardError::Loop);
         }
         let routes = core.routes.load_full();
-        if routes.of(question).is_empty() {
+        if routes.of(question).iter().all(|upstream| upstream.is_looped()) {
             return Err(ForwardError::NoUpstream);
         }
         let asked = Asked::read(query);
@@ -215,11 +215,7 @@ impl Core {
     async fn fly(self: Arc<Self>, flight: Flight, routes: Arc<Routes>, query: Arc<[u8]>, permit: Permit) {
         let group = question_octets(&query).map_or(&routes.others, |question| routes.of(question));
         let group: Vec<_> = group.iter().filter(|u| !u.is_looped()).cloned().collect();
-        let outcome = if group.is_empty() {
-            Err("every upstream leads back here".to_owned())
-        } else {
-            race(&group, &query, &self.terms).await
-        };
+        let outcome = race(&group, &query, &self.terms).await;
         if let (Ok(Won { reply, .. }), Some(asked)) = (&outcome, Asked::read(&query))
             && let Some(kept) = Kept::of(&reply.octets)
             // What former upstreams said is forgotten, and shall stay so.

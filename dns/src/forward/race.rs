@@ -28,10 +28,17 @@ type Try = (usize, Result<(Reply, Duration), ExchangeError>);
 /// Asks the upstreams of `group` in the order that their health suggests, two rounds at most. One that has not answered
 /// within its patience stays in the race while the next is asked; one that fails, or says SERVFAIL, is followed by the
 /// next at once. SERVFAIL is the answer when nobody says better. The error says what the last failure was.
-pub(super) async fn race(group: &[Arc<Upstream>], query: &Arc<[u8]>, terms: &Arc<Terms>) -> Result<Won, String> {
+pub(super) async fn race(
+    group: &[Arc<Upstream>],
+    query: &Arc<[u8]>,
+    terms: &Arc<Terms>,
+) -> Result<Won, String> {
     let end = Instant::now() + terms.total;
     let health: Vec<_> = group.iter().map(|u| u.health()).collect();
     let order: Vec<&Arc<Upstream>> = plan(&health).into_iter().map(|i| &group[i]).collect();
+    if order.is_empty() {
+        return Err("there is nobody to ask".to_owned());
+    }
     let at = |turn: usize| order[turn % order.len()];
     let mut running: JoinSet<Try> = JoinSet::new();
     let mut flying: Vec<usize> = Vec::new();

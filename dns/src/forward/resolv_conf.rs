@@ -14,7 +14,8 @@ const MAX_OCTETS: u64 = 64 * 1024;
 
 /// What systemd-resolved's stub listens on. It is a resolver of its own, and asks us when the host's names go here: its
 /// servers are asked directly instead.
-const STUBS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 54))];
+const STUBS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 54))];
 
 /// Where systemd-resolved writes the servers behind its stub (systemd-resolved.service(8)).
 pub(super) const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
@@ -92,7 +93,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (stub, behind) = (folder.path().join("resolv.conf"), folder.path().join("behind"));
         assert!(nameservers(&stub, &behind).is_err(), "a missing file is no empty one");
-        let named = || nameservers(&stub, &behind).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let named =
+            || nameservers(&stub, &behind).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
         std::fs::write(&stub, "nameserver 127.0.0.53\noptions edns0 trust-ad\n").unwrap();
         assert_eq!(named(), ["127.0.0.53:53"], "nothing is known of what is behind it");
         std::fs::write(&behind, "nameserver 127.0.0.53\n").unwrap();

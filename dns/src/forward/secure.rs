@@ -129,8 +129,7 @@ impl Secure {
             UpstreamAddress::Plain(_) => Err(fail(&"not encrypted")),
             UpstreamAddress::Tls { address, name } => {
                 let name = ServerName::try_from(name.clone()).map_err(|e| fail(&e))?;
-                let (stream, sender) =
-                    tls_client_connect(*address, name, Arc::clone(&self.trust), provider);
+                let (stream, sender) = tls_client_connect(*address, name, Arc::clone(&self.trust), provider);
                 let stream = stream.await.map_err(|e| fail(&e))?;
                 let multiplexer = DnsMultiplexer::new(stream, sender)
                     .with_timeout(self.patience)
@@ -159,10 +158,7 @@ async fn looked_up(host: &str, port: u16) -> Result<SocketAddr, ExchangeError> {
     found.next().ok_or_else(|| ExchangeError::Secure(format!("{host} has no address")))
 }
 
-async fn ask(
-    open: &DnsExchange<TokioRuntimeProvider>,
-    message: Message,
-) -> Result<Vec<u8>, NetError> {
+async fn ask(open: &DnsExchange<TokioRuntimeProvider>, message: Message) -> Result<Vec<u8>, NetError> {
     let request = DnsRequest::new(message, DnsRequestOptions::default());
     Ok(open.send(request).first_answer().await?.into_buffer())
 }

@@ -67,7 +67,8 @@ fn watcher(rings: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
             let _full = rings.try_send(());
         }
     });
-    made.map_err(|error| tracing::warn!(%error, "no notifications of file changes; only a poll finds them")).ok()
+    made.map_err(|error| tracing::warn!(%error, "no notifications of file changes; only a poll finds them"))
+        .ok()
 }
 
 /// Watches the folders in which the files, or what they link to, may be replaced: a file is often written beside its

@@ -195,7 +195,7 @@ impl Kept {
             for at in self.ttls.iter().map(|at| usize::from(*at)) {
                 let Some(ttl) = out[at..].first_chunk_mut::<4>() else { continue };
                 let own = u32::from_be_bytes(*ttl);
-                *ttl = age.map_or(own.min(STALE_TTL), |age| own.saturating_sub(age)).to_be_bytes();
+                *ttl = age.map_or(STALE_TTL, |age| own.saturating_sub(age)).to_be_bytes();
             }
         }
         out[..2].copy_from_slice(&asked.id);

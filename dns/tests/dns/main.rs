@@ -6,7 +6,9 @@
 )]
 
 mod answers;
+mod caching;
 mod client;
+mod encrypted;
 mod follow;
 mod garbage;
 mod lengths;
@@ -14,5 +16,6 @@ mod load;
 mod mesh;
 mod sockets;
 mod start;
+mod troubles;
 mod upstreams;
 mod view;

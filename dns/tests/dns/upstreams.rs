@@ -145,7 +145,8 @@ async fn aardvark_482_and_hickory_3837_a_dead_first_upstream_is_skipped() {
     }
     assert_eq!(alive.asked(), 20);
     assert!((1..20).contains(&dead.asked()), "{} were asked of the dead one", dead.asked());
-    let healthy = |at: SocketAddr| server.metric("mesh_dns_forward_healthy", &[("upstream", &at.to_string())]);
+    let healthy =
+        |at: SocketAddr| server.metric("mesh_dns_forward_healthy", &[("upstream", &at.to_string())]);
     assert_eq!((healthy(dead.at), healthy(alive.at)), (0, 1));
     assert!(server.metric("mesh_dns_forward_hedges_total", &[]) >= 1);
 }
@@ -260,8 +261,11 @@ async fn too_many_at_once_are_refused_and_counted() {
 async fn coredns_2087_a_loop_is_refused_at_the_start() {
     let free = own_address();
     let (_keep, feed) = watch::channel(Arc::new(mesh::example()));
-    let config =
-        DnsConfig { listen: vec![free], upstreams: Upstreams::List(vec![free.into()]), ..DnsConfig::default() };
+    let config = DnsConfig {
+        listen: vec![free],
+        upstreams: Upstreams::List(vec![free.into()]),
+        ..DnsConfig::default()
+    };
     let error = DnsServer::start(config, feed, &prometheus::Registry::new()).await.unwrap_err().to_string();
     assert!(error.contains(&free.to_string()) && error.contains("circles"), "{error}");
 }

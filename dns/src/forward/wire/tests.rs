@@ -78,7 +78,9 @@ fn how_long_a_reply_is_kept() {
     assert_eq!(kept(&truncated), None, "TC");
     let whole = reply(NoError, vec![a(60)], vec![], false).to_vec().unwrap();
     assert!(Kept::of(&whole).is_some());
-    assert!(Kept::of(&whole[..whole.len() - 1]).is_none() && Kept::of(&[&whole[..], b"x"].concat()).is_none());
+    assert!(
+        Kept::of(&whole[..whole.len() - 1]).is_none() && Kept::of(&[&whole[..], b"x"].concat()).is_none()
+    );
 }
 
 #[test]
@@ -234,7 +236,9 @@ fn replies_for_the_cache() {
     let asked = Asked::read(&asked).unwrap();
     fuzz("replies for the cache", &corpus, |input| {
         let Some(kept) = Kept::of(input) else { return false };
-        assert!(input[2] & 0x02 == 0 && matches!(input[3] & 0x0f, 0 | 3) && (1..=MAX_TTL).contains(&kept.ttl));
+        assert!(
+            input[2] & 0x02 == 0 && matches!(input[3] & 0x0f, 0 | 3) && (1..=MAX_TTL).contains(&kept.ttl)
+        );
         assert!(kept.size() <= input.len() * 2 && kept.octets[..2] == input[..2]);
         // Only ever given to the question it answers, which has the same length.
         if question_octets(input).map(<[u8]>::len) == Some(asked.question.len()) {
