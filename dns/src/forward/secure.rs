@@ -11,7 +11,7 @@ use hickory_net::{
     h2::HttpsClientStream,
     runtime::TokioRuntimeProvider,
     tls::tls_client_connect,
-    xfer::{DnsExchange, DnsMultiplexer, FirstAnswer},
+    xfer::{DnsExchange, DnsMultiplexer, DnsRequestSender, FirstAnswer},
 };
 use hickory_proto::op::{DnsRequest, DnsRequestOptions, Message, ResponseCode};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -134,10 +134,7 @@ impl Secure {
                 let multiplexer = DnsMultiplexer::new(stream, sender)
                     .with_timeout(self.patience)
                     .with_max_active_requests(MAX_ACTIVE);
-                let (open, work) = DnsExchange::from_stream(multiplexer);
-                // Ends with the connection, or when nobody holds `open` any more.
-                tokio::spawn(work);
-                Ok(open)
+                Ok(driven(multiplexer))
             }
             UpstreamAddress::Https { host, name, path } => {
                 let address = match host {
@@ -146,11 +143,18 @@ impl Secure {
                 };
                 let mut builder = HttpsClientStream::builder(Arc::clone(&self.trust), provider);
                 builder.request_timeout(self.patience);
-                let made = builder.exchange(address, name.as_str().into(), path.as_str().into()).await;
-                made.map_err(|e| fail(&e))
+                let stream = builder.build(address, name.as_str().into(), path.as_str().into()).await;
+                Ok(driven(stream.map_err(|e| fail(&e))?))
             }
         }
     }
+}
+
+/// A handle to a connection, which is driven until it ends or nobody has the handle any more.
+fn driven<S: DnsRequestSender>(stream: S) -> DnsExchange<TokioRuntimeProvider> {
+    let (open, work) = DnsExchange::from_stream(stream);
+    tokio::spawn(work);
+    open
 }
 
 async fn looked_up(host: &str, port: u16) -> Result<SocketAddr, ExchangeError> {
