@@ -9,6 +9,7 @@ mod secrets;
 #[cfg(test)]
 mod tests;
 mod types;
+mod upstreams;
 mod values;
 pub mod yaml;
 

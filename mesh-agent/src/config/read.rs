@@ -8,13 +8,13 @@ use super::{
         AdminConfig, ClusterConfig, Config, DnsConfig, FilesConfig, LogConfig, LogFormat, MetricsConfig,
         NodeConfig, PlaneChoice, PublishConfig, SourcesConfig, TlsConfig, Upstreams, UserspaceConfig,
     },
-    values::{
-        address, cidrs, domain, gossip_seed, ip, level, listen, optional_duration, overlay, path, upstream,
-    },
+    upstreams::upstreams,
+    values::{address, cidrs, domain, gossip_seed, ip, level, listen, optional_duration, overlay, path},
     yaml::{Field, Map},
 };
 use mesh_control::model::{Addresses, Name, PortRange};
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     time::Duration,
@@ -46,7 +46,7 @@ pub(super) fn config(root: &Field<'_>, base: &Path, host: &HostFacts) -> Option<
         data_plane,
         userspace: userspace(section(&map, "userspace")),
         publish: publish(section(&map, "publish")),
-        dns: dns(section(&map, "dns"), &mut bounds),
+        dns: dns(section(&map, "dns"), base, &mut bounds),
         admin: admin(section(&map, "admin"), base, &mut bounds),
         metrics: metrics(section(&map, "metrics"), &mut bounds),
         sources: sources(section(&map, "sources"), base),
@@ -186,9 +186,16 @@ fn publish(map: Option<Map<'_>>) -> PublishConfig {
     PublishConfig { addresses }
 }
 
-fn dns(map: Option<Map<'_>>, bounds: &mut Vec<Bound>) -> DnsConfig {
+fn dns(map: Option<Map<'_>>, base: &Path, bounds: &mut Vec<Bound>) -> DnsConfig {
     let fallback = SocketAddr::from((Ipv4Addr::LOCALHOST, 5300));
-    let mut found = DnsConfig { enabled: true, listen: vec![fallback], upstreams: Upstreams::System, ttl: 5 };
+    let mut found = DnsConfig {
+        enabled: true,
+        listen: vec![fallback],
+        upstreams: Upstreams::System,
+        domains: BTreeMap::new(),
+        upstream_ca: None,
+        ttl: 5,
+    };
     let listen_field = map.as_ref().and_then(|m| m.get("listen"));
     let items: Vec<Field<'_>> = listen_field.iter().flat_map(Field::one_or_list).collect();
     if let Some(map) = map {
@@ -198,12 +205,7 @@ fn dns(map: Option<Map<'_>>, bounds: &mut Vec<Bound>) -> DnsConfig {
         if let Some(n) = map.get("ttl").and_then(|f| f.number(0..=86_400)) {
             found.ttl = n;
         }
-        if let Some(field) = map.get("upstreams") {
-            let items = field.one_or_list();
-            if items.len() != 1 || !matches!(items[0].value(), v if v.is_text("system")) {
-                found.upstreams = Upstreams::List(items.iter().filter_map(|f| f.with(upstream)).collect());
-            }
-        }
+        upstreams(&map, base, &mut found);
         map.finish();
     }
     if let Some(field) = &listen_field {
