@@ -127,10 +127,14 @@ impl Cache {
     }
 
     /// Forgets everything: other upstreams may say other things.
-    pub(super) fn clear(&self) {
+    pub(super) fn clear(&self) -> Change {
+        let mut change = Change::default();
         for shard in &self.shards {
-            *shard.write().unwrap_or_else(PoisonError::into_inner) = Shard::default();
+            let old = std::mem::take(&mut *shard.write().unwrap_or_else(PoisonError::into_inner));
+            change.entries -= signed(old.entries.len());
+            change.octets -= signed(old.octets);
         }
+        change
     }
 
     fn shard(&self, key: &[u8]) -> &RwLock<Shard> {
@@ -211,7 +215,7 @@ mod tests {
         assert_eq!(cache.stale(&asked, then + s(60 + 3600), true, &mut out), None);
         assert_eq!(cache.insert(&asked, kept(60, "x"), then + HOUR), Change::default(), "in its own place");
         assert!(cache.fresh(&asked, then + HOUR, true, &mut out).is_some(), "it came again");
-        cache.clear();
+        assert_eq!(cache.clear().entries, -1);
         assert_eq!(cache.stale(&asked, then + HOUR, true, &mut out), None);
     }
 

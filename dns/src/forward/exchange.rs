@@ -7,10 +7,12 @@ use rand::TryRng;
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
+    time::timeout,
 };
 
 /// Replies that do not fit the query, after which an upstream is given up: somebody guesses at ids.
@@ -47,13 +49,14 @@ impl ExchangeError {
     }
 }
 
-/// Asks `upstream` over UDP, and over TCP when the reply is truncated; the truncated reply stands when TCP fails. Each
-/// datagram that does not fit is told to `stray`, with a word for why. Takes as long as the upstream does: the caller
-/// sets the limit.
+/// Asks `upstream` over UDP, and over TCP when the reply is truncated; the truncated reply stands when TCP fails or
+/// takes longer than `tcp` (many a firewall drops it). Each datagram that does not fit is told to `stray`, with a word
+/// for why. Takes as long as the upstream does: the caller sets the limit.
 pub(super) async fn exchange(
     upstream: SocketAddr,
     case: &Case,
     query: &[u8],
+    tcp: Duration,
     stray: impl Fn(&'static str),
 ) -> Result<Reply, ExchangeError> {
     let mut query = query.to_vec();
@@ -66,7 +69,10 @@ pub(super) async fn exchange(
     if short.octets[2] & 0x02 == 0 {
         return Ok(short);
     }
-    Ok(over_tcp(upstream, &query).await.unwrap_or(short))
+    match timeout(tcp, over_tcp(upstream, &query)).await {
+        Ok(Ok(whole)) => Ok(whole),
+        Ok(Err(_)) | Err(_) => Ok(short),
+    }
 }
 
 async fn over_udp(

@@ -53,7 +53,7 @@ impl Loops {
         let mut pause = terms.holdoff;
         loop {
             let probe = Probe::new(self);
-            let answered = upstream.ask(&probe.query(), terms.per_try, terms).await.is_ok();
+            let answered = upstream.ask_aside(&probe.query(), terms.per_try, terms).await.is_ok();
             let looped = probe.is_back();
             drop(probe);
             // Silence says nothing about a loop that was found before.

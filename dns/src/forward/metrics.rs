@@ -1,5 +1,6 @@
 //! What the forwarder and its cache count. Labels are upstreams, which the configuration bounds, and fixed words.
 
+use super::cache::Change;
 use crate::metrics::code;
 use hickory_proto::op::ResponseCode;
 use prometheus::{
@@ -24,9 +25,9 @@ pub(crate) struct ForwardMetrics {
     pub(super) negative_hits: IntCounter,
     pub(super) misses: IntCounter,
     pub(super) stale: IntCounter,
-    pub(super) evictions: IntCounter,
-    pub(super) entries: IntGauge,
-    pub(super) octets: IntGauge,
+    evictions: IntCounter,
+    entries: IntGauge,
+    octets: IntGauge,
 }
 
 impl ForwardMetrics {
@@ -99,6 +100,12 @@ impl ForwardMetrics {
 
     pub(super) fn stray(&self, upstream: &str, reason: &str) {
         self.strays.with_label_values(&[upstream, reason]).inc();
+    }
+
+    pub(super) fn cache(&self, change: Change) {
+        self.entries.add(change.entries);
+        self.octets.add(change.octets);
+        self.evictions.inc_by(change.evicted);
     }
 
     /// Forgets the gauges of an upstream that is asked no more.

@@ -218,14 +218,13 @@ impl Core {
         let outcome = race(&group, &query, &self.terms).await;
         if let (Ok(Won { reply, .. }), Some(asked)) = (&outcome, Asked::read(&query))
             && let Some(kept) = Kept::of(&reply.octets)
-            // What former upstreams said is forgotten, and shall stay so.
-            && Arc::ptr_eq(&routes, &self.routes.load())
         {
-            let change = self.cache.insert(&asked, kept, Instant::now());
             let metrics = &self.terms.metrics;
-            metrics.entries.add(change.entries);
-            metrics.octets.add(change.octets);
-            metrics.evictions.inc_by(change.evicted);
+            metrics.cache(self.cache.insert(&asked, kept, Instant::now()));
+            if !Arc::ptr_eq(&routes, &self.routes.load()) {
+                // What former upstreams said is forgotten, and shall stay so.
+                metrics.cache(self.cache.clear());
+            }
         }
         flight.land(outcome.map(Arc::new));
         drop(permit);

@@ -21,11 +21,15 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-/// Queries under way on one connection; more wait for another upstream.
+/// Queries under way to one upstream; more wait.
 const MAX_ACTIVE: usize = 256;
+
+/// The same as a connection counts it, which goes on with those that nobody waits for any more. When it says that it is
+/// busy, it is as well at its end.
+const MAX_COUNTED: usize = 4 * MAX_ACTIVE;
 
 /// Where distributions keep the certificates they trust (Debian and Alpine, Fedora, SUSE, BSD).
 const BUNDLES: [&str; 4] = [
@@ -74,6 +78,7 @@ pub(super) struct Secure {
     patience: Duration,
     /// The connection, for as long as it works.
     open: Mutex<Option<DnsExchange<TokioRuntimeProvider>>>,
+    active: Semaphore,
 }
 
 impl std::fmt::Debug for Secure {
@@ -84,7 +89,12 @@ impl std::fmt::Debug for Secure {
 
 impl Secure {
     pub(super) fn new(trust: Arc<ClientConfig>, per_try: Duration) -> Self {
-        Secure { trust, patience: per_try * 3 / 4, open: Mutex::new(None) }
+        Secure {
+            trust,
+            patience: per_try * 3 / 4,
+            open: Mutex::new(None),
+            active: Semaphore::new(MAX_ACTIVE),
+        }
     }
 
     /// Asks once, on a new connection when there is none or the one there has ended.
@@ -95,6 +105,7 @@ impl Secure {
     ) -> Result<Reply, ExchangeError> {
         let fail = |e: &dyn std::fmt::Display| ExchangeError::Secure(e.to_string());
         let message = Message::from_vec(query).map_err(|e| fail(&e))?;
+        let _active = self.active.acquire().await.map_err(|e| fail(&e))?;
         let reused = self.open.lock().await.clone();
         if let Some(open) = reused {
             match ask(&open, message.clone()).await {
@@ -133,7 +144,7 @@ impl Secure {
                 let stream = stream.await.map_err(|e| fail(&e))?;
                 let multiplexer = DnsMultiplexer::new(stream, sender)
                     .with_timeout(self.patience)
-                    .with_max_active_requests(MAX_ACTIVE);
+                    .with_max_active_requests(MAX_COUNTED);
                 Ok(driven(multiplexer))
             }
             UpstreamAddress::Https { host, name, path } => {

@@ -118,9 +118,7 @@ impl Core {
             self.terms.metrics.gone(&gone.label);
         }
         self.routes.store(routes);
-        self.cache.clear();
-        self.terms.metrics.entries.set(0);
-        self.terms.metrics.octets.set(0);
+        self.terms.metrics.cache(self.cache.clear());
     }
 }
 

@@ -69,8 +69,7 @@ impl Upstream {
         terms: &Terms,
     ) -> Result<(Reply, Duration), ExchangeError> {
         let began = Instant::now();
-        let answer = tokio::time::timeout(limit, self.exchange(query, terms)).await;
-        let answer = answer.unwrap_or(Err(ExchangeError::Timeout));
+        let answer = self.ask_aside(query, limit, terms).await;
         let was_good = self.health().is_good();
         match &answer {
             Ok(_) => self.note(terms, |health| health.good(began.elapsed())),
@@ -84,11 +83,23 @@ impl Upstream {
         answer.map(|reply| (reply, began.elapsed()))
     }
 
+    /// The same, and nothing is concluded from it: some servers let strange questions drop.
+    pub(super) async fn ask_aside(
+        &self,
+        query: &[u8],
+        limit: Duration,
+        terms: &Terms,
+    ) -> Result<Reply, ExchangeError> {
+        let answer = tokio::time::timeout(limit, self.exchange(query, terms)).await;
+        answer.unwrap_or(Err(ExchangeError::Timeout))
+    }
+
     async fn exchange(&self, query: &[u8], terms: &Terms) -> Result<Reply, ExchangeError> {
         match (&self.secure, &self.address) {
             (Some(secure), address) => secure.exchange(address, query).await,
             (None, UpstreamAddress::Plain(address)) => {
-                exchange(*address, &self.case, query, |why| terms.metrics.stray(&self.label, why)).await
+                let stray = |why| terms.metrics.stray(&self.label, why);
+                exchange(*address, &self.case, query, terms.per_try / 2, stray).await
             }
             (None, _) => Err(ExchangeError::Secure("nobody is trusted".to_owned())),
         }

@@ -1,7 +1,7 @@
 //! DoT and DoH upstreams: servers on loopback with certificates of a CA made for the test.
 
 use crate::{
-    client::{Server, data, own_address},
+    client::{Server, data, own_address, query, udp},
     mesh,
     upstreams::{code, found},
 };
@@ -185,6 +185,14 @@ async fn answers_through(upstream: &Encrypted, written: &str) {
         server.ask("gone.example.org", RecordType::A).await.metadata.response_code,
         ResponseCode::NXDomain
     );
+    let mut at_once = JoinSet::new();
+    for i in 0..300 {
+        let (at, packet) = (server.at(), query(&format!("at-once-{i}.example.org"), RecordType::A, None));
+        at_once.spawn(async move { udp(at, &packet).await.unwrap() });
+    }
+    for answer in at_once.join_all().await {
+        assert_eq!(data(&answer), ["192.0.2.1"]);
+    }
     assert_eq!(upstream.connections(), 1);
     assert_eq!(data(&server.ask("last.example.org", RecordType::A).await), ["192.0.2.1"]);
     for i in 0..3 {

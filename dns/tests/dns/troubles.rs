@@ -19,7 +19,11 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{net::UdpSocket, task::JoinSet, time::timeout};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    task::JoinSet,
+    time::timeout,
+};
 
 /// Another resolver, whose upstream is `server`: hands queries there and replies back.
 struct Relay {
@@ -141,6 +145,41 @@ async fn a_reply_in_another_case_is_ignored_once_the_upstream_has_kept_it() {
         assert_eq!(data(&server.ask(name, RecordType::A).await), ["192.0.2.1"], "{name}");
     }
     assert!(server.metric("mesh_dns_forward_strays_total", &[("reason", "case")]) >= 1);
+}
+
+/// Many a firewall drops TCP to port 53: the truncated reply is better than none, and no reason to avoid the upstream.
+#[tokio::test]
+async fn when_tcp_is_dropped_the_truncated_reply_stands() {
+    let truncated = Upstream::start(|m: &Message| {
+        let mut answer = Message::from_vec(&found(m, [192, 0, 2, 1])).unwrap();
+        answer.metadata.truncation = true;
+        vec![answer.to_vec().unwrap()]
+    })
+    .await;
+    // The kernel accepts connections here, and nobody ever reads from them.
+    let (udp, _tcp) = loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+            break (udp, tcp);
+        }
+    };
+    let at = udp.local_addr().unwrap();
+    let mut relay = JoinSet::new();
+    relay.spawn(async move {
+        let mut buffer = [0u8; 4096];
+        while let Ok((length, client)) = udp.recv_from(&mut buffer).await {
+            let reply = udp_octets(truncated.at, &buffer[..length]).await.unwrap();
+            // Who asked may have given up.
+            let _ = udp.send_to(&reply, client).await;
+        }
+    });
+    let limits = Limits { forward_try: Duration::from_millis(500), ..Limits::default() };
+    let server = Server::start(mesh::example(), &[at], limits).await;
+    let answer = server.ask("example.org", RecordType::A).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+    assert!(answer.metadata.truncation);
+    assert_eq!(server.metric("mesh_dns_forward_healthy", &[("upstream", &at.to_string())]), 1);
+    assert_eq!(server.metric("mesh_dns_cache_entries", &[]), 0, "what is truncated is not kept");
 }
 
 /// Mutants of the right reply, hundreds of them: every client hears either SERVFAIL or a reply to its own question with
