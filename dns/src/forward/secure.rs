@@ -76,8 +76,8 @@ pub(super) struct Secure {
     trust: Arc<ClientConfig>,
     /// For one reply: less than the caller waits, so that a connection that fell silent is left for another.
     patience: Duration,
-    /// The connection, for as long as it works.
-    open: Mutex<Option<DnsExchange<TokioRuntimeProvider>>>,
+    /// The connection, for as long as it works, and its number.
+    open: Mutex<(u64, Option<DnsExchange<TokioRuntimeProvider>>)>,
     active: Semaphore,
 }
 
@@ -92,7 +92,7 @@ impl Secure {
         Secure {
             trust,
             patience: per_try * 3 / 4,
-            open: Mutex::new(None),
+            open: Mutex::default(),
             active: Semaphore::new(MAX_ACTIVE),
         }
     }
@@ -106,24 +106,30 @@ impl Secure {
         let fail = |e: &dyn std::fmt::Display| ExchangeError::Secure(e.to_string());
         let message = Message::from_vec(query).map_err(|e| fail(&e))?;
         let _active = self.active.acquire().await.map_err(|e| fail(&e))?;
-        let reused = self.open.lock().await.clone();
+        let (number, reused) = self.open.lock().await.clone();
         if let Some(open) = reused {
-            match ask(&open, message.clone()).await {
+            let error = match ask(&open, message.clone()).await {
                 Ok(octets) => return fitting(query, octets),
-                Err(error) => {
-                    *self.open.lock().await = None;
-                    // Servers close what is idle: that is no failure. Silence is.
-                    if matches!(error, NetError::Timeout) {
-                        return Err(ExchangeError::Timeout);
-                    }
-                }
+                Err(error) => error,
+            };
+            let mut slot = self.open.lock().await;
+            // Unless somebody else has made another since.
+            if slot.0 == number {
+                slot.1 = None;
+            }
+            // Servers close what is idle: that is no failure. Silence is.
+            if matches!(error, NetError::Timeout) {
+                return Err(ExchangeError::Timeout);
             }
         }
         let mut slot = self.open.lock().await;
-        let open = match &*slot {
-            // Another query has just made one.
+        let open = match &slot.1 {
             Some(open) => open.clone(),
-            None => slot.insert(self.connect(upstream).await?).clone(),
+            None => {
+                let open = self.connect(upstream).await?;
+                *slot = (slot.0 + 1, Some(open.clone()));
+                open
+            }
         };
         drop(slot);
         let octets = ask(&open, message).await.map_err(|e| fail(&e))?;

@@ -69,6 +69,8 @@ impl Forwarder {
             .map(|(name, list)| (name, group(&list, &mut known, trust.as_ref(), &terms)))
             .collect();
         let routes = Routes { others: group(&others, &mut known, trust.as_ref(), &terms), domains };
+        let asked: Vec<_> = routes.all().iter().map(|upstream| Arc::clone(&upstream.label)).collect();
+        tracing::info!(upstreams = ?asked, "other names are forwarded");
         let core = Arc::new(Core {
             terms,
             routes: ArcSwap::from_pointee(routes),

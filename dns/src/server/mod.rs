@@ -87,7 +87,7 @@ impl DnsServer {
                 Part::Socket
             });
         }
-        tracing::info!(?addresses, upstreams = ?config.upstreams, domain = %config.domain, "DNS answers");
+        tracing::info!(?addresses, domain = %config.domain, "DNS answers");
         Ok(DnsHandle { addresses, view, responder, tasks: Supervised::new(tasks) })
     }
 }
