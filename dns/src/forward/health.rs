@@ -16,7 +16,7 @@ const MAX_PATIENCE: Duration = Duration::from_millis(150);
 pub(super) struct Health {
     /// In a row.
     failures: u32,
-    /// It lost a race and has not answered since.
+    /// It was silent and has not answered since.
     doubtful: bool,
     /// A probe is under way.
     probing: bool,
@@ -30,6 +30,11 @@ impl Health {
     /// Whether it is asked in its turn.
     pub(super) fn is_good(&self) -> bool {
         self.failures == 0 && !self.doubtful
+    }
+
+    /// Whether it failed last.
+    pub(super) fn is_down(&self) -> bool {
+        self.failures > 0
     }
 
     /// A reply came after `rtt`.
@@ -50,8 +55,8 @@ impl Health {
         self.skip_until = now.saturating_add(holdoff.saturating_mul(times));
     }
 
-    /// Another that was asked later answered sooner. One probe shall find out what this one is worth, rather than
-    /// every client.
+    /// It was silent, or another that was asked later answered sooner. One probe shall find out what it is worth,
+    /// rather than every client.
     pub(super) fn lost(&mut self) {
         self.doubtful = true;
     }
@@ -76,7 +81,7 @@ impl Health {
 pub(super) fn plan(upstreams: &[Health]) -> Vec<usize> {
     let (mut order, mut later): (Vec<usize>, Vec<usize>) =
         (0..upstreams.len()).partition(|i| upstreams[*i].is_good());
-    later.sort_by_key(|i| (upstreams[*i].failures > 0, upstreams[*i].skip_until));
+    later.sort_by_key(|i| (upstreams[*i].is_down(), upstreams[*i].skip_until));
     order.append(&mut later);
     order
 }

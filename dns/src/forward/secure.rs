@@ -24,8 +24,9 @@ use std::{
 use tokio::sync::{Mutex, Semaphore};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-/// Queries under way to one upstream; more wait.
-const MAX_ACTIVE: usize = 256;
+/// Queries under way to one upstream; more wait. Below 100: after so many replies at once hickory-net's `DnsMultiplexer`
+/// (0.26) means to wake itself and does not, and the rest lies there until a timer or another query wakes it.
+const MAX_ACTIVE: usize = 64;
 
 /// The same as a connection counts it, which goes on with those that nobody waits for any more. When it says that it is
 /// busy, it is as well at its end.

@@ -61,7 +61,8 @@ impl Upstream {
         }
     }
 
-    /// Asks once, for `limit` at most, and remembers how that went.
+    /// Asks a client's question once, for `limit` at most, and remembers how that went. Silence only makes it doubtful:
+    /// some names take long whoever is asked.
     pub(super) async fn ask(
         &self,
         query: &[u8],
@@ -70,20 +71,16 @@ impl Upstream {
     ) -> Result<(Reply, Duration), ExchangeError> {
         let began = Instant::now();
         let answer = self.ask_aside(query, limit, terms).await;
-        let was_good = self.health().is_good();
+        let took = began.elapsed();
         match &answer {
-            Ok(_) => self.note(terms, |health| health.good(began.elapsed())),
-            Err(_) => self.note(terms, |health| health.bad(terms.started.elapsed(), terms.holdoff)),
+            Ok(_) => self.answers(took, terms),
+            Err(ExchangeError::Timeout) => self.lost(terms),
+            Err(error) => self.fails(error, terms),
         }
-        match &answer {
-            Err(error) if was_good => tracing::warn!(upstream = %self.label, %error, "an upstream fails"),
-            Ok(_) if !was_good => tracing::info!(upstream = %self.label, "an upstream answers again"),
-            _ => {}
-        }
-        answer.map(|reply| (reply, began.elapsed()))
+        answer.map(|reply| (reply, took))
     }
 
-    /// The same, and nothing is concluded from it: some servers let strange questions drop.
+    /// Asks once, and nothing is concluded from it: some servers let strange questions drop.
     pub(super) async fn ask_aside(
         &self,
         query: &[u8],
@@ -105,18 +102,37 @@ impl Upstream {
         }
     }
 
-    /// Finds out whether it answers again.
+    /// Finds out whether it answers.
     pub(super) async fn probe(&self, terms: &Terms) {
-        if self.ask(&PROBE, terms.per_try, terms).await.is_err() {
-            terms.metrics.healthcheck_failures.with_label_values(&[&self.label]).inc();
+        let began = Instant::now();
+        match self.ask_aside(&PROBE, terms.per_try, terms).await {
+            Ok(_) => self.answers(began.elapsed(), terms),
+            Err(error) => {
+                terms.metrics.healthcheck_failures.with_label_values(&[&self.label]).inc();
+                self.fails(&error, terms);
+            }
         }
+    }
+
+    fn answers(&self, took: Duration, terms: &Terms) {
+        if self.health().is_down() {
+            tracing::info!(upstream = %self.label, "an upstream answers again");
+        }
+        self.note(terms, |health| health.good(took));
+    }
+
+    fn fails(&self, error: &ExchangeError, terms: &Terms) {
+        if !self.health().is_down() {
+            tracing::warn!(upstream = %self.label, %error, "an upstream fails: it is asked last and probed");
+        }
+        self.note(terms, |health| health.bad(terms.started.elapsed(), terms.holdoff));
     }
 
     pub(super) fn probe_due(&self, terms: &Terms) -> bool {
         self.with_health(|health| health.probe_due(terms.started.elapsed()))
     }
 
-    /// Another, asked later, has answered sooner.
+    /// It was silent, or another, asked later, has answered sooner.
     pub(super) fn lost(&self, terms: &Terms) {
         self.note(terms, Health::lost);
     }

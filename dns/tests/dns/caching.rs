@@ -43,6 +43,11 @@ async fn a_second_question_is_answered_from_the_cache_over_udp_and_tcp() {
     assert_eq!(server.metric("mesh_dns_cache_misses_total", &[]), 1);
     assert_eq!(server.metric("mesh_dns_cache_entries", &[]), 1);
     assert!(server.metric("mesh_dns_cache_bytes", &[]) > 0);
+    // Our own names are never kept.
+    for name in ["web.cluster", "nobody.cluster"] {
+        server.ask(name, RecordType::A).await;
+    }
+    assert_eq!(server.metric("mesh_dns_cache_entries", &[]), 1);
     // Another type is another question.
     server.ask("www.example.org", RecordType::AAAA).await;
     assert_eq!(upstream.asked(), 2);
