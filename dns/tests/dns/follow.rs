@@ -110,7 +110,8 @@ async fn the_cache_is_emptied_with_new_upstreams() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("resolv.conf");
     std::fs::write(&file, format!("nameserver {one}\n")).unwrap();
-    let server = Server::with(mesh::example(), config(&file)).await;
+    let config = DnsConfig { limits: Limits::default(), ..config(&file) };
+    let server = Server::with(mesh::example(), config).await;
     assert_eq!(data(&server.ask("example.org", RecordType::A).await), ["192.0.2.1"]);
     std::fs::write(&file, format!("nameserver {two}\n")).unwrap();
     until_asked(&server, &format!("{two}:53")).await;
