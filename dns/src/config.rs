@@ -1,6 +1,6 @@
 //! What the server is told at its start, and why it may refuse to.
 
-use crate::{forward::UpstreamAddress, zone::ZoneError};
+use crate::{address::UpstreamAddress, zone::ZoneError};
 use ipnetwork::IpNetwork;
 use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, time::Duration};
 

@@ -26,6 +26,7 @@
 //! carry the SOA (RFC 2308). All other names are forwarded, or REFUSED when there is no upstream.
 #![forbid(unsafe_code)]
 
+mod address;
 mod answer;
 mod config;
 mod encode;
@@ -41,9 +42,10 @@ mod server;
 mod view;
 mod zone;
 
+pub use address::{HttpsHost, NoUpstream, UpstreamAddress};
 pub use answer::{Answer, AnswerOptions, Question, answer};
 pub use config::{DnsConfig, DnsError, Limits, Upstreams};
-pub use forward::{ForwardError, HttpsHost, NoUpstream, UpstreamAddress};
+pub use forward::ForwardError;
 pub use server::{AnswerSource, DnsHandle, DnsServer, LookupError, LookupRecord, LookupReply};
 pub use view::DnsView;
 pub use zone::{Zone, ZoneError};

@@ -1,11 +1,11 @@
 //! DNS over TLS and over HTTPS, by hickory-net: one connection that all queries share, made when it is needed. Its
 //! replies are passed on as the octets that came.
 
-use super::{
+use super::exchange::{ExchangeError, Reply, same_question};
+use crate::{
     address::{HttpsHost, UpstreamAddress},
-    exchange::{ExchangeError, Reply, same_question},
+    encode::question_octets,
 };
-use crate::encode::question_octets;
 use hickory_net::{
     DnsHandle, NetError,
     h2::HttpsClientStream,

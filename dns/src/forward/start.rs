@@ -1,9 +1,10 @@
 //! From the configuration to a running forwarder, and on to other upstreams.
 
 use super::{
-    Core, Flights, Forwarder, Loops,
-    address::UpstreamAddress,
     cache::Cache,
+    flights::Flights,
+    forwarder::{Core, Forwarder},
+    loops::Loops,
     metrics::ForwardMetrics,
     resolv_conf::{BEHIND_STUB, nameservers},
     routes::{Domain, Group, Routes, domain, plain},
@@ -11,7 +12,10 @@ use super::{
     upstream::{Terms, Upstream},
     watch::follow,
 };
-use crate::config::{DnsConfig, DnsError, Upstreams};
+use crate::{
+    address::UpstreamAddress,
+    config::{DnsConfig, DnsError, Upstreams},
+};
 use arc_swap::ArcSwap;
 use prometheus::Registry;
 use std::{

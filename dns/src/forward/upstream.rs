@@ -1,13 +1,13 @@
 //! One upstream: how it is asked, and what is known of it.
 
 use super::{
-    address::UpstreamAddress,
     case::Case,
     exchange::{ExchangeError, Reply, exchange},
     health::Health,
     metrics::ForwardMetrics,
     secure::Secure,
 };
+use crate::address::UpstreamAddress;
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
