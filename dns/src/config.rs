@@ -1,8 +1,8 @@
 //! What the server is told at its start, and why it may refuse to.
 
-use crate::{scope::Scope, zone::ZoneError};
+use crate::{address::UpstreamAddress, scope::Scope, zone::ZoneError};
 use ipnetwork::IpNetwork;
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// How to start a [`crate::DnsServer`].
 #[derive(Clone, Debug)]
@@ -20,6 +20,10 @@ pub struct DnsConfig {
     pub negative_ttl: u32,
     /// Who answers all other names.
     pub upstreams: Upstreams,
+    /// Who answers the names in these domains instead, the longest domain first; nobody means REFUSED.
+    pub domains: BTreeMap<String, Vec<UpstreamAddress>>,
+    /// PEM certificates of the authorities that encrypted upstreams are trusted by; without, those of the host.
+    pub upstream_ca: Option<PathBuf>,
     /// Networks (the VIP ranges) whose reverse names, those of whole octets or nibbles included, are answered here
     /// also where no address is in use, so that they never reach an upstream.
     pub local_reverse: Vec<IpNetwork>,
@@ -39,6 +43,8 @@ impl Default for DnsConfig {
             ttl: 5,
             negative_ttl: 5,
             upstreams: Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf")),
+            domains: BTreeMap::new(),
+            upstream_ca: None,
             local_reverse: Vec::new(),
             kubernetes: None,
             limits: Limits::default(),
@@ -52,9 +58,10 @@ pub enum Upstreams {
     /// Nowhere: such names are REFUSED.
     None,
     /// These servers, in this order.
-    List(Vec<SocketAddr>),
-    /// The `nameserver` lines of this file, read once at the start (resolv.conf(5)); a missing file or one without
-    /// such a line is as `None`.
+    List(Vec<UpstreamAddress>),
+    /// The `nameserver` lines of this file (resolv.conf(5)), followed as it changes; where it names systemd-resolved's
+    /// stub, the servers behind that. A missing file or one without such a line is as `None` at the start, and changes
+    /// nothing later. `options` are not looked at.
     ResolvConf(PathBuf),
 }
 
@@ -73,6 +80,14 @@ pub struct Limits {
     pub forward_try: Duration,
     /// How long all tries of one query may take; then SERVFAIL.
     pub forward_total: Duration,
+    /// Replies of upstreams kept, about; 0 keeps none.
+    pub cache_entries: usize,
+    /// Memory that they take, in bytes, about.
+    pub cache_bytes: usize,
+    /// How long an expired reply may still be given when no upstream answers (RFC 8767).
+    pub cache_stale: Duration,
+    /// How long a client waits for the upstreams when there is such a reply.
+    pub stale_after: Duration,
     /// How long a failed upstream is skipped; doubled with every failure in a row, up to ten times as long.
     pub upstream_holdoff: Duration,
 }
@@ -95,6 +110,11 @@ impl Default for Limits {
             forward_try: Duration::from_secs(1),
             // Below the 5 s after which the libc resolvers ask again.
             forward_total: Duration::from_secs(4),
+            cache_entries: 10_000,
+            cache_bytes: 8 << 20,
+            cache_stale: Duration::from_secs(3600),
+            // RFC 8767 section 5.
+            stale_after: Duration::from_millis(1800),
             upstream_holdoff: Duration::from_secs(3),
         }
     }
@@ -161,6 +181,17 @@ pub enum DnsError {
         /// What is wrong with it, and the fix.
         rule: &'static str,
     },
+    /// A domain with upstreams of its own that is none.
+    #[error(
+        "domains: `{domain}` is no domain: write one, as corp.example; upstreams for all names belong to upstreams"
+    )]
+    UpstreamDomain {
+        /// As configured.
+        domain: String,
+    },
+    /// Encrypted upstreams cannot be trusted.
+    #[error("upstream_ca: {0}")]
+    Trust(String),
     /// A limit that leaves nothing working.
     #[error("limits: {field} is 0: use at least 1")]
     Limit {

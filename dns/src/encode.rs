@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 pub(crate) const HEADER: usize = 12;
 
 /// Most octets of a UDP reply without EDNS (RFC 1035 section 4.2.1).
-const PLAIN_UDP: usize = 512;
+pub(crate) const PLAIN_UDP: usize = 512;
 
 /// Most octets of our own UDP replies, and what we tell clients they may send: no fragment on any usual path (DNS
 /// flag day 2020).

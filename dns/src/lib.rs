@@ -32,6 +32,7 @@
 //! carry the SOA (RFC 2308). All other names are forwarded, or REFUSED when there is no upstream.
 #![forbid(unsafe_code)]
 
+mod address;
 mod answer;
 mod config;
 mod encode;
@@ -52,6 +53,7 @@ mod shards;
 mod view;
 mod zone;
 
+pub use address::{HttpsHost, NoUpstream, UpstreamAddress};
 pub use answer::{Answer, AnswerOptions, Question, answer};
 pub use config::{DnsConfig, DnsError, Limits, Upstreams};
 pub use forward::ForwardError;

@@ -54,10 +54,7 @@ pub(crate) struct Metrics {
     requests: IntCounterVec,
     responses: IntCounterVec,
     duration: Histogram,
-    forwards: IntCounterVec,
-    forward_failures: IntCounterVec,
     dropped: IntCounterVec,
-    pub(crate) forward_overload: IntCounter,
     pub(crate) tcp_connections: IntGauge,
     pub(crate) view_revision: IntGauge,
     pub(crate) view_services: IntGauge,
@@ -75,11 +72,6 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
-        let overload = IntCounter::new(
-            "mesh_dns_forward_overload_total",
-            "Queries refused because too many were being forwarded.",
-        )?;
-        registry.register(Box::new(overload.clone()))?;
         let buckets = prometheus::exponential_buckets(0.000_025, 4.0, 10)?;
         let duration = Histogram::with_opts(
             HistogramOpts::new(
@@ -97,18 +89,7 @@ impl Metrics {
             )?,
             responses: counters("responses_total", "Replies by response code.", &["rcode"])?,
             duration,
-            forwards: counters(
-                "forwards_total",
-                "Replies of upstreams by response code.",
-                &["upstream", "rcode"],
-            )?,
-            forward_failures: counters(
-                "forward_failures_total",
-                "Tries of an upstream that brought no reply.",
-                &["upstream", "reason"],
-            )?,
             dropped: counters("dropped_total", "Packets and connections without a reply.", &["reason"])?,
-            forward_overload: overload,
             tcp_connections: gauge("tcp_connections", "Open TCP connections.")?,
             view_revision: gauge("view_revision", "Revision of the snapshot that is answered from.")?,
             view_services: gauge("view_services", "Services that have names.")?,
@@ -153,14 +134,6 @@ impl Metrics {
 
     pub(crate) fn dropped(&self, reason: Dropped) {
         self.dropped.with_label_values(&[reason.as_str()]).inc();
-    }
-
-    pub(crate) fn forwarded(&self, upstream: &str, rcode: ResponseCode) {
-        self.forwards.with_label_values(&[upstream, code(rcode)]).inc();
-    }
-
-    pub(crate) fn forward_failed(&self, upstream: &str, reason: &str) {
-        self.forward_failures.with_label_values(&[upstream, reason]).inc();
     }
 }
 

@@ -10,4 +10,4 @@ mod reply;
 mod tests;
 
 pub(crate) use query::Query;
-pub(crate) use reply::{Context, reply};
+pub(crate) use reply::{Context, Outcome, reply};

@@ -39,20 +39,42 @@ pub(crate) struct Context<'v> {
     pub(crate) recursion: bool,
 }
 
-/// Writes the reply to `query` into `out`, which is emptied first; `seed` decides where lists of addresses begin.
-/// `None` when that is not for the fast path: `out` is then of no use.
-pub(crate) fn reply(
+/// What became of a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The reply, with this code, is written.
+    Written(ResponseCode),
+    /// The name is neither ours nor one of an address: a cache may know it.
+    NotOurs,
+    /// Not for the fast path.
+    Unusual,
+}
+
+/// Writes the reply to `query` into `out`, which is emptied first; `seed` decides where lists of addresses begin. What
+/// `out` holds is of no use when none is written.
+pub(crate) fn reply(context: &Context<'_>, query: &Query<'_>, seed: u64, out: &mut Vec<u8>) -> Outcome {
+    let kind = query.kind;
+    if kind == OPT || kind == 0 || (QUESTIONS_ONLY..=255).contains(&kind) {
+        return Outcome::Unusual;
+    }
+    let seen = Seen::new(context.view, context.scope);
+    let mut labels = NO_LABELS;
+    let labels = query.labels(&mut labels);
+    match context.options.find(seen, labels) {
+        Some(found) => write(context, query, &found, seed, out).map_or(Outcome::Unusual, Outcome::Written),
+        None if labels.last() == Some(&&b"arpa"[..]) => Outcome::Unusual,
+        None => Outcome::NotOurs,
+    }
+}
+
+fn write(
     context: &Context<'_>,
     query: &Query<'_>,
+    found: &Found<'_>,
     seed: u64,
     out: &mut Vec<u8>,
 ) -> Option<ResponseCode> {
     let kind = query.kind;
-    if kind == OPT || kind == 0 || (QUESTIONS_ONLY..=255).contains(&kind) {
-        return None;
-    }
-    let seen = Seen::new(context.view, context.scope);
-    let found = context.options.find(seen, query.labels(&mut NO_LABELS.clone()))?;
     let spec = found.target.entry().map(|entry| &entry.view.spec);
     let options = context.options;
     let ttl = spec.and_then(|spec| spec.ttl).unwrap_or(options.ttl).min(MAX_TTL);
@@ -97,7 +119,7 @@ pub(crate) fn reply(
     if answers == 0 {
         let negative_ttl =
             spec.and_then(|spec| spec.negative_ttl).unwrap_or(options.negative_ttl).min(MAX_TTL);
-        authority(out, query, &found, negative_ttl, context.view.revision());
+        authority(out, query, found, negative_ttl, context.view.revision());
     }
     let code = if absent { ResponseCode::NXDomain } else { ResponseCode::NoError };
     out[3] |= code.low();

@@ -3,7 +3,7 @@
 #[path = "../../tests/dns/mesh.rs"]
 mod mesh;
 
-use super::{Context, Query, reply};
+use super::{Context, Outcome, Query, reply};
 use crate::{
     answer::{AnswerOptions, answer},
     encode::{self, Screened},
@@ -116,7 +116,7 @@ fn both_ways_say_the_same() {
         let (scope, turn, recursion) = (scopes.choose(&mut rng).unwrap(), rng.random(), rng.random());
         let context = Context { view: &view, options: &options, scope, recursion };
         let Some(query) = Query::read(&packet) else { continue };
-        let Some(code) = reply(&context, &query, turn, &mut out) else { continue };
+        let Outcome::Written(code) = reply(&context, &query, turn, &mut out) else { continue };
         let at = format!("FUZZ_SEED={seed}, round {round}: {packet:02x?} gave {out:02x?}");
         let Screened::Query(request) = encode::screen(&packet, ([127, 0, 0, 1], 1).into()) else {
             panic!("no query in the common way: {at}");

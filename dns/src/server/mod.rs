@@ -19,8 +19,8 @@ pub use lookup::{AnswerSource, LookupError, LookupRecord, LookupReply};
 
 use crate::{
     answer::AnswerOptions,
-    config::{DnsConfig, DnsError, Limits, Upstreams},
-    forward::{Forwarder, nameservers},
+    config::{DnsConfig, DnsError, Limits},
+    forward::Forwarder,
     metrics::Metrics,
     view::DnsView,
     zone::Zone,
@@ -61,7 +61,7 @@ impl DnsServer {
         check(&config)?;
         let bound = bind::all(&config.listen, config.limits.workers())?;
         let addresses: Vec<SocketAddr> = bound.iter().map(|b| b.address).collect();
-        let upstreams = upstreams(&config.upstreams, &addresses)?;
+        let forwarder = Arc::new(Forwarder::start(&config, &addresses, registry)?);
         let metrics = Metrics::register(registry)?;
         let options = AnswerOptions {
             zone,
@@ -74,7 +74,6 @@ impl DnsServer {
         let view = DnsView::new(&snapshots.borrow().clone());
         show(&metrics, &view);
         let view = Arc::new(ArcSwap::from_pointee(view));
-        let forwarder = Arc::new(Forwarder::new(&upstreams, &config.limits, metrics.clone()));
         let responder =
             Arc::new(Responder::new(Arc::clone(&view), options, Arc::clone(&forwarder), metrics.clone()));
         let mut tasks = JoinSet::new();
@@ -101,7 +100,7 @@ impl DnsServer {
                 Part::Socket
             });
         }
-        tracing::info!(?addresses, ?upstreams, domain = %config.domain, "DNS answers");
+        tracing::info!(?addresses, domain = %config.domain, "DNS answers");
         Ok(DnsHandle { addresses, view, responder, tasks: Supervised::new(tasks) })
     }
 }
@@ -220,39 +219,6 @@ fn check(config: &DnsConfig) -> Result<(), DnsError> {
         }
     }
     Ok(())
-}
-
-/// Who is asked. This server itself never is: named in the configuration it is an error, found in a resolv.conf (a
-/// host that uses us as its resolver) it is left out.
-fn upstreams(wanted: &Upstreams, own: &[SocketAddr]) -> Result<Vec<SocketAddr>, DnsError> {
-    match wanted {
-        Upstreams::None => Ok(Vec::new()),
-        Upstreams::List(list) => list.iter().map(|address| upstream(*address, own)).collect(),
-        Upstreams::ResolvConf(path) => {
-            let (ours, others): (Vec<_>, Vec<_>) =
-                nameservers(path).into_iter().partition(|a| own.contains(a));
-            if !ours.is_empty() {
-                tracing::warn!(path = %path.display(), ?ours, "left out as upstream: it is this server");
-            }
-            Ok(others)
-        }
-    }
-}
-
-fn upstream(address: SocketAddr, own: &[SocketAddr]) -> Result<SocketAddr, DnsError> {
-    // `::ffff:127.0.0.1` is 127.0.0.1 to the kernel, and a wildcard is this very host.
-    let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
-    if canonical.ip().is_unspecified() {
-        return Err(DnsError::Upstream { address, rule: "is a wildcard: name the server's own address" });
-    }
-    if canonical.port() == 0 {
-        return Err(DnsError::Upstream { address, rule: "has port 0: use 53, or the server's own port" });
-    }
-    if own.contains(&address) || own.contains(&canonical) {
-        return Err(DnsError::Loop(address));
-    }
-    // The scope of a link-local address is only in the one given.
-    Ok(if address.ip() == canonical.ip() { address } else { canonical })
 }
 
 /// A record type from its mnemonic or `TYPE65` (RFC 3597 section 5).

@@ -99,6 +99,13 @@ impl Responder {
         };
         let udp = transport == Transport::Udp;
         let recursion = !self.forwarder.is_empty();
+        if answer.is_none() {
+            let mut reply = Vec::new();
+            if let Some(rcode) = self.forwarder.cached(packet, udp, arrived, &mut reply) {
+                self.metrics.response(rcode, arrived.elapsed());
+                return Verdict::Reply(reply);
+            }
+        }
         let answer = match answer {
             // Without an upstream the client may know where to ask on.
             Some(answer) if answer.rest.is_none() || !recursion => answer,
@@ -154,7 +161,7 @@ impl Responder {
                 tracing::debug!(%error, "forward failed");
                 let rcode = match error {
                     ForwardError::NotAQuery => ResponseCode::FormErr,
-                    ForwardError::NoUpstream => ResponseCode::Refused,
+                    ForwardError::NoUpstream | ForwardError::Loop => ResponseCode::Refused,
                     ForwardError::Unanswered(_) => ResponseCode::ServFail,
                 };
                 encode::reply(&request, &Answer::bare(rcode), udp, true)

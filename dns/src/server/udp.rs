@@ -6,7 +6,7 @@ use super::{
     tally::Tally,
 };
 use crate::{
-    fast::{self, Query},
+    fast::{self, Outcome, Query},
     metrics::{Dropped, Transport},
 };
 use std::{net::SocketAddr, os::fd::AsFd as _, sync::Arc, time::Instant};
@@ -65,11 +65,16 @@ impl Worker {
         let context = responder.context(&view);
         batch.answer(|packet, client, out| {
             let query = Query::read(packet);
-            if let Some(query) = &query
-                && let Some(code) = fast::reply(&context, query, responder.turn(), out)
-            {
-                self.tally.note(client, query.kind, code);
-                return true;
+            if let Some(query) = &query {
+                let code = match fast::reply(&context, query, responder.turn(), out) {
+                    Outcome::Written(code) => Some(code),
+                    Outcome::NotOurs => responder.forwarder.cached(packet, true, begun, out),
+                    Outcome::Unusual => None,
+                };
+                if let Some(code) = code {
+                    self.tally.note(client, query.kind, code);
+                    return true;
+                }
             }
             self.answer(packet, client, out)
         });

@@ -6,8 +6,11 @@
 )]
 
 mod answers;
+mod caching;
 mod chains;
 mod client;
+mod encrypted;
+mod follow;
 mod garbage;
 mod lengths;
 mod load;
@@ -20,5 +23,6 @@ mod sockets;
 mod start;
 mod table;
 mod tables;
+mod troubles;
 mod upstreams;
 mod view;

@@ -28,7 +28,7 @@ async fn start(scopes: Vec<Scope>, upstream: Option<SocketAddr>) -> DnsHandle {
     let config = DnsConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap(); 3],
         scopes,
-        upstreams: upstream.map_or(Upstreams::None, |at| Upstreams::List(vec![at])),
+        upstreams: upstream.map_or(Upstreams::None, |at| Upstreams::List(vec![at.into()])),
         local_reverse: vec!["10.96.0.0/16".parse().unwrap()],
         ..DnsConfig::default()
     };

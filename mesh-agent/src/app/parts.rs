@@ -81,6 +81,8 @@ pub(super) fn dns(config: &Config) -> Option<mesh_dns::DnsConfig> {
             config::Upstreams::List(servers) if servers.is_empty() => mesh_dns::Upstreams::None,
             config::Upstreams::List(servers) => mesh_dns::Upstreams::List(servers.clone()),
         },
+        domains: chosen.domains.clone(),
+        upstream_ca: chosen.upstream_ca.clone(),
         local_reverse: config.vip_cidr.clone(),
         kubernetes: chosen.kubernetes.clone(),
         limits: mesh_dns::Limits::default(),

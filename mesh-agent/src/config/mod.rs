@@ -10,6 +10,7 @@ mod secrets;
 #[cfg(test)]
 mod tests;
 mod types;
+mod upstreams;
 mod values;
 pub mod yaml;
 

@@ -9,14 +9,14 @@ use super::{
         AdminConfig, ClusterConfig, Config, DnsConfig, FilesConfig, LogConfig, LogFormat, MetricsConfig,
         NodeConfig, PlaneChoice, PublishConfig, SourcesConfig, TlsConfig, Upstreams, UserspaceConfig,
     },
-    values::{
-        address, cidrs, domain, gossip_seed, ip, level, listen, optional_duration, overlay, path, upstream,
-    },
+    upstreams::upstreams,
+    values::{address, cidrs, domain, gossip_seed, ip, level, listen, optional_duration, overlay, path},
     yaml::{Field, Map},
 };
 use mesh_control::model::{Addresses, Name, PortRange};
 use mesh_dns::Scope;
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     time::Duration,
@@ -38,7 +38,7 @@ pub(super) fn config(root: &Field<'_>, base: &Path, host: &HostFacts) -> Option<
     let data_plane = map.get("data_plane").and_then(|f| f.with(plane)).unwrap_or(PlaneChoice::Auto);
     let overlay_field = map.get("overlay");
     let overlay = overlay_field.as_ref().and_then(Field::map).map(overlay).unwrap_or_default();
-    let dns = dns(section(&map, "dns"), &domain, &mut bounds);
+    let dns = dns(section(&map, "dns"), base, &domain, &mut bounds);
     let config = Config {
         node: node?,
         cluster: cluster?,
@@ -189,13 +189,15 @@ fn publish(map: Option<Map<'_>>) -> PublishConfig {
     PublishConfig { addresses }
 }
 
-fn dns(map: Option<Map<'_>>, domain: &str, bounds: &mut Vec<Bound>) -> DnsConfig {
+fn dns(map: Option<Map<'_>>, base: &Path, domain: &str, bounds: &mut Vec<Bound>) -> DnsConfig {
     let fallback = SocketAddr::from((Ipv4Addr::LOCALHOST, 5300));
     let mut found = DnsConfig {
         enabled: true,
         listen: vec![fallback],
         scopes: vec![Scope::default()],
         upstreams: Upstreams::System,
+        domains: BTreeMap::new(),
+        upstream_ca: None,
         ttl: 5,
         negative_ttl: 5,
         kubernetes: None,
@@ -211,12 +213,7 @@ fn dns(map: Option<Map<'_>>, domain: &str, bounds: &mut Vec<Bound>) -> DnsConfig
         }
         found.negative_ttl = map.get("negative_ttl").and_then(|f| f.number(0..=86_400)).unwrap_or(found.ttl);
         found.kubernetes = map.get("kubernetes").and_then(|f| kubernetes(&f, domain));
-        if let Some(field) = map.get("upstreams") {
-            let items = field.one_or_list();
-            if items.len() != 1 || !matches!(items[0].value(), v if v.is_text("system")) {
-                found.upstreams = Upstreams::List(items.iter().filter_map(|f| f.with(upstream)).collect());
-            }
-        }
+        upstreams(&map, base, &mut found);
         map.finish();
     }
     if let Some(field) = &listen_field {

@@ -63,6 +63,18 @@ fn the_documented_example_is_read_and_shows_the_defaults() {
 }
 
 #[test]
+fn upstreams_by_domain_and_encrypted_ones_are_read() {
+    let text = "dns: {upstreams: ['tls://9.9.9.9#dns.quad9.net', 192.0.2.53], \
+                domains: {Corp.Example: 10.0.0.53, secret.example: []}}\n";
+    let read = parse(&keyed(text)).unwrap().dns;
+    let all = |list: &[&str]| list.iter().map(|u| u.parse().unwrap()).collect::<Vec<_>>();
+    assert_eq!(read.upstreams, Upstreams::List(all(&["tls://9.9.9.9:853#dns.quad9.net", "192.0.2.53:53"])));
+    let domains: Vec<_> = read.domains.into_iter().collect();
+    let (corp, secret) = ("corp.example".to_owned(), "secret.example".to_owned());
+    assert_eq!(domains, [(corp, all(&["10.0.0.53:53"])), (secret, all(&[]))]);
+}
+
+#[test]
 fn an_overlay_has_a_prefix_length_for_each_family() {
     let read = |text: &str| -> Vec<(String, u8)> {
         let overlay = parse(&keyed(text)).unwrap().overlay;
@@ -202,7 +214,15 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
         ),
         (
             "dns: {upstreams: [dns.example]}\n",
-            "mesh.yaml:1: dns.upstreams[0]: \"dns.example\" is no DNS server: write IP or IP:PORT, as 192.0.2.53, or system for the host's own",
+            "mesh.yaml:1: dns.upstreams[0]: \"dns.example\" is no DNS server: write IP or IP:PORT, as 192.0.2.53, tls://IP#NAME, as tls://9.9.9.9#dns.quad9.net, or https://IP/PATH#NAME, as https://9.9.9.9/dns-query#dns.quad9.net",
+        ),
+        (
+            "dns: {domains: {a..b: []}}\n",
+            "mesh.yaml:1: dns.domains.a..b: is no domain: write labels of letters, digits and -, as cluster or mesh.example.com",
+        ),
+        (
+            "dns: {domains: {corp.example: [], Corp.example.: []}}\n",
+            "mesh.yaml:1: dns.domains.Corp.example.: stands there twice, but for case or the dot at its end: keep one",
         ),
         ("dns: 5\n", "mesh.yaml:1: dns: is a single value: write a mapping of keys and values"),
         (

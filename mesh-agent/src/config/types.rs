@@ -3,8 +3,9 @@
 use ipnetwork::IpNetwork;
 use mesh_control::OverlayNetwork;
 use mesh_control::model::{Addresses, Name, PortRange};
-use mesh_dns::Scope;
+use mesh_dns::{Scope, UpstreamAddress};
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -136,6 +137,10 @@ pub struct DnsConfig {
     pub scopes: Vec<Scope>,
     /// Where names outside the mesh are asked.
     pub upstreams: Upstreams,
+    /// Who answers the names in these domains instead, the longest domain first; nobody means refused.
+    pub domains: BTreeMap<String, Vec<UpstreamAddress>>,
+    /// A PEM file of the authorities that encrypted upstreams are trusted by; without, those of the host.
+    pub upstream_ca: Option<PathBuf>,
     /// Seconds that an answer may be kept, where the service names none.
     pub ttl: u32,
     /// The same of an answer that there is nothing.
@@ -150,7 +155,7 @@ pub enum Upstreams {
     /// The nameservers of the host's `/etc/resolv.conf`.
     System,
     /// These; none means that other names are refused.
-    List(Vec<SocketAddr>),
+    List(Vec<UpstreamAddress>),
 }
 
 /// The admin API.
