@@ -48,6 +48,15 @@ impl Dropped {
     }
 }
 
+/// Which limit a client has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limited {
+    /// Its queries a second.
+    Queries,
+    /// Its forwards under way.
+    Forwards,
+}
+
 /// The server's metrics.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -57,6 +66,7 @@ pub(crate) struct Metrics {
     forwards: IntCounterVec,
     forward_failures: IntCounterVec,
     dropped: IntCounterVec,
+    limited: IntCounterVec,
     pub(crate) forward_overload: IntCounter,
     pub(crate) tcp_connections: IntGauge,
     pub(crate) view_revision: IntGauge,
@@ -108,6 +118,11 @@ impl Metrics {
                 &["upstream", "reason"],
             )?,
             dropped: counters("dropped_total", "Packets and connections without a reply.", &["reason"])?,
+            limited: counters(
+                "client_limited_total",
+                "Queries refused because their client had reached a limit.",
+                &["limit"],
+            )?,
             forward_overload: overload,
             tcp_connections: gauge("tcp_connections", "Open TCP connections.")?,
             view_revision: gauge("view_revision", "Revision of the snapshot that is answered from.")?,
@@ -133,6 +148,14 @@ impl Metrics {
 
     pub(crate) fn dropped(&self, reason: Dropped) {
         self.dropped.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    pub(crate) fn limited(&self, limit: Limited) {
+        let limit = match limit {
+            Limited::Queries => "queries",
+            Limited::Forwards => "forwards",
+        };
+        self.limited.with_label_values(&[limit]).inc();
     }
 
     pub(crate) fn forwarded(&self, upstream: &str, rcode: ResponseCode) {

@@ -6,6 +6,7 @@
 //! message; requests are parsed and replies built by hickory-server on both.
 
 mod bind;
+mod clients;
 mod follow;
 mod lookup;
 mod respond;
@@ -25,10 +26,11 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use bind::Bound;
+use clients::Clients;
 use hickory_proto::rr::RecordType;
 use mesh_control::model::Snapshot;
 use respond::Responder;
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 use supervise::{Part, Supervised};
 use tokio::{
     sync::{Semaphore, watch},
@@ -73,8 +75,9 @@ impl DnsServer {
         show(&metrics, &view);
         let view = Arc::new(ArcSwap::from_pointee(view));
         let forwarder = Arc::new(Forwarder::new(&upstreams, &config.limits, metrics.clone()));
-        let responder =
-            Arc::new(Responder::new(Arc::clone(&view), options, Arc::clone(&forwarder), metrics.clone()));
+        let clients = Arc::new(Clients::new(&config.limits, Instant::now()));
+        let responder = Responder::new(Arc::clone(&view), options, forwarder, metrics.clone(), clients);
+        let responder = Arc::new(responder);
         let mut tasks = JoinSet::new();
         let feed = follow(snapshots, Arc::clone(&view), metrics);
         tasks.spawn(async {

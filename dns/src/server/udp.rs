@@ -2,7 +2,7 @@
 
 use super::respond::{Responder, Verdict};
 use crate::metrics::{Dropped, Transport};
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 use tokio::{net::UdpSocket, task::JoinSet};
 
 /// Datagrams handled for each wake-up before others get their turn.
@@ -44,7 +44,8 @@ fn handle(
     packet: &[u8],
     client: SocketAddr,
 ) {
-    match responder.respond(packet, client, Transport::Udp) {
+    let limited = responder.limited(packet, client, Transport::Udp, Instant::now());
+    match limited.unwrap_or_else(|| responder.respond(packet, client, Transport::Udp)) {
         Verdict::Drop => {}
         Verdict::Reply(reply) => send(socket, responder, &reply, client),
         Verdict::Forward(pending) => {

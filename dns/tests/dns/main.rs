@@ -8,6 +8,7 @@
 mod answers;
 mod chains;
 mod client;
+mod clients;
 mod garbage;
 mod lengths;
 mod load;
