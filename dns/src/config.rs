@@ -61,6 +61,8 @@ pub enum Upstreams {
 /// Bounds. The defaults suit one node with some hundred containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// UDP sockets, and tasks, for each address; 0 for as many as there are cores, at most 8.
+    pub udp_workers: usize,
     /// TCP connections open at once, over all addresses; more are closed as they come.
     pub tcp_connections: usize,
     /// How long a TCP connection may take for its next whole query, and for reading one answer.
@@ -82,9 +84,18 @@ pub struct Limits {
     pub upstream_holdoff: Duration,
 }
 
+impl Limits {
+    /// UDP workers of each address.
+    pub(crate) fn workers(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
+        if self.udp_workers == 0 { cores() } else { self.udp_workers }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
+            udp_workers: 0,
             tcp_connections: 256,
             tcp_idle: Duration::from_secs(10),
             forwards: 512,

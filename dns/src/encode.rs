@@ -18,7 +18,7 @@ const PLAIN_UDP: usize = 512;
 
 /// Most octets of our own UDP replies, and what we tell clients they may send: no fragment on any usual path (DNS
 /// flag day 2020).
-const SAFE_UDP: u16 = 1232;
+pub(crate) const SAFE_UDP: u16 = 1232;
 
 /// A packet, looked at.
 #[derive(Debug)]

@@ -29,6 +29,7 @@
 mod answer;
 mod config;
 mod encode;
+mod fast;
 mod forward;
 #[cfg(test)]
 mod fuzz;

@@ -12,7 +12,7 @@ pub(crate) enum Transport {
 }
 
 /// The record types that are counted under their own name.
-const TYPES: [(RecordType, &str); 12] = [
+pub(crate) const TYPES: [(RecordType, &str); 12] = [
     (RecordType::A, "A"),
     (RecordType::AAAA, "AAAA"),
     (RecordType::SRV, "SRV"),
@@ -36,6 +36,8 @@ pub(crate) enum Dropped {
     TooManyConnections,
     /// The socket took no reply.
     SendFailed,
+    /// Answering it panicked.
+    Defect,
 }
 
 impl Dropped {
@@ -44,6 +46,7 @@ impl Dropped {
             Dropped::NotAQuery => "not_a_query",
             Dropped::TooManyConnections => "too_many_connections",
             Dropped::SendFailed => "send_failed",
+            Dropped::Defect => "defect",
         }
     }
 }
@@ -132,18 +135,38 @@ impl Metrics {
 
     /// Counts a query. `kind` is absent when the question could not be read.
     pub(crate) fn request(&self, transport: Transport, client: IpAddr, kind: Option<RecordType>) {
+        self.requests_of(transport, client, kind).inc();
+    }
+
+    /// The counter of such queries.
+    pub(crate) fn requests_of(
+        &self,
+        transport: Transport,
+        client: IpAddr,
+        kind: Option<RecordType>,
+    ) -> IntCounter {
         let protocol = match transport {
             Transport::Udp => "udp",
             Transport::Tcp => "tcp",
         };
         let family = if client.is_ipv4() { "ipv4" } else { "ipv6" };
         let kind = TYPES.iter().find(|(t, _)| Some(*t) == kind).map_or("other", |(_, name)| name);
-        self.requests.with_label_values(&[protocol, family, kind]).inc();
+        self.requests.with_label_values(&[protocol, family, kind])
     }
 
     pub(crate) fn response(&self, rcode: ResponseCode, took: Duration) {
-        self.responses.with_label_values(&[code(rcode)]).inc();
+        self.responses_of(rcode).inc();
         self.duration.observe(took.as_secs_f64());
+    }
+
+    /// The counter of replies with this code.
+    pub(crate) fn responses_of(&self, rcode: ResponseCode) -> IntCounter {
+        self.responses.with_label_values(&[code(rcode)])
+    }
+
+    /// How long replies take.
+    pub(crate) fn duration(&self) -> &Histogram {
+        &self.duration
     }
 
     pub(crate) fn dropped(&self, reason: Dropped) {

@@ -27,7 +27,7 @@ const MAX_POINTERS: usize = 16;
 const MAX_TXT_PORTS: usize = 64;
 
 /// `list` from position `seed` on and around.
-fn rotated<T>(list: &[T], seed: u64) -> impl Iterator<Item = &T> {
+pub(crate) fn rotated<T>(list: &[T], seed: u64) -> impl Iterator<Item = &T> {
     let len = list.len().max(1);
     let start = usize::try_from(seed % len as u64).unwrap_or(0);
     list[start..].iter().chain(&list[..start])

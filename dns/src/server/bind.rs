@@ -18,30 +18,37 @@ const BACKLOG: i32 = 256;
 #[derive(Debug)]
 pub(super) struct Bound {
     pub(super) address: SocketAddr,
-    pub(super) udp: UdpSocket,
+    /// One for each worker: the kernel spreads the clients over them.
+    pub(super) udp: Vec<UdpSocket>,
     pub(super) tcp: TcpListener,
 }
 
-pub(super) fn all(addresses: &[SocketAddr]) -> Result<Vec<Bound>, DnsError> {
-    addresses.iter().map(|address| one(*address)).collect()
+pub(super) fn all(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Bound>, DnsError> {
+    addresses.iter().map(|address| one(*address, workers)).collect()
 }
 
-fn one(wanted: SocketAddr) -> Result<Bound, DnsError> {
+fn one(wanted: SocketAddr, workers: usize) -> Result<Bound, DnsError> {
     let mut tries = if wanted.port() == 0 { TRIES } else { 1 };
     loop {
         tries -= 1;
-        let udp = udp(wanted).map_err(|e| DnsError::bind(wanted, "UDP", e))?;
-        let address = udp.local_addr().map_err(|e| DnsError::bind(wanted, "UDP", e))?;
+        let taken = |e| DnsError::bind(wanted, "UDP", e);
+        // Without SO_REUSEPORT first: with it the sockets of another agent of this user would be shared.
+        let address = match wanted.port() {
+            0 => udp(wanted, false).and_then(|udp| udp.local_addr()).map_err(taken)?,
+            _ => udp(wanted, false).map(|_| wanted).map_err(taken)?,
+        };
+        let all = (0..workers.max(1)).map(|_| udp(address, true)).collect::<io::Result<_>>();
         match tcp(address) {
-            Ok(tcp) => return Ok(Bound { address, udp, tcp }),
+            Ok(tcp) => return Ok(Bound { address, udp: all.map_err(taken)?, tcp }),
             Err(e) if tries > 0 && e.kind() == io::ErrorKind::AddrInUse => {}
             Err(e) => return Err(DnsError::bind(wanted, "TCP", e)),
         }
     }
 }
 
-fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
+fn udp(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
+    socket.set_reuse_port(shared)?;
     // A smaller buffer only loses packets earlier in a burst.
     let _ = socket.set_recv_buffer_size(UDP_BUFFER);
     socket.bind(&address.into())?;

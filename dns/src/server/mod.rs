@@ -5,12 +5,14 @@
 //! our own too, because hickory's has no cap on connections and reads whatever length a client announces for a
 //! message; requests are parsed and replies built by hickory-server on both.
 
+mod batch;
 mod bind;
 mod clients;
 mod follow;
 mod lookup;
 mod respond;
 mod supervise;
+mod tally;
 mod tcp;
 mod udp;
 
@@ -59,7 +61,7 @@ impl DnsServer {
             return Err(DnsError::SameDomain(config.kubernetes.unwrap_or_default()));
         }
         check(&config)?;
-        let bound = bind::all(&config.listen)?;
+        let bound = bind::all(&config.listen, config.limits.workers())?;
         let addresses: Vec<SocketAddr> = bound.iter().map(|b| b.address).collect();
         let upstreams = upstreams(&config.upstreams, &addresses)?;
         let metrics = Metrics::register(registry)?;
@@ -88,11 +90,13 @@ impl DnsServer {
         let scopes = config.scopes.into_iter().map(Some).chain(std::iter::repeat(None));
         for (Bound { udp, tcp, .. }, scope) in bound.into_iter().zip(scopes) {
             let responder = scope.map_or_else(|| Arc::clone(&responder), |s| Arc::new(responder.within(s)));
-            let datagrams = udp::serve(udp, Arc::clone(&responder));
-            tasks.spawn(async {
-                datagrams.await;
-                Part::Socket
-            });
+            for socket in udp {
+                let datagrams = udp::serve(socket, Arc::clone(&responder));
+                tasks.spawn(async {
+                    datagrams.await;
+                    Part::Socket
+                });
+            }
             let connections =
                 tcp::serve(tcp, Arc::clone(&responder), Arc::clone(&permits), config.limits.tcp_idle);
             tasks.spawn(async {

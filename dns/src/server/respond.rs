@@ -4,6 +4,7 @@ use super::clients::{Clients, Share};
 use crate::{
     answer::{Answer, AnswerOptions, Question, answer},
     encode::{self, Screened},
+    fast,
     forward::{ForwardError, Forwarded, Forwarder, Permit},
     metrics::{Dropped, Limited, Metrics, Transport},
     scope::Scope,
@@ -164,6 +165,17 @@ impl Responder {
         answer(&self.view.load(), &question, self.turn(), &self.options)
     }
 
+    /// The live view.
+    pub(super) fn view(&self) -> arc_swap::Guard<Arc<DnsView>> {
+        self.view.load()
+    }
+
+    /// What the fast path answers from.
+    pub(super) fn context<'v>(&'v self, view: &'v DnsView) -> fast::Context<'v> {
+        let recursion = !self.forwarder.is_empty();
+        fast::Context { view, options: &self.options, scope: &self.scope, recursion }
+    }
+
     /// Asks the upstreams and always comes to a reply, if only SERVFAIL.
     pub(super) async fn forward(&self, pending: Pending) -> Vec<u8> {
         let Pending { request, transport, arrived, permit, _share, known } = pending;
@@ -197,7 +209,7 @@ impl Responder {
 
     /// Where the next answer's rotation begins: a counter, mixed (splitmix64). Not the counter itself, because
     /// clients ask A and AAAA in pairs and would see only every other endpoint first.
-    fn turn(&self) -> u64 {
+    pub(super) fn turn(&self) -> u64 {
         let mut z = self.turns.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
