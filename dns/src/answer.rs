@@ -17,7 +17,7 @@ use hickory_proto::{
 };
 use ipnetwork::IpNetwork;
 use mesh_control::model::EndpointMode;
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// One question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,12 +215,11 @@ impl Asked<'_> {
             Target::Absent => return self.absent(apex),
             Target::External(entry) => return self.external(entry),
             Target::Port { entry, vip_port, target_port, tasks } if kind == RecordType::SRV => {
-                let each = *tasks || entry.view.spec.endpoint_mode == EndpointMode::Dnsrr;
-                let (answers, additional) = if each {
-                    records::srv_of_instances(name, ttl, self.naming, (entry, *target_port), self.seed)
-                } else {
-                    records::srv_of_service(name, ttl, self.naming, (entry, *vip_port))
-                };
+                let (answers, additional) = self.port(entry, (*vip_port, *target_port), *tasks);
+                return Answer { additional, ..self.found(answers, apex) };
+            }
+            Target::Service(entry) if kind == RecordType::SRV && self.naming.style == Style::Kubernetes => {
+                let (answers, additional) = self.every_port(entry);
                 return Answer { additional, ..self.found(answers, apex) };
             }
             Target::NameServer => {
@@ -250,6 +249,32 @@ impl Asked<'_> {
             Target::Version | Target::Port { .. } | Target::Empty => Vec::new(),
         };
         self.found(answers, apex)
+    }
+
+    /// The SRV records of a port, as (VIP's, endpoint's), and the addresses of the names in them.
+    fn port(&self, entry: &Entry, port: (u16, u16), tasks: bool) -> (Vec<Record>, Vec<Record>) {
+        let name = &self.question.name;
+        if tasks || entry.view.spec.endpoint_mode == EndpointMode::Dnsrr {
+            records::srv_of_instances(name, self.ttl, self.naming, (entry, port.1), self.seed)
+        } else {
+            records::srv_of_service(name, self.ttl, self.naming, (entry, port.0))
+        }
+    }
+
+    /// Those of all ports, which CoreDNS answers at the service's own name. The names in them are the same for each.
+    fn every_port(&self, entry: &Entry) -> (Vec<Record>, Vec<Record>) {
+        let (mut answers, mut additional) = (Vec::new(), Vec::new());
+        let mut told = BTreeSet::new();
+        for port in entry.view.spec.ports.iter().map(|p| (p.port.first(), p.target)) {
+            // One number may be of both protocols, and of several published places.
+            if told.insert(port) && answers.len() < records::MAX_ANSWERS {
+                let (more, addresses) = self.port(entry, port, false);
+                answers.extend(more);
+                additional = addresses;
+            }
+        }
+        answers.truncate(records::MAX_ANSWERS);
+        (answers, additional)
     }
 
     /// The name that stands for the service, and what that answers, as far as it is ours (RFC 1034 section 3.6.2).

@@ -8,7 +8,7 @@ use super::{
 use anyhow::Context as _;
 use clap::Args;
 use mesh_control::model::{Addresses, Name, ServiceKey, ServiceSpec, ServiceView, Snapshot};
-use mesh_dns::{DnsConfig, DnsHandle, DnsServer, Upstreams};
+use mesh_dns::{DnsConfig, DnsHandle, DnsServer, Limits, Upstreams};
 use std::{
     io::Read as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -107,6 +107,7 @@ pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
     let config = DnsConfig {
         listen: vec![serve.listen],
         upstreams: Upstreams::List(serve.upstream.clone()),
+        limits: Limits { udp_workers: workers, ..Limits::default() },
         ..DnsConfig::default()
     };
     let registry = prometheus::Registry::new();

@@ -14,6 +14,7 @@ mod lengths;
 mod load;
 mod mesh;
 mod networks;
+mod properties;
 mod regressions;
 mod size;
 mod sockets;

@@ -20,6 +20,12 @@ fn kubernetes_specification() {
 }
 
 #[test]
+fn coredns_kubernetes_plugin() {
+    let options = AnswerOptions { kubernetes: Some(Zone::kubernetes("cluster.local").unwrap()), ..options() };
+    check(include_str!("data/coredns.txt"), &options, &Scope::default());
+}
+
+#[test]
 fn docker_in_a_container() {
     let scope = Scope { namespaces: names(&["shop"]), bare_names: true, ..Scope::default() };
     check(include_str!("data/docker.txt"), &options(), &scope);

@@ -5,6 +5,7 @@ mod check;
 mod host;
 mod load;
 mod read;
+mod scopes;
 mod secrets;
 #[cfg(test)]
 mod tests;

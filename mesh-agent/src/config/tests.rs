@@ -7,16 +7,16 @@ fn host() -> HostFacts {
     HostFacts { hostname: Some("Node-A".into()), address: Some("192.0.2.10".parse().unwrap()) }
 }
 
-fn parse(text: &str) -> Result<Config, ConfigErrors> {
+pub(super) fn parse(text: &str) -> Result<Config, ConfigErrors> {
     Config::parse("mesh.yaml", text, Path::new("/etc/mesh"), &host())
 }
 
-fn errors(text: &str) -> Vec<String> {
+pub(super) fn errors(text: &str) -> Vec<String> {
     parse(text).expect_err("must be refused").lines()
 }
 
 /// `text` with a keyring behind it, so that only what the case is about is wrong.
-fn keyed(text: &str) -> String {
+pub(super) fn keyed(text: &str) -> String {
     if text.contains("cluster:\n") {
         text.replace("cluster:\n", &format!("cluster:\n  keys: [{KEY}]\n"))
     } else {
@@ -56,6 +56,7 @@ fn the_documented_example_is_read_and_shows_the_defaults() {
         admin: AdminConfig { listen: None, ..shown.admin },
         overlay: vec![],
         sources: SourcesConfig::default(),
+        dns: DnsConfig { kubernetes: None, ..shown.dns },
         ..shown
     };
     assert_eq!(defaults, bare);

@@ -3,6 +3,7 @@
 use ipnetwork::IpNetwork;
 use mesh_control::OverlayNetwork;
 use mesh_control::model::{Addresses, Name, PortRange};
+use mesh_dns::Scope;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -131,10 +132,16 @@ pub struct DnsConfig {
     pub enabled: bool,
     /// Where it listens, UDP and TCP; not empty while enabled.
     pub listen: Vec<SocketAddr>,
+    /// What the clients of each of these addresses see.
+    pub scopes: Vec<Scope>,
     /// Where names outside the mesh are asked.
     pub upstreams: Upstreams,
     /// Seconds that an answer may be kept, where the service names none.
     pub ttl: u32,
+    /// The same of an answer that there is nothing.
+    pub negative_ttl: u32,
+    /// The domain of names as Kubernetes writes them.
+    pub kubernetes: Option<String>,
 }
 
 /// Where names outside the mesh are asked.
