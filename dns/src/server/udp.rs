@@ -31,7 +31,7 @@ pub(super) async fn serve(socket: UdpSocket, responder: Arc<Responder>) {
         socket: Arc::clone(&socket),
         responder,
     };
-    let mut batch = Batch::new();
+    let mut batch = Batch::new(socket.local_addr().is_ok_and(|address| address.is_ipv6()));
     loop {
         if let Err(error) = socket.readable().await {
             tracing::error!(%error, "DNS over UDP ends");
