@@ -76,6 +76,13 @@ pub struct Limits {
     pub tcp_idle: Duration,
     /// Queries being forwarded at once; more are REFUSED.
     pub forwards: usize,
+    /// Of those, queries of one client (an address, or an IPv6 /64); more are REFUSED. 0 for no such bound.
+    pub client_forwards: usize,
+    /// Queries a second that one client may ask, over all addresses and both transports; more are REFUSED. 0 for no
+    /// bound.
+    pub client_queries: u32,
+    /// Queries that a client may ask at once after a pause, if there is such a bound; 0 for those of one second.
+    pub client_burst: u32,
     /// How long one upstream may take before the next is tried.
     pub forward_try: Duration,
     /// How long all tries of one query may take; then SERVFAIL.
@@ -107,6 +114,9 @@ impl Default for Limits {
             tcp_connections: 256,
             tcp_idle: Duration::from_secs(10),
             forwards: 512,
+            client_forwards: 256,
+            client_queries: 0,
+            client_burst: 0,
             forward_try: Duration::from_secs(1),
             // Below the 5 s after which the libc resolvers ask again.
             forward_total: Duration::from_secs(4),

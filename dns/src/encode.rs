@@ -64,6 +64,22 @@ fn error(header: [u8; HEADER], rcode: ResponseCode) -> Screened {
     Screened::Reply(reply.to_vec(), rcode)
 }
 
+/// REFUSED to a query that nobody has read further, with its question if that is plain; no longer than the query.
+/// `None` when the packet is no query.
+pub(crate) fn refused(packet: &[u8]) -> Option<Vec<u8>> {
+    let Screened::Reply(mut reply, _) = error(*packet.first_chunk()?, ResponseCode::Refused) else {
+        return None;
+    };
+    if packet[2] & 0x80 != 0 {
+        return None;
+    }
+    if let Some(question) = question_octets(packet) {
+        reply[5] = 1;
+        reply.extend_from_slice(question);
+    }
+    Some(reply)
+}
+
 /// The question of a screened request.
 pub(crate) fn question(request: &Request) -> Option<Question> {
     let query = request.queries.queries().first()?.original();

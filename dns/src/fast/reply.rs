@@ -95,7 +95,7 @@ fn write(
     };
     match found.target {
         Target::Apex | Target::NameServer | Target::Version | Target::External(_) => return None,
-        Target::Service(_) if kind == TXT => return None,
+        Target::Service(_) if matches!(kind, TXT | SRV) => return None,
         Target::Port { .. } if kind == SRV => return None,
         // Addresses that repeat are found in the common way.
         Target::Instance(_, [_, _, ..]) => return None,

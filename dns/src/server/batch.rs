@@ -16,9 +16,10 @@ const MAX_QUERY: usize = 4096;
 
 thread_local! {
     /// What the kernel fills in, of no use between calls. It holds raw pointers and so must not change threads, as
-    /// tasks do. Not to be used for sending as well: that leaves pointers to addresses of the caller in it.
-    static RECEIVING: RefCell<MultiHeaders<SockaddrStorage>> =
-        RefCell::new(MultiHeaders::preallocate(BATCH, None));
+    /// tasks do. Not to be used for sending as well: that leaves pointers to addresses of the caller in it. One for
+    /// IPv4 and one for IPv6, because the length of the last address received is all the room that the next one gets.
+    static RECEIVING: [RefCell<MultiHeaders<SockaddrStorage>>; 2] =
+        std::array::from_fn(|_| RefCell::new(MultiHeaders::preallocate(BATCH, None)));
     /// What the kernel reads.
     static SENDING: RefCell<MultiHeaders<SockaddrStorage>> =
         RefCell::new(MultiHeaders::preallocate(BATCH, None));
@@ -27,6 +28,7 @@ thread_local! {
 /// Buffers for a batch of queries and of replies.
 #[derive(Debug)]
 pub(super) struct Batch {
+    is_ipv6: bool,
     queries: Vec<[u8; MAX_QUERY]>,
     arrived: Vec<(usize, Option<SockaddrStorage>)>,
     replies: Vec<Vec<u8>>,
@@ -34,8 +36,10 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new() -> Batch {
+    /// For sockets of one family.
+    pub(super) fn new(is_ipv6: bool) -> Batch {
         Batch {
+            is_ipv6,
             queries: vec![[0; MAX_QUERY]; BATCH],
             arrived: Vec::with_capacity(BATCH),
             replies: (0..BATCH).map(|_| Vec::with_capacity(512)).collect(),
@@ -52,7 +56,8 @@ impl Batch {
         self.clients.clear();
         let flags = MsgFlags::MSG_DONTWAIT;
         let fd = socket.as_raw_fd();
-        RECEIVING.with_borrow_mut(|headers| {
+        RECEIVING.with(|families| {
+            let headers = &mut families[usize::from(self.is_ipv6)].borrow_mut();
             let mut slices: Vec<[IoSliceMut<'_>; 1]> =
                 self.queries.iter_mut().map(|query| [IoSliceMut::new(query)]).collect();
             let messages = socket::recvmmsg(fd, headers, slices.iter_mut(), flags, None)?;

@@ -7,6 +7,7 @@
 
 mod batch;
 mod bind;
+mod clients;
 mod follow;
 mod lookup;
 mod respond;
@@ -27,10 +28,11 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use bind::Bound;
+use clients::Clients;
 use hickory_proto::rr::RecordType;
 use mesh_control::model::Snapshot;
 use respond::Responder;
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 use supervise::{Part, Supervised};
 use tokio::{
     sync::{Semaphore, watch},
@@ -74,8 +76,15 @@ impl DnsServer {
         let view = DnsView::new(&snapshots.borrow().clone());
         show(&metrics, &view);
         let view = Arc::new(ArcSwap::from_pointee(view));
+<<<<<<< HEAD
         let responder =
             Arc::new(Responder::new(Arc::clone(&view), options, Arc::clone(&forwarder), metrics.clone()));
+=======
+        let forwarder = Arc::new(Forwarder::new(&upstreams, &config.limits, metrics.clone()));
+        let clients = Arc::new(Clients::new(&config.limits, Instant::now()));
+        let responder = Responder::new(Arc::clone(&view), options, forwarder, metrics.clone(), clients);
+        let responder = Arc::new(responder);
+>>>>>>> dnslimits
         let mut tasks = JoinSet::new();
         let feed = follow(snapshots, Arc::clone(&view), metrics);
         tasks.spawn(async {

@@ -1,11 +1,12 @@
 //! From a packet to its reply, the same for both transports.
 
+use super::clients::{Clients, Share};
 use crate::{
     answer::{Answer, AnswerOptions, Question, answer},
     encode::{self, Screened},
     fast,
     forward::{ForwardError, Forwarded, Forwarder, Permit},
-    metrics::{Dropped, Metrics, Transport},
+    metrics::{Dropped, Limited, Metrics, Transport},
     scope::Scope,
     view::DnsView,
 };
@@ -18,7 +19,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Everything a reply depends on.
@@ -28,6 +29,7 @@ pub(super) struct Responder {
     pub(super) options: AnswerOptions,
     pub(super) forwarder: Arc<Forwarder>,
     pub(super) metrics: Metrics,
+    clients: Arc<Clients>,
     turns: AtomicU64,
     /// What clients see.
     scope: Arc<Scope>,
@@ -51,6 +53,8 @@ pub(super) struct Pending {
     transport: Transport,
     arrived: Instant,
     permit: Permit,
+    /// Of the client's bound, until the reply is there.
+    _share: Share,
     /// What is known already, when it leads to a name that is not ours.
     known: Option<Answer>,
 }
@@ -61,15 +65,44 @@ impl Responder {
         options: AnswerOptions,
         forwarder: Arc<Forwarder>,
         metrics: Metrics,
+        clients: Arc<Clients>,
     ) -> Self {
-        Responder { view, options, forwarder, metrics, turns: AtomicU64::new(0), scope: Arc::default() }
+        Responder {
+            view,
+            options,
+            forwarder,
+            metrics,
+            clients,
+            turns: AtomicU64::new(0),
+            scope: Arc::default(),
+        }
     }
 
     /// The same for clients that see only `scope`.
     pub(super) fn within(&self, scope: Scope) -> Self {
         let (view, forwarder) = (Arc::clone(&self.view), Arc::clone(&self.forwarder));
-        let new = Responder::new(view, self.options.clone(), forwarder, self.metrics.clone());
+        let (metrics, clients) = (self.metrics.clone(), Arc::clone(&self.clients));
+        let new = Responder::new(view, self.options.clone(), forwarder, metrics, clients);
         Responder { scope: Arc::new(scope), ..new }
+    }
+
+    /// What becomes of a packet whose sender has had its queries for now; `None` when it has not. To be asked once for
+    /// each packet, before anything else is done with it; costs next to nothing when no rate is configured.
+    pub(super) fn limited(
+        &self,
+        packet: &[u8],
+        client: SocketAddr,
+        transport: Transport,
+        now: Instant,
+    ) -> Option<Verdict> {
+        if self.clients.admits(client.ip(), now) {
+            return None;
+        }
+        let reply = encode::refused(packet)?;
+        self.metrics.request(transport, client.ip(), None);
+        self.metrics.limited(Limited::Queries);
+        self.metrics.response(ResponseCode::Refused, Duration::ZERO);
+        Some(Verdict::Reply(reply))
     }
 
     /// Decides on one packet, without waiting for anything.
@@ -110,9 +143,9 @@ impl Responder {
             // Without an upstream the client may know where to ask on.
             Some(answer) if answer.rest.is_none() || !recursion => answer,
             None if !recursion => Answer::bare(ResponseCode::Refused),
-            known => match self.forwarder.admit() {
-                Some(permit) => {
-                    let pending = Pending { request, transport, arrived, permit, known };
+            known => match self.admit(client) {
+                Some((permit, share)) => {
+                    let pending = Pending { request, transport, arrived, permit, _share: share, known };
                     return Verdict::Forward(Box::new(pending));
                 }
                 None => Answer::bare(ResponseCode::Refused),
@@ -121,6 +154,16 @@ impl Responder {
         let (reply, rcode) = encode::reply(&request, &answer, udp, recursion);
         self.metrics.response(rcode, arrived.elapsed());
         Verdict::Reply(reply)
+    }
+
+    /// The right to forward one query of this client now.
+    fn admit(&self, client: SocketAddr) -> Option<(Permit, Share)> {
+        let permit = self.forwarder.admit()?;
+        let share = self.clients.share(client.ip());
+        if share.is_none() {
+            self.metrics.limited(Limited::Forwards);
+        }
+        Some((permit, share?))
     }
 
     /// The answer of the live view; `None` when the name is not ours.
@@ -142,7 +185,7 @@ impl Responder {
 
     /// Asks the upstreams and always comes to a reply, if only SERVFAIL.
     pub(super) async fn forward(&self, pending: Pending) -> Vec<u8> {
-        let Pending { request, transport, arrived, permit, known } = pending;
+        let Pending { request, transport, arrived, permit, _share, known } = pending;
         let udp = transport == Transport::Udp;
         if let (Some(known), Some(question)) = (known, encode::question(&request)) {
             let answer = self.complete(known, question.kind, permit).await;

@@ -6,10 +6,21 @@ use super::{
     tally::Tally,
 };
 use crate::{
+<<<<<<< HEAD
     fast::{self, Outcome, Query},
     metrics::{Dropped, Transport},
+=======
+    fast::{self, Query},
+    metrics::{Dropped, Metrics, Transport},
 };
-use std::{net::SocketAddr, os::fd::AsFd as _, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    os::fd::AsFd as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+>>>>>>> dnslimits
+};
 use tokio::{io::Interest, net::UdpSocket, task::JoinSet};
 
 /// Batches for each wake-up before others get their turn.
@@ -25,7 +36,7 @@ pub(super) async fn serve(socket: UdpSocket, responder: Arc<Responder>) {
         socket: Arc::clone(&socket),
         responder,
     };
-    let mut batch = Batch::new();
+    let mut batch = Batch::new(socket.local_addr().is_ok_and(|address| address.is_ipv6()));
     loop {
         if let Err(error) = socket.readable().await {
             tracing::error!(%error, "DNS over UDP ends");
@@ -64,6 +75,7 @@ impl Worker {
         let view = responder.view();
         let context = responder.context(&view);
         batch.answer(|packet, client, out| {
+<<<<<<< HEAD
             let query = Query::read(packet);
             if let Some(query) = &query {
                 let code = match fast::reply(&context, query, responder.turn(), out) {
@@ -77,15 +89,30 @@ impl Worker {
                 }
             }
             self.answer(packet, client, out)
+=======
+            contained(&responder.metrics, || {
+                if let Some(limited) = responder.limited(packet, client, Transport::Udp, begun) {
+                    return self.reply(limited, client, out);
+                }
+                let query = Query::read(packet);
+                if let Some(query) = &query
+                    && let Some(code) = fast::reply(&context, query, responder.turn(), out)
+                {
+                    self.tally.note(client, query.kind, code);
+                    return true;
+                }
+                self.reply(responder.respond(packet, client, Transport::Udp), client, out)
+            })
+>>>>>>> dnslimits
         });
         let lost = batch.send(self.socket.as_fd());
         (0..lost).for_each(|_| self.responder.metrics.dropped(Dropped::SendFailed));
         self.tally.flush(begun.elapsed());
     }
 
-    /// The common way. Whether there is a reply to send with the batch.
-    fn answer(&mut self, packet: &[u8], client: SocketAddr, out: &mut Vec<u8>) -> bool {
-        match self.responder.respond(packet, client, Transport::Udp) {
+    /// Does what was decided. Whether there is a reply to send with the batch.
+    fn reply(&mut self, verdict: Verdict, client: SocketAddr, out: &mut Vec<u8>) -> bool {
+        match verdict {
             Verdict::Drop => false,
             Verdict::Reply(reply) => {
                 *out = reply;
@@ -102,5 +129,33 @@ impl Worker {
                 false
             }
         }
+    }
+}
+
+/// What `answer` says; no reply should it panic. A defect that one packet brings out must not end the socket, or
+/// whoever finds such a packet could end the service; all that is shared here is whole at every moment.
+fn contained(metrics: &Metrics, answer: impl FnOnce() -> bool) -> bool {
+    catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
+        tracing::error!("a defect: a query got no reply");
+        metrics.dropped(Dropped::Defect);
+        false
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_defect_costs_one_reply() {
+        let registry = prometheus::Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        assert!(contained(&metrics, || true) && !contained(&metrics, || false));
+        assert!(!contained(&metrics, || panic!("as a defect would")));
+        let families = registry.gather();
+        let dropped: Vec<_> = families.iter().filter(|f| f.name() == "mesh_dns_dropped_total").collect();
+        let counted: Vec<_> = dropped.iter().flat_map(|family| family.get_metric()).collect();
+        assert_eq!(counted.len(), 1);
+        assert_eq!(counted[0].get_label()[0].value(), "defect");
     }
 }

@@ -9,6 +9,7 @@ mod answers;
 mod caching;
 mod chains;
 mod client;
+mod clients;
 mod encrypted;
 mod follow;
 mod garbage;
