@@ -67,11 +67,7 @@ pub(crate) struct Metrics {
     responses: IntCounterVec,
     duration: Histogram,
     dropped: IntCounterVec,
-<<<<<<< HEAD
-=======
     limited: IntCounterVec,
-    pub(crate) forward_overload: IntCounter,
->>>>>>> dnslimits
     pub(crate) tcp_connections: IntGauge,
     pub(crate) view_revision: IntGauge,
     pub(crate) view_services: IntGauge,
@@ -107,15 +103,11 @@ impl Metrics {
             responses: counters("responses_total", "Replies by response code.", &["rcode"])?,
             duration,
             dropped: counters("dropped_total", "Packets and connections without a reply.", &["reason"])?,
-<<<<<<< HEAD
-=======
             limited: counters(
                 "client_limited_total",
                 "Queries refused because their client had reached a limit.",
                 &["limit"],
             )?,
-            forward_overload: overload,
->>>>>>> dnslimits
             tcp_connections: gauge("tcp_connections", "Open TCP connections.")?,
             view_revision: gauge("view_revision", "Revision of the snapshot that is answered from.")?,
             view_services: gauge("view_services", "Services that have names.")?,
@@ -161,8 +153,6 @@ impl Metrics {
     pub(crate) fn dropped(&self, reason: Dropped) {
         self.dropped.with_label_values(&[reason.as_str()]).inc();
     }
-<<<<<<< HEAD
-=======
 
     pub(crate) fn limited(&self, limit: Limited) {
         let limit = match limit {
@@ -171,15 +161,6 @@ impl Metrics {
         };
         self.limited.with_label_values(&[limit]).inc();
     }
-
-    pub(crate) fn forwarded(&self, upstream: &str, rcode: ResponseCode) {
-        self.forwards.with_label_values(&[upstream, code(rcode)]).inc();
-    }
-
-    pub(crate) fn forward_failed(&self, upstream: &str, reason: &str) {
-        self.forward_failures.with_label_values(&[upstream, reason]).inc();
-    }
->>>>>>> dnslimits
 }
 
 /// A response code as `dig` writes it.

@@ -106,7 +106,7 @@ pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
     let (sender, receiver) = watch::channel(Arc::new(snapshot.clone()));
     let config = DnsConfig {
         listen: vec![serve.listen],
-        upstreams: Upstreams::List(serve.upstream.clone()),
+        upstreams: Upstreams::List(serve.upstream.iter().copied().map(Into::into).collect()),
         limits: Limits { udp_workers: workers, ..Limits::default() },
         ..DnsConfig::default()
     };

@@ -76,15 +76,9 @@ impl DnsServer {
         let view = DnsView::new(&snapshots.borrow().clone());
         show(&metrics, &view);
         let view = Arc::new(ArcSwap::from_pointee(view));
-<<<<<<< HEAD
-        let responder =
-            Arc::new(Responder::new(Arc::clone(&view), options, Arc::clone(&forwarder), metrics.clone()));
-=======
-        let forwarder = Arc::new(Forwarder::new(&upstreams, &config.limits, metrics.clone()));
         let clients = Arc::new(Clients::new(&config.limits, Instant::now()));
         let responder = Responder::new(Arc::clone(&view), options, forwarder, metrics.clone(), clients);
         let responder = Arc::new(responder);
->>>>>>> dnslimits
         let mut tasks = JoinSet::new();
         let feed = follow(snapshots, Arc::clone(&view), metrics);
         tasks.spawn(async {

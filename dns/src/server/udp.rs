@@ -6,11 +6,7 @@ use super::{
     tally::Tally,
 };
 use crate::{
-<<<<<<< HEAD
     fast::{self, Outcome, Query},
-    metrics::{Dropped, Transport},
-=======
-    fast::{self, Query},
     metrics::{Dropped, Metrics, Transport},
 };
 use std::{
@@ -19,7 +15,6 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Instant,
->>>>>>> dnslimits
 };
 use tokio::{io::Interest, net::UdpSocket, task::JoinSet};
 
@@ -75,35 +70,23 @@ impl Worker {
         let view = responder.view();
         let context = responder.context(&view);
         batch.answer(|packet, client, out| {
-<<<<<<< HEAD
-            let query = Query::read(packet);
-            if let Some(query) = &query {
-                let code = match fast::reply(&context, query, responder.turn(), out) {
-                    Outcome::Written(code) => Some(code),
-                    Outcome::NotOurs => responder.forwarder.cached(packet, true, begun, out),
-                    Outcome::Unusual => None,
-                };
-                if let Some(code) = code {
-                    self.tally.note(client, query.kind, code);
-                    return true;
-                }
-            }
-            self.answer(packet, client, out)
-=======
             contained(&responder.metrics, || {
                 if let Some(limited) = responder.limited(packet, client, Transport::Udp, begun) {
                     return self.reply(limited, client, out);
                 }
-                let query = Query::read(packet);
-                if let Some(query) = &query
-                    && let Some(code) = fast::reply(&context, query, responder.turn(), out)
-                {
-                    self.tally.note(client, query.kind, code);
-                    return true;
+                if let Some(query) = &Query::read(packet) {
+                    let code = match fast::reply(&context, query, responder.turn(), out) {
+                        Outcome::Written(code) => Some(code),
+                        Outcome::NotOurs => responder.forwarder.cached(packet, true, begun, out),
+                        Outcome::Unusual => None,
+                    };
+                    if let Some(code) = code {
+                        self.tally.note(client, query.kind, code);
+                        return true;
+                    }
                 }
                 self.reply(responder.respond(packet, client, Transport::Udp), client, out)
             })
->>>>>>> dnslimits
         });
         let lost = batch.send(self.socket.as_fd());
         (0..lost).for_each(|_| self.responder.metrics.dropped(Dropped::SendFailed));

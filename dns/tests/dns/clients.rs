@@ -106,7 +106,7 @@ async fn coredns_3097_the_reply_comes_from_the_address_asked() {
     .await;
     let config = DnsConfig {
         listen: ["127.0.0.1:0", "127.0.0.3:0", "127.1.2.3:0", "[::1]:0"].map(|a| a.parse().unwrap()).into(),
-        upstreams: Upstreams::List(vec![upstream.at]),
+        upstreams: Upstreams::List(vec![upstream.at.into()]),
         ..DnsConfig::default()
     };
     let (_keep, feed) = watch::channel(Arc::new(mesh::example()));
