@@ -147,6 +147,11 @@ pub struct ControlStats {
     pub silenced: Option<String>,
 }
 
+/// From this many milliseconds on, this node's own clock is called off: drain deadlines are moments of the wall clock.
+/// Of another node that is said only from 60 s on, where versions are held back: one late datagram makes one node look
+/// behind, and it says so itself before.
+pub const CLOCK_OFF: u64 = 5_000;
+
 /// What this node measured of another.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeerStats {
@@ -210,6 +215,14 @@ pub enum ControlError {
     /// A change of the cluster's keys is refused; nothing was written.
     #[error("{problem}; {fix}")]
     KeyChange {
+        /// What stands against it.
+        problem: String,
+        /// What to do.
+        fix: String,
+    },
+    /// A node is not forgotten; nothing was written.
+    #[error("{problem}; {fix}")]
+    Forget {
         /// What stands against it.
         problem: String,
         /// What to do.

@@ -70,8 +70,8 @@ impl Key {
         Some(key)
     }
 
-    /// The node that alone may write this record; `None` when anybody may. A subnet claim is the exception: others
-    /// delete it when its node is long forgotten, and a node that uses the subnet writes it again.
+    /// The node that alone may write this record; `None` when anybody may. Others delete it when the node is gone for
+    /// good, and a node that is not writes it again.
     pub(crate) fn owner(&self) -> Option<&NodeName> {
         match self {
             Key::Node(node)
@@ -93,8 +93,7 @@ impl Key {
             Key::Endpoints(_, service) | Key::Service(service, _) => service.name.as_str() != "tasks",
             _ => true,
         };
-        let orphan = deleted && matches!(key, Key::Claim(_));
-        let allowed = orphan || key.owner().is_none_or(|owner| owner == writer);
+        let allowed = deleted || key.owner().is_none_or(|owner| owner == writer);
         named_well && allowed && key.id() == *id
     }
 }
@@ -125,8 +124,10 @@ mod tests {
         }
         let shouting = RecordId { kind: NODE, key: postcard::to_stdvec("N1").unwrap().into() };
         assert!(!Key::fits(&shouting, &n, false));
-        // Another's subnet may be deleted, which is for nodes that are gone, and not claimed.
-        let other = Key::Claim(ClaimKey::Subnet { node: Name::new("n2").unwrap(), family: Family::V4 }).id();
-        assert!(!Key::fits(&other, &n, false) && Key::fits(&other, &n, true));
+        // What is another's may be deleted, which is for nodes that are gone, and not written.
+        let n2 = Name::new("n2").unwrap();
+        for key in [Key::Claim(ClaimKey::Subnet { node: n2.clone(), family: Family::V4 }), Key::Node(n2)] {
+            assert!(!Key::fits(&key.id(), &n, false) && Key::fits(&key.id(), &n, true));
+        }
     }
 }

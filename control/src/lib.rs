@@ -51,7 +51,9 @@ mod told;
 mod value;
 mod view;
 
-pub use api::{ControlConfig, ControlError, ControlStats, KeyChange, KeyView, Lag, LocalChange, PeerStats};
+pub use api::{
+    CLOCK_OFF, ControlConfig, ControlError, ControlStats, KeyChange, KeyView, Lag, LocalChange, PeerStats,
+};
 pub use hlc::Now;
 pub use keyring::{ClusterKey, KEY_LEN, KeyError, MAX_KEYS, generate_key};
 pub use shell::{Control, ControlHandle};

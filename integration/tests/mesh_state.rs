@@ -205,3 +205,52 @@ async fn a_file_that_is_wrong_at_the_start_stops_no_other() {
     })
     .await;
 }
+
+/// What node `i` says of node 3, and who declares whoami there.
+async fn third(mesh: &Mesh, i: usize) -> anyhow::Result<(Value, Value)> {
+    let (_, nodes) = mesh.node(i).admin("/v1/nodes").await?;
+    let found = nodes["nodes"].as_array().and_then(|all| all.iter().find(|n| n["name"] == "node-3"));
+    let origins = service(mesh, i, "whoami").await?["origins"].clone();
+    Ok((found.map(|n| n["state"].clone()).unwrap_or_default(), origins))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_crashed_is_forgotten_when_told_and_comes_back_as_it_was() {
+    let mut mesh = Mesh::of(3).configured(with_data_dir).start(agent_binary!()).await.unwrap();
+    mesh.until_ready().await;
+    until_whoami(&mesh.nodes()).await;
+    until("all have declared", BOUND, || declared(&mesh, 1)).await;
+    let up = mesh.cli(1, &["nodes", "forget", "node-3"]).await.unwrap().code(1).unwrap();
+    assert!(up.err.contains("node-3 is up"), "{}", up.err);
+    mesh.cli(1, &["nodes", "forget", "node-9"]).await.unwrap().code(2).unwrap();
+
+    mesh.crash(3).await.unwrap();
+    until("node 3 is forgotten", BOUND, || async {
+        mesh.cli(1, &["nodes", "forget", "node-3"]).await?.code(0)
+    })
+    .await;
+    for i in [1, 2] {
+        until("nothing is left of node 3", BOUND, || async {
+            let (state, origins) = third(&mesh, i).await?;
+            let of_others = origins.as_array().is_some_and(|all| all.len() == 2);
+            ensure!(
+                state == "left" && of_others && !origins.to_string().contains("node-3"),
+                "{state} {origins}"
+            );
+            anyhow::Ok(())
+        })
+        .await;
+    }
+
+    mesh.start_agent(3).unwrap();
+    mesh.until_ready().await;
+    until_whoami(&mesh.nodes()).await;
+    for i in 1..=3 {
+        until("node 3 is all back", BOUND, || async {
+            let (state, _) = third(&mesh, i).await?;
+            ensure!(state == "alive", "{state}");
+            declared(&mesh, i).await
+        })
+        .await;
+    }
+}

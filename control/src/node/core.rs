@@ -3,9 +3,9 @@
 use super::{
     exchanges::Exchanges,
     io::{Input, Output},
+    measured::Measured,
     names::Names,
-    peers::Measured,
-    subnets::OwnSubnets,
+    own_subnets::OwnSubnets,
 };
 use crate::key::RecordId;
 use crate::{
@@ -301,6 +301,7 @@ impl Node {
             self.collect_at = now.mono + COLLECT;
             self.collect_orphans(now);
             self.forget_strangers();
+            self.look_at_clock();
             for record in self.store.collect(now.wall) {
                 self.desired.remove(&record.id);
                 self.view.changed(Some(&record), None);

@@ -189,7 +189,7 @@ impl Node {
         let to = match self.exchanges.running.get(&id).map(|exchange| &exchange.role) {
             Some(Role::Initiator { to, .. }) => to.clone(),
             Some(Role::Asking { .. }) => {
-                let who = Frame::Who(from, self.names.run());
+                let who = Frame::Who(from, self.names.run);
                 return self.out.push(Output::Frame(id, who.encode()));
             }
             _ => return self.out.push(Output::Close(id)),

@@ -51,7 +51,7 @@ impl Node {
         if Key::of(id).and_then(|k| k.owner().cloned()).as_ref() != Some(&self.config.name) {
             return;
         }
-        // Another node deletes a subnet claim that it takes for an orphan. Also under this very run's name: it did not
+        // Another node deletes what it takes for an orphan's. Also under this very run's name: it did not
         // write this, so a damaged or forged record did not come from here.
         if writer.node == self.config.name && writer.boot >= self.writer.boot {
             if self.membership.peers().is_up(&self.config.name) {

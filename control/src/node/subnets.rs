@@ -14,8 +14,6 @@ use crate::{
     subnets::OverlayNetwork,
     value,
 };
-use std::collections::BTreeMap;
-
 /// How long a new claim is held before it is used, in milliseconds: well beyond the time in which news reaches all of a
 /// large mesh.
 const SETTLE: u64 = 3_000;
@@ -23,13 +21,6 @@ const SETTLE: u64 = 3_000;
 const ROUND: u64 = 1_000;
 /// Between two looks for a free subnet when there is none, in milliseconds.
 const FULL: u64 = 60_000;
-
-/// When this run claimed; absent where an earlier run did.
-#[derive(Debug, Default)]
-pub(super) struct OwnSubnets {
-    claimed: BTreeMap<Family, u64>,
-    next_try: BTreeMap<Family, u64>,
-}
 
 impl Node {
     /// Claims the subnets that this node lacks, and lets it use those that it held long enough.

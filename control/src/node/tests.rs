@@ -14,9 +14,11 @@ use crate::{
 use std::sync::Arc;
 
 mod care;
+mod forget;
 mod hostile;
 mod keys;
 mod later;
+mod peers;
 mod subnets;
 
 /// The one cluster key.
@@ -63,6 +65,13 @@ fn node_with(text: &str, now: Now, change: impl FnOnce(&mut NodeConfig)) -> Node
 
 pub(crate) fn node(text: &str) -> Node {
     node_at(text, at(0))
+}
+
+/// Ticks through the time from `from` to `to`, in milliseconds.
+fn run(node: &mut Node, from: u64, to: u64) {
+    for ms in (from..=to).step_by(250) {
+        node.handle(Input::Tick, at(ms));
+    }
 }
 
 /// Gives `to` everything that `from` holds, as anti-entropy would, and lets it be up there.

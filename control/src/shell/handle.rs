@@ -4,7 +4,7 @@ use crate::{
     api::{ControlError, ControlStats, KeyView, LocalChange, PeerStats},
     hlc::Now,
     keyring::ClusterKey,
-    model::{ServiceKey, Snapshot},
+    model::{NodeName, ServiceKey, Snapshot},
     node::{Node, Output},
 };
 use std::{
@@ -97,11 +97,28 @@ impl ControlHandle {
     /// [`ControlError::Change`] naming field, value and fix, and then nothing was written;
     /// [`ControlError::Stopped`] after the shutdown.
     pub async fn submit(&self, changes: Vec<LocalChange>) -> Result<u64, ControlError> {
+        self.change(|node, now| node.submit(changes, now)).await
+    }
+
+    /// Deletes all that a node wrote which is down for good. Returns the revision without it. Should it come back, it
+    /// says it anew.
+    ///
+    /// # Errors
+    /// [`ControlError::Forget`] when it is up or unknown, and then nothing was written; [`ControlError::Stopped`] after
+    /// the shutdown.
+    pub async fn forget(&self, node: &NodeName) -> Result<u64, ControlError> {
+        self.change(|me, now| me.forget(node, now)).await
+    }
+
+    async fn change(
+        &self,
+        change: impl FnOnce(&mut Node, Now) -> Result<Vec<Output>, ControlError>,
+    ) -> Result<u64, ControlError> {
         // Room first: once the node took the changes, their outputs must not be lost.
         let room = self.commands.reserve().await.map_err(|_| ControlError::Stopped)?;
         let (revision, outputs) = {
             let mut node = self.node.lock();
-            let outputs = node.submit(changes, self.clocks.now())?;
+            let outputs = change(&mut node, self.clocks.now())?;
             (node.snapshot().revision, outputs)
         };
         room.send(Command::Do(outputs));

@@ -9,7 +9,7 @@ use crate::{
 };
 use mesh_control::{
     ClusterKey, ControlStats, KeyChange, KeyView, PeerStats,
-    model::{Endpoint, Name, PortRange, Protocol, PublishMode, ServiceKey, Snapshot},
+    model::{Endpoint, Name, NodeName, PortRange, Protocol, PublishMode, ServiceKey, Snapshot},
 };
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -68,6 +68,8 @@ pub trait Operations: Send + Sync + 'static {
     ) -> Answer<'_, Result<(), OperationError>>;
     /// Drains this node or takes that back.
     fn drain_node(&self, draining: bool) -> Answer<'_, Result<(), OperationError>>;
+    /// Deletes what a node wrote that is down for good.
+    fn forget_node(&self, node: NodeName) -> Answer<'_, Result<(), OperationError>>;
     /// The cluster's keys as this node sees them.
     fn keys(&self) -> Vec<KeyView>;
     /// Changes the cluster's keys.

@@ -67,20 +67,30 @@ pub struct App {
 }
 
 impl App {
-    /// Starts everything that `config` asks for.
+    /// Starts everything that `config` asks for; `None` when `stopped` resolved first and all was stopped again.
     ///
     /// # Errors
     /// [`StartError`] naming the part and the fix.
-    pub async fn start(config: &Config) -> Result<App, StartError> {
+    pub async fn start(
+        config: &Config,
+        mut stopped: impl Future<Output = ()> + Unpin,
+    ) -> Result<Option<App>, StartError> {
         let registry = prometheus::Registry::new();
-        let control = Control::start(parts::control(config)).await?;
-        match Self::with_control(config, &control, &registry).await {
-            Ok(app) => Ok(app),
-            Err(error) => {
-                control.shutdown().await;
-                Err(error)
-            }
+        let control = tokio::select! {
+            biased;
+            () = &mut stopped => return Ok(None),
+            control = Control::start(parts::control(config)) => control?,
+        };
+        let app = tokio::select! {
+            biased;
+            () = &mut stopped => Ok(None),
+            app = Self::with_control(config, &control, &registry) => app.map(Some),
+        };
+        if !matches!(app, Ok(Some(_))) {
+            tracing::info!("stopping before everything was started");
+            control.shutdown().await;
         }
+        app
     }
 
     async fn with_control(

@@ -18,7 +18,7 @@ use crate::{
 };
 use mesh_control::{
     ClusterKey, ControlError, ControlHandle, ControlStats, KeyChange, KeyView, LocalChange, PeerStats,
-    model::{Endpoint, Name, Origin, PortRange, ServiceKey, ServiceView, Snapshot},
+    model::{Endpoint, Name, NodeName, Origin, PortRange, ServiceKey, ServiceView, Snapshot},
 };
 use mesh_dns::{AnswerSource, DnsHandle, LookupError, LookupRecord};
 use std::{
@@ -43,9 +43,20 @@ fn gone(error: ReconcileGone) -> OperationError {
     OperationError::Unavailable(error.to_string())
 }
 
+fn control(error: ControlError) -> OperationError {
+    match error {
+        ControlError::KeyChange { problem, fix } | ControlError::Forget { problem, fix } => {
+            OperationError::Conflict { problem, fix }
+        }
+        error => OperationError::Unavailable(error.to_string()),
+    }
+}
+
 fn writer(error: &WriterError) -> OperationError {
     match error {
-        WriterError::Closed => OperationError::Unavailable(error.to_string()),
+        WriterError::Closed | WriterError::NodeRefused { .. } => {
+            OperationError::Unavailable(error.to_string())
+        }
         WriterError::Refused { .. } => {
             OperationError::Invalid { field: "service".into(), problem: error.to_string() }
         }
@@ -237,19 +248,17 @@ impl Operations for Running {
         Box::pin(async move { self.writer.drain_node(draining).await.map_err(|e| writer(&e)) })
     }
 
+    fn forget_node(&self, node: NodeName) -> Answer<'_, Result<(), OperationError>> {
+        Box::pin(async move { self.control.forget(&node).await.map(drop).map_err(control) })
+    }
+
     fn keys(&self) -> Vec<KeyView> {
         self.control.keys()
     }
 
     fn change_key(&self, change: KeyChange) -> Answer<'_, Result<(), OperationError>> {
         Box::pin(async move {
-            match self.control.submit(vec![LocalChange::Key(change)]).await {
-                Ok(_) => Ok(()),
-                Err(ControlError::KeyChange { problem, fix }) => {
-                    Err(OperationError::Conflict { problem, fix })
-                }
-                Err(error) => Err(OperationError::Unavailable(error.to_string())),
-            }
+            self.control.submit(vec![LocalChange::Key(change)]).await.map(drop).map_err(control)
         })
     }
 

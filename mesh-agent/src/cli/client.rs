@@ -4,14 +4,14 @@ use super::{
     exit::{Code, Failure},
     lines::Lines,
 };
-use crate::admin::wire::ErrorBody;
+use crate::{admin::wire::ErrorBody, sys};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::{Request, StatusCode, body::Incoming, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    io,
+    io::{self, Read},
     ops::ControlFlow,
     path::{Path, PathBuf},
     time::Duration,
@@ -43,6 +43,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(40);
 /// More than a mesh of 10,000 services with 10 endpoints each needs.
 const MOST: usize = 256 << 20;
+/// What is read of a token file, in bytes: more is no token.
+const TOKEN_FILE: u64 = 4096;
 
 impl Client {
     pub(crate) fn new(admin: &str, token_file: Option<&Path>) -> Result<Client, Failure> {
@@ -292,7 +294,9 @@ fn parse(admin: &str) -> Result<Address, Failure> {
 }
 
 fn read_token(path: &Path) -> Result<String, Failure> {
-    let text = std::fs::read_to_string(path)
+    let mut text = String::new();
+    sys::file::open(path)
+        .and_then(|file| file.take(TOKEN_FILE).read_to_string(&mut text))
         .map_err(|e| Failure::new(Code::NoInput, format!("--token-file {}: {e}", path.display())))?;
     let token = text.trim();
     if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {

@@ -5,19 +5,19 @@ use super::{
     exit::{Code, Failure},
     logging,
     output::Output,
+    stop,
 };
 use crate::{
     app::App,
     config::{self, Config},
     demo::{self, DemoError},
+    sys,
 };
-use std::{os::fd::AsFd, path::Path};
-use tokio::{
-    io::AsyncReadExt,
-    net::unix::pipe,
-    runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
-};
+use std::{path::Path, pin::pin, time::Duration};
+use tokio::runtime::{Builder, Runtime};
+
+/// How long work on blocking threads may hold up the end of an agent that has stopped.
+const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// `run`: the agent of this node, until SIGINT or SIGTERM.
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
@@ -28,9 +28,16 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         config::LogFormat::Text => LogFormat::Text,
     };
     logging::init(&args.log, Some(format), Some(&config.log.level))?;
-    runtime()?.block_on(async {
-        let stopped = stop_asked(args.until_stdin_closes)?;
-        let mut app = App::start(&config).await.map_err(|e| Failure::new(Code::Failure, e.to_string()))?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = runtime()?;
+    let ran = runtime.block_on(async {
+        let mut stopped = pin!(stop::asked(args.until_stdin_closes)?);
+        let app = App::start(&config, stopped.as_mut()).await;
+        let Some(mut app) = app.map_err(|e| Failure::new(Code::Failure, e.to_string()))? else {
+            return Ok(());
+        };
         let broken = tokio::select! {
             () = stopped => None,
             part = app.broken() => Some(part),
@@ -41,7 +48,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
             Err(Failure::new(Code::Failure, format!("{part} ended unexpectedly; its panic is in the log"))
                 .fix("start the agent again, and report this"))
         })
-    })
+    });
+    runtime.shutdown_timeout(LAST_WORK);
+    ran
 }
 
 /// `demo`: several nodes on this machine, until SIGINT or SIGTERM.
@@ -71,14 +80,16 @@ pub(crate) fn config(command: &ConfigCommand, output: Output) -> Result<(), Fail
     let ConfigCommand::Check { file } = command;
     let config = load(file)?;
     if output.json {
-        return output.json(&serde_json::json!({"file": file, "ok": true, "node": config.node.name}));
+        return output.json(&serde_json::json!({"file": file, "ok": true, "node": config.node.name,
+            "warnings": config.warnings}));
     }
-    output.print(&format!("{}: good, for node {}\n", file.display(), config.node.name))
+    let warnings: String = config.warnings.iter().map(|w| format!("warning: {w}\n")).collect();
+    output.print(&format!("{warnings}{}: good, for node {}\n", file.display(), config.node.name))
 }
 
 fn load(path: &Path) -> Result<Config, Failure> {
     // A file that is not there is another mistake than one that is wrong.
-    std::fs::File::open(path).map_err(|e| Failure::new(Code::NoInput, format!("{}: {e}", path.display())))?;
+    sys::file::open(path).map_err(|e| Failure::new(Code::NoInput, format!("{}: {e}", path.display())))?;
     Config::load(path).map_err(|problems| {
         let text = problems.to_string();
         Failure::new(Code::Usage, format!("the configuration is refused:\n{}", text.trim_end()))
@@ -91,37 +102,4 @@ fn runtime() -> Result<Runtime, Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Code::Failure, format!("cannot start the runtime: {e}")))
-}
-
-/// Resolves on SIGINT, SIGTERM or, when asked, on the end of standard input. The signals are caught from here on.
-fn stop_asked(on_stdin: bool) -> Result<impl Future<Output = ()>, Failure> {
-    let watch =
-        |kind| signal(kind).map_err(|e| Failure::new(Code::Failure, format!("cannot watch signals: {e}")));
-    let (mut interrupt, mut terminate) = (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?);
-    // tokio's own stdin would read on a thread that cannot be stopped and so keep the process alive.
-    let pipe = |file| {
-        pipe::Receiver::from_file(file).map_err(|e| {
-            Failure::new(Code::Usage, format!("--until-stdin-closes: standard input is no pipe: {e}"))
-        })
-    };
-    let stdin = std::io::stdin().as_fd().try_clone_to_owned().map(std::fs::File::from);
-    let mut stdin = match (on_stdin, stdin) {
-        (true, Ok(file)) => Some(pipe(file)?),
-        _ => None,
-    };
-    Ok(async move {
-        let stdin_closed = async {
-            if let Some(stdin) = &mut stdin {
-                let mut bytes = [0u8; 64];
-                while stdin.read(&mut bytes).await.is_ok_and(|n| n > 0) {}
-            } else {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            () = stdin_closed => {}
-        }
-    })
 }

@@ -13,6 +13,7 @@ mod key;
 mod lines;
 pub mod logging;
 mod output;
+mod stop;
 mod token;
 
 use args::{Cli, Command, Shell};

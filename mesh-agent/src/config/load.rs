@@ -29,7 +29,10 @@ impl Config {
         let report = yaml::Report::new(file);
         let config = read::config(&report.root(&node), base, host);
         match config {
-            Some(config) => report.finish(config),
+            Some(mut config) => {
+                config.warnings = report.take_warnings();
+                report.finish(config)
+            }
             None if report.is_empty() => Err(Problems::of_file(file, "is incomplete")),
             None => report.finish(()).and_then(|()| Err(Problems::of_file(file, "is incomplete"))),
         }

@@ -54,6 +54,7 @@ pub(super) fn config(root: &Field<'_>, base: &Path, host: &HostFacts) -> Option<
         metrics: metrics(section(&map, "metrics"), &mut bounds),
         sources: sources(section(&map, "sources"), base),
         log: log(section(&map, "log")),
+        warnings: Vec::new(),
     };
     map.finish();
     check(&config, root, vip_field.as_ref(), overlay_field.as_ref(), &bounds);
@@ -278,7 +279,8 @@ fn admin(map: Option<Map<'_>>, base: &Path, bounds: &mut Vec<Bound>) -> AdminCon
 
 fn tls_files(map: Map<'_>, base: &Path) -> Option<TlsConfig> {
     let file = |key| map.get(key).and_then(|f| secrets::pem(&f, base));
-    let (cert, key, client_ca) = (file("cert"), file("key"), file("client_ca"));
+    let (cert, client_ca) = (file("cert"), file("client_ca"));
+    let key = map.get("key").and_then(|f| secrets::private_pem(&f, base));
     for key in ["cert", "key"] {
         if map.get(key).is_none() {
             map.field().fail(format!("has no {key}: name the PEM file"));

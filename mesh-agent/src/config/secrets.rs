@@ -6,7 +6,11 @@ use super::{
     yaml::{self, Field},
 };
 use mesh_control::{ClusterKey, MAX_KEYS};
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 /// The cluster keys, out of `cluster.keys` and `cluster.key_file` together.
 pub(super) fn keys(
@@ -36,7 +40,7 @@ pub(super) fn keys(
         }
     }
     if let Some(field) = file
-        && let Some(text) = read(field, base)
+        && let Some(text) = read_private(field, base)
     {
         let lines = text.lines().enumerate().map(|(i, l)| (i + 1, l.trim()));
         for (number, line) in lines.filter(|(_, l)| !l.is_empty() && !l.starts_with('#')).take(64) {
@@ -55,7 +59,7 @@ pub(super) fn keys(
 
 /// The bearer token in a file: one line of 16 to 512 visible characters.
 pub(super) fn token(field: &Field<'_>, base: &Path) -> Option<Secret> {
-    let text = read(field, base)?;
+    let text = read_private(field, base)?;
     let text = text.trim();
     if !(16..=512).contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_graphic()) {
         field.fail("names a file without a token: put one line of 16 to 512 visible characters there");
@@ -71,6 +75,28 @@ pub(super) fn pem(field: &Field<'_>, base: &Path) -> Option<PathBuf> {
         return None;
     }
     field.with(|t| path(t, base))
+}
+
+/// As [`pem`], for a private key.
+pub(super) fn private_pem(field: &Field<'_>, base: &Path) -> Option<PathBuf> {
+    let file = pem(field, base)?;
+    warn_if_public(field, &file);
+    Some(file)
+}
+
+fn read_private(field: &Field<'_>, base: &Path) -> Option<String> {
+    let text = read(field, base)?;
+    warn_if_public(field, &field.with(|t| path(t, base))?);
+    Some(text)
+}
+
+/// A secret that every user of the host can read is none.
+fn warn_if_public(field: &Field<'_>, file: &Path) {
+    let mode = fs::metadata(file).map_or(0, |m| m.permissions().mode() & 0o7777);
+    if mode & 0o004 != 0 {
+        let file = file.display();
+        field.warn(format!("every user can read {file} (mode {mode:04o}): run `chmod 600 {file}`"));
+    }
 }
 
 fn read(field: &Field<'_>, base: &Path) -> Option<String> {

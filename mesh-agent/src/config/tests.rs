@@ -327,6 +327,8 @@ fn load_reads_a_file_and_names_what_it_cannot() {
         format!("{}: cannot be read: No such file or directory (os error 2)", path.display())
     );
     assert!(Config::load(dir.path()).unwrap_err().to_string().ends_with("is a folder: name a file"));
+    let device = Config::load(std::path::Path::new("/dev/zero")).unwrap_err().to_string();
+    assert_eq!(device, "/dev/zero: cannot be read: is a device: name a file");
     std::fs::write(&path, b"a: 1\nb: \xff\n").unwrap();
     assert!(
         Config::load(&path).unwrap_err().to_string().ends_with("line 2 is not UTF-8: save the file as UTF-8")
@@ -336,4 +338,37 @@ fn load_reads_a_file_and_names_what_it_cannot() {
     std::fs::write(&path, format!("node: {{name: n, address: 127.0.0.1}}\ncluster: {{keys: [{KEY}]}}\n"))
         .unwrap();
     assert_eq!(Config::load(&path).unwrap().node.name.as_str(), "n");
+}
+
+#[test]
+fn a_secret_that_everybody_can_read_is_taken_with_a_warning() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let write = |name: &str, text: &str, mode| {
+        std::fs::write(at(name), text).unwrap();
+        std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    write("cluster.key", KEY, 0o644);
+    write("token", "a-token-of-some-length", 0o604);
+    let pem = "-----BEGIN X-----\n";
+    write("cert.pem", pem, 0o644);
+    write("key.pem", pem, 0o640);
+    let text = "node: {name: n, address: 127.0.0.1}\ncluster: {key_file: cluster.key}\n\
+                admin: {listen: '127.0.0.1:1', token_file: token, tls: {cert: cert.pem, key: key.pem}}\n";
+    write("mesh.yaml", text, 0o644);
+    let path = at("mesh.yaml");
+    let line = |line, key: &str, name: &str, mode| {
+        let file = at(name).display().to_string();
+        let place = path.display();
+        format!("{place}:{line}: {key}: every user can read {file} (mode {mode}): run `chmod 600 {file}`")
+    };
+    assert_eq!(
+        Config::load(&path).unwrap().warnings,
+        [line(2, "cluster.key_file", "cluster.key", "0644"), line(3, "admin.token_file", "token", "0604")]
+    );
+    for name in ["cluster.key", "token"] {
+        std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    assert_eq!(Config::load(&path).unwrap().warnings, [""; 0]);
 }

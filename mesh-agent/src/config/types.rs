@@ -67,6 +67,8 @@ pub struct Config {
     pub sources: SourcesConfig,
     /// `log:`
     pub log: LogConfig,
+    /// What is taken but better changed, each with its place and the fix; to be shown once.
+    pub warnings: Vec<String>,
 }
 
 /// This node.

@@ -1,7 +1,7 @@
 //! What is wrong at the moment, and what of it is new or over. Pure.
 
 use super::event::{Kind, News};
-use mesh_control::{ControlStats, PeerStats};
+use mesh_control::{CLOCK_OFF, ControlStats, PeerStats};
 use std::collections::BTreeMap;
 
 /// What is asked of the running parts at each look.
@@ -78,9 +78,6 @@ impl Troubles {
         over.chain(new.map(|((kind, subject, _), text)| News::new(*kind, subject, text))).collect()
     }
 }
-
-/// From this many milliseconds on a clock is called wrong: drain deadlines are moments of the wall clock.
-const CLOCK_OFF: u64 = 5_000;
 
 /// Whether this node's own clock is off: when it is for most of the others.
 #[must_use]

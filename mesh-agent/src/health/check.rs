@@ -37,11 +37,11 @@ impl Shared {
         Shared { writer, local, results, network, commands }
     }
 
-    /// What the writer holds of an endpoint's health.
+    /// What the writer holds of the health of the process that is asked.
     fn held(&self, plan: &Plan) -> Option<Health> {
         let local = self.local.borrow();
         let view = local.get(&plan.service)?;
-        view.endpoints.iter().find(|(e, _)| e.instance == plan.instance).map(|(_, health)| *health)
+        view.endpoints.iter().find(|(e, _)| plan.process.is(e)).map(|(_, health)| *health)
     }
 }
 
@@ -79,7 +79,7 @@ pub(super) async fn run(number: u64, plan: Plan, shared: Shared) {
             since = unix_millis();
             let error = answer.as_ref().err().map(tracing::field::display);
             let healthy = verdict == Verdict::Healthy;
-            info!(service = %plan.service, instance = %plan.instance, healthy, error, "health changed");
+            info!(service = %plan.service, instance = %plan.process.instance, healthy, error, "health changed");
         }
         shared.results.put(number, shown(&plan, state, since, answer));
         // Compared with what the writer holds, not with what was said: an endpoint that went and came back in between
@@ -88,7 +88,7 @@ pub(super) async fn run(number: u64, plan: Plan, shared: Shared) {
             && shared.held(&plan).is_some_and(|held| held != Health::Checked(verdict))
         {
             // A refusal is the writer's to repeat.
-            let _later = shared.writer.set_verdict(&plan.service, &plan.instance, Some(verdict)).await;
+            let _later = shared.writer.set_verdict(&plan.service, plan.process.clone(), Some(verdict)).await;
         }
     }
 }
@@ -96,7 +96,7 @@ pub(super) async fn run(number: u64, plan: Plan, shared: Shared) {
 fn shown(plan: &Plan, state: State, since: u64, answer: Result<String, String>) -> CheckResult {
     CheckResult {
         service: plan.service.clone(),
-        instance: plan.instance.clone(),
+        instance: plan.process.instance.clone(),
         state: match state.verdict() {
             None => CheckState::Waiting,
             Some(Verdict::Healthy) => CheckState::Healthy,

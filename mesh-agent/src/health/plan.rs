@@ -1,12 +1,9 @@
 //! Which check an endpoint gets. Pure.
 
 use super::state::Rules;
-use crate::source::{ExecCheck, LocalView};
-use mesh_control::model::{
-    Addresses, CheckKind, Endpoint, HealthCheck, Name, Protocol, ServiceKey, ServiceSpec,
-};
+use crate::source::{ExecCheck, LocalView, Process};
+use mesh_control::model::{CheckKind, Endpoint, HealthCheck, Protocol, ServiceKey, ServiceSpec};
 use std::{
-    collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
     sync::Arc,
@@ -31,14 +28,12 @@ pub(super) enum Question {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Plan {
     pub(super) service: ServiceKey,
-    pub(super) instance: Name,
+    /// Whom it asks.
+    pub(super) process: Process,
     pub(super) question: Question,
     pub(super) interval: Duration,
     pub(super) timeout: Duration,
     pub(super) rules: Rules,
-    /// Another address or port is another process.
-    pub(super) addresses: Addresses,
-    ports: BTreeMap<u16, u16>,
 }
 
 /// The checks of a service's endpoints. A command of this node's own file goes first, then the check of the spec in
@@ -50,13 +45,11 @@ pub(super) fn plans(key: &ServiceKey, local: &LocalView, in_force: Option<&Servi
     let plan = |e: &Endpoint| {
         let common = |question, interval, timeout, rules| Plan {
             service: key.clone(),
-            instance: e.instance.clone(),
+            process: e.into(),
             question,
             interval,
             timeout,
             rules,
-            addresses: e.addresses,
-            ports: e.ports.clone(),
         };
         if let Some(exec) = &local.exec_check {
             let rules = Rules { rise: exec.rise, fall: exec.fall, start_period: exec.start_period };
@@ -93,7 +86,7 @@ impl Plan {
     /// below the interval.
     pub(super) fn offset(&self) -> Duration {
         let mut hasher = DefaultHasher::new();
-        (&self.service, &self.instance).hash(&mut hasher);
+        (&self.service, &self.process.instance).hash(&mut hasher);
         let most = self.interval.min(Duration::from_millis(500));
         most.mul_f64((hasher.finish() % 1000) as f64 / 1000.0)
     }

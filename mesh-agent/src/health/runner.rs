@@ -69,7 +69,7 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
-        self.results.close(self.number, &self.plan.service, &self.plan.instance);
+        self.results.close(self.number, &self.plan.service, &self.plan.process.instance);
     }
 }
 
@@ -121,9 +121,9 @@ impl Runner {
         let wanted = view.map(|v| plans(key, v, in_force)).unwrap_or_default();
         let mut old = self.running.remove(key).unwrap_or_default();
         // Ended before others begin: the results of both have one place.
-        old.retain(|name, running| wanted.iter().any(|p| p.instance == *name && *p == running.plan));
+        old.retain(|name, running| wanted.iter().any(|p| p.process.instance == *name && *p == running.plan));
         for plan in wanted {
-            let Entry::Vacant(place) = old.entry(plan.instance.clone()) else { continue };
+            let Entry::Vacant(place) = old.entry(plan.process.instance.clone()) else { continue };
             self.started += 1;
             self.shared.results.open(self.started, waiting(&plan));
             place.insert(Running {
@@ -137,7 +137,7 @@ impl Runner {
         for (endpoint, health) in unchecked {
             if *health != Health::Unchecked && !old.contains_key(&endpoint.instance) {
                 // A refusal is the writer's to repeat.
-                let _later = self.shared.writer.set_verdict(key, &endpoint.instance, None).await;
+                let _later = self.shared.writer.set_verdict(key, endpoint.into(), None).await;
             }
         }
         if !old.is_empty() {

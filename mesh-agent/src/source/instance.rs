@@ -1,6 +1,6 @@
 //! One endpoint of this node: what its source says, what the checks say, whether it drains. Pure.
 
-use super::local::{SourceId, Verdict};
+use super::local::{Process, SourceId, Verdict};
 use mesh_control::model::Endpoint;
 
 /// What is known of an endpoint's health.
@@ -20,6 +20,15 @@ impl Health {
     }
 }
 
+/// When a drain is over.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Until {
+    /// By this process's steady clock, which no step of the wall clock moves, in milliseconds.
+    pub(super) at: u64,
+    /// As other nodes are told: unix milliseconds, by the wall clock as it stood when the drain began.
+    pub(super) wall: u64,
+}
+
 /// An endpoint as the writer keeps it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Instance {
@@ -29,12 +38,12 @@ pub(super) struct Instance {
     pub(super) said: Endpoint,
     /// As the checks say.
     pub(super) health: Health,
-    /// Its source no longer mentions it: removed at this unix time in milliseconds.
-    pub(super) leaving: Option<u64>,
-    /// An operator drains it; old flows are reset at this unix time in milliseconds.
-    pub(super) drained: Option<u64>,
+    /// Its source no longer mentions it: removed then.
+    pub(super) leaving: Option<Until>,
+    /// An operator drains it; old flows are reset then.
+    pub(super) drained: Option<Until>,
     /// An operator drains the whole node; likewise.
-    pub(super) node_drained: Option<u64>,
+    pub(super) node_drained: Option<Until>,
 }
 
 impl Instance {
@@ -44,7 +53,7 @@ impl Instance {
 
     /// Takes a new word of its source. Another address or port is another process: its health is `fresh`.
     pub(super) fn say(&mut self, source: &SourceId, said: &Endpoint, fresh: Health) {
-        if self.said.addresses != said.addresses || self.said.ports != said.ports {
+        if !Process::from(said).is(&self.said) {
             self.health = fresh;
         }
         self.source = source.clone();
@@ -61,7 +70,7 @@ impl Instance {
                 e.ready = false;
                 e.serving = true;
                 e.terminating = true;
-                e.drain_until = Some(deadline);
+                e.drain_until = Some(deadline.wall);
             }
             None => {
                 e.ready &= self.health.allows();

@@ -1,7 +1,7 @@
 //! What a source says.
 
-use mesh_control::model::{Endpoint, Origin, ServiceKey, ServiceSpec};
-use std::{fmt, sync::Arc, time::Duration};
+use mesh_control::model::{Addresses, Endpoint, Name, Origin, ServiceKey, ServiceSpec};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 /// Which source a statement belongs to, as `file` or `api`. Displayed in `status` and logs.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -43,6 +43,33 @@ pub struct ExecCheck {
     pub fall: u32,
     /// Time after the start in which failures do not count.
     pub start_period: Duration,
+}
+
+/// What a check asks: an instance with another address or port is another process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Process {
+    /// The instance.
+    pub instance: Name,
+    /// Where it answers.
+    pub addresses: Addresses,
+    /// As in [`Endpoint`]: a service's target port to the instance's own.
+    pub ports: BTreeMap<u16, u16>,
+}
+
+impl Process {
+    /// Whether an endpoint is this very process.
+    #[must_use]
+    pub fn is(&self, endpoint: &Endpoint) -> bool {
+        self.instance == endpoint.instance
+            && self.addresses == endpoint.addresses
+            && self.ports == endpoint.ports
+    }
+}
+
+impl From<&Endpoint> for Process {
+    fn from(e: &Endpoint) -> Self {
+        Process { instance: e.instance.clone(), addresses: e.addresses, ports: e.ports.clone() }
+    }
 }
 
 /// What the health checks say of an endpoint.

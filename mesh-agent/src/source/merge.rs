@@ -1,24 +1,30 @@
-//! Merges what the sources say into what this node tells the mesh. Pure: `now` and the snapshot are arguments.
+//! Merges what the sources say into what this node tells the mesh. Pure: `now`, milliseconds of a clock that only
+//! goes forward, and the snapshot are arguments.
 //!
 //! Drain: an endpoint that its source no longer mentions is announced terminating until `now + drain` and then
 //! removed; one that comes back in time is ready again. It is removed at once if the service's drain is 0 or it has
 //! only UDP ports, whose flows move to another backend without loss of a connection. A declaration is withdrawn at
 //! once, so that a renamed service can take its ports over.
 
+mod deadlines;
 mod drain;
+mod tell;
+#[cfg(test)]
+mod tests;
+
+pub use tell::Refused;
+pub(super) use tell::key_of;
 
 use super::{
     instance::{Health, Instance},
-    local::{LocalService, SourceId, Verdict},
+    local::{LocalService, Process, SourceId, Verdict},
     state::{LocalState, LocalView, SourceStatus},
 };
-use mesh_control::{
-    LocalChange,
-    model::{Endpoint, Name, NodeInfo, NodeName, Origin, Protocol, ServiceKey, ServiceSpec, Snapshot},
+use mesh_control::model::{
+    Endpoint, Name, NodeInfo, NodeName, Origin, Protocol, ServiceKey, ServiceSpec, Snapshot,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
 };
@@ -43,10 +49,10 @@ pub struct Merge {
     said: BTreeMap<SourceId, BTreeMap<ServiceKey, LocalService>>,
     statuses: BTreeMap<SourceId, SourceStatus>,
     instances: BTreeMap<ServiceKey, BTreeMap<Name, Instance>>,
-    /// When endpoints are removed; may hold entries that no longer hold.
-    deadlines: BTreeSet<(u64, ServiceKey)>,
+    deadlines: deadlines::Deadlines,
+    wall_ahead: u64,
     told_specs: BTreeMap<ServiceKey, BTreeMap<Origin, Arc<ServiceSpec>>>,
-    told_endpoints: BTreeMap<ServiceKey, Told>,
+    told_endpoints: BTreeMap<ServiceKey, tell::Told>,
     told_info: NodeInfo,
     /// What an earlier run declared and announced, and this run has not spoken of yet.
     leftover_specs: BTreeSet<ServiceKey>,
@@ -73,7 +79,8 @@ impl Merge {
             said: BTreeMap::new(),
             statuses: sources.iter().map(|id| (id.clone(), status(id))).collect(),
             instances: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
+            deadlines: deadlines::Deadlines::default(),
+            wall_ahead: 0,
             told_specs: BTreeMap::new(),
             told_endpoints: BTreeMap::new(),
             leftover_specs: BTreeSet::new(),
@@ -135,10 +142,12 @@ impl Merge {
         self.statuses.values().cloned().collect()
     }
 
-    /// What the checks say of an endpoint; `None` when nothing checks it any more.
-    pub fn set_verdict(&mut self, key: &ServiceKey, instance: &Name, verdict: Option<Verdict>) {
+    /// What the checks say of an endpoint; `None` when nothing checks it any more. Dropped when the instance is
+    /// another process by now: what was asked was the old one.
+    pub fn set_verdict(&mut self, key: &ServiceKey, about: &Process, verdict: Option<Verdict>) {
         let health = verdict.map_or(Health::Unchecked, Health::Checked);
-        if let Some(i) = self.instances.get_mut(key).and_then(|all| all.get_mut(instance))
+        if let Some(i) = self.instances.get_mut(key).and_then(|all| all.get_mut(&about.instance))
+            && about.is(&i.said)
             && i.health != health
         {
             i.health = health;
@@ -170,136 +179,10 @@ impl Merge {
         Origin::Node(self.node.clone())
     }
 
-    /// Removes endpoints whose drain is over.
-    pub fn tick(&mut self, now: u64) {
-        while let Some((at, key)) = self.deadlines.first().cloned() {
-            if at > now {
-                break;
-            }
-            self.deadlines.pop_first();
-            if let Some(all) = self.instances.get_mut(&key) {
-                all.retain(|_, i| i.leaving.is_none_or(|until| until > now));
-                self.touch(&key);
-            }
-        }
-    }
-
-    /// When [`Merge::tick`] has something to do, in unix milliseconds.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<u64> {
-        self.deadlines.first().map(|(at, _)| *at)
-    }
-
     /// What the rest of the agent may see.
     #[must_use]
     pub fn local(&self) -> &LocalState {
         &self.local
-    }
-
-    /// At most about `most` changes that the mesh has not been told, by service, without those of `except`.
-    #[must_use]
-    pub fn changes(&mut self, most: usize, except: &BTreeMap<ServiceKey, String>) -> Vec<LocalChange> {
-        let mut changes = Vec::new();
-        if self.info != self.told_info {
-            changes.push(LocalChange::SetNode(self.info.clone()));
-        }
-        let mut idle = Vec::new();
-        for key in self.dirty.iter().filter(|k| !except.contains_key(*k)) {
-            if changes.len() >= most {
-                break;
-            }
-            let before = changes.len();
-            self.changes_of(key, &mut changes);
-            if changes.len() == before {
-                idle.push(key.clone());
-            }
-        }
-        for key in &idle {
-            self.forget(key);
-        }
-        changes
-    }
-
-    fn changes_of(&self, key: &ServiceKey, into: &mut Vec<LocalChange>) {
-        let wanted = self.wanted(key);
-        let none = BTreeMap::new();
-        let told = self.told_specs.get(key).unwrap_or(&none);
-        for (origin, spec) in &wanted {
-            if told.get(origin) != Some(spec) {
-                into.push(LocalChange::PutService {
-                    origin: origin.clone(),
-                    key: key.clone(),
-                    spec: spec.clone(),
-                });
-            }
-        }
-        let own = self.own();
-        let gone = told.keys().chain(self.leftover_specs.contains(key).then_some(&own));
-        for origin in gone.filter(|o| !wanted.contains_key(*o)) {
-            into.push(LocalChange::DeleteService { origin: origin.clone(), key: key.clone() });
-        }
-        let endpoints = self.announced(key);
-        let told = self.told_endpoints.get(key);
-        let same = told.map_or(endpoints.is_empty() && !self.leftover_endpoints.contains(key), |told| {
-            *told == Told::of(&endpoints)
-        });
-        if !same {
-            into.push(LocalChange::PutEndpoints { key: key.clone(), endpoints });
-        }
-    }
-
-    /// The mesh took these, which came from [`Merge::changes`].
-    pub fn told(&mut self, changes: &[LocalChange]) {
-        let own = self.own();
-        for change in changes {
-            let key = match change {
-                LocalChange::SetNode(info) => {
-                    self.told_info = info.clone();
-                    continue;
-                }
-                // No source speaks of keys.
-                LocalChange::Key(_) => continue,
-                LocalChange::PutService { origin, key, spec } => {
-                    self.told_specs.entry(key.clone()).or_default().insert(origin.clone(), spec.clone());
-                    key
-                }
-                LocalChange::DeleteService { origin, key } => {
-                    if let Some(told) = self.told_specs.get_mut(key) {
-                        told.remove(origin);
-                    }
-                    key
-                }
-                LocalChange::PutEndpoints { key, endpoints } => {
-                    self.told_endpoints.insert(key.clone(), Told::of(endpoints));
-                    self.leftover_endpoints.remove(key);
-                    key
-                }
-            };
-            if let LocalChange::PutService { origin, .. } | LocalChange::DeleteService { origin, .. } = change
-                && *origin == own
-            {
-                self.leftover_specs.remove(key);
-            }
-        }
-        for key in changes.iter().filter_map(key_of) {
-            let mut left = Vec::new();
-            self.changes_of(key, &mut left);
-            if left.is_empty() {
-                self.forget(key);
-            }
-        }
-    }
-
-    /// A service needs no telling.
-    fn forget(&mut self, key: &ServiceKey) {
-        self.dirty.remove(key);
-        self.leftover_specs.remove(key);
-        if self.told_specs.get(key).is_some_and(BTreeMap::is_empty) {
-            self.told_specs.remove(key);
-        }
-        if self.told_endpoints.get(key).is_some_and(|told| told.count == 0) {
-            self.told_endpoints.remove(key);
-        }
     }
 
     /// The declarations wanted, by origin; of two sources with one origin the first by name wins.
@@ -355,6 +238,7 @@ impl Merge {
             }
         }
         let fresh = if checked { Health::Waiting } else { Health::Unchecked };
+        let until = drain.map(|d| self.until(now, d));
         let all = self.instances.entry(key.clone()).or_default();
         for (name, (id, endpoint)) in &wanted {
             match all.get_mut(name) {
@@ -368,7 +252,6 @@ impl Merge {
                 }
             }
         }
-        let until = drain.map(|d| now.saturating_add(millis(d)));
         all.retain(|name, instance| {
             if !wanted.contains_key(name) && instance.leaving.is_none() {
                 instance.leaving = until;
@@ -379,12 +262,10 @@ impl Merge {
             }
             true
         });
-        for at in all.values().filter_map(|i| i.leaving) {
-            self.deadlines.insert((at, key.clone()));
-        }
+        self.schedule(key);
         self.follow_node(now, snapshot, key);
         if let Some(status) = self.statuses.get_mut(source) {
-            status.last_change = Some(now);
+            status.last_change = Some(now.saturating_add(self.wall_ahead));
             status.services = self.said.get(source).map_or(0, BTreeMap::len);
         }
         self.touch(key);
@@ -408,22 +289,6 @@ impl Merge {
     }
 }
 
-/// What the mesh was told of a service's endpoints: enough to see that they are others now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Told {
-    count: usize,
-    /// SipHash of them all; two different lists have the same by a chance of 2^-64.
-    digest: u64,
-}
-
-impl Told {
-    fn of(endpoints: &[Endpoint]) -> Self {
-        let mut hasher = DefaultHasher::new();
-        endpoints.hash(&mut hasher);
-        Told { count: endpoints.len(), digest: hasher.finish() }
-    }
-}
-
 fn was_ready(snapshot: &Snapshot, node: &NodeName, key: &ServiceKey, endpoint: &Endpoint) -> bool {
     snapshot.services.get(key).is_some_and(|view| {
         view.endpoints.iter().any(|v| {
@@ -435,14 +300,4 @@ fn was_ready(snapshot: &Snapshot, node: &NodeName, key: &ServiceKey, endpoint: &
 
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The service that a change is about.
-pub(super) fn key_of(change: &LocalChange) -> Option<&ServiceKey> {
-    match change {
-        LocalChange::PutService { key, .. }
-        | LocalChange::DeleteService { key, .. }
-        | LocalChange::PutEndpoints { key, .. } => Some(key),
-        LocalChange::SetNode(_) | LocalChange::Key(_) => None,
-    }
 }

@@ -1,7 +1,7 @@
 use super::{
     instance::Health,
-    local::{LocalService, SourceId, Verdict},
-    merge::Merge,
+    local::{LocalService, Process, SourceId, Verdict},
+    merge::{Merge, Refused},
     testing::{Held, endpoint, key, node, service, source},
 };
 use mesh_control::{
@@ -36,7 +36,7 @@ impl Rig {
     fn flush(&mut self) -> usize {
         let mut count = 0;
         loop {
-            let changes = self.merge.changes(4, &BTreeMap::new());
+            let changes = self.merge.changes(4, &Refused::default());
             if changes.is_empty() {
                 return count;
             }
@@ -77,7 +77,7 @@ fn checked() -> ServiceSpec {
 }
 
 fn verdict(rig: &mut Rig, name: &str, verdict: Option<Verdict>) {
-    rig.merge.set_verdict(&key("web"), &Name::new(name).unwrap(), verdict);
+    rig.merge.set_verdict(&key("web"), &Process::from(&endpoint(name)), verdict);
     rig.flush();
 }
 
@@ -155,8 +155,17 @@ fn a_checked_endpoint_waits_for_its_verdict() {
     r.says(1, "file", vec![web.clone()]);
     assert_eq!(r.web(), ["a+"]);
     Arc::make_mut(&mut web.endpoints)[0].addresses = Addresses::from(std::net::IpAddr::from([127, 0, 0, 9]));
-    r.says(2, "file", vec![web]);
+    r.says(2, "file", vec![web.clone()]);
     assert_eq!(r.web(), ["a-"]);
+    // What was asked of the old process is late: it says nothing of the new one.
+    verdict(&mut r, "a", Some(Verdict::Healthy));
+    assert_eq!(r.web(), ["a-"]);
+    r.merge.set_verdict(&key("web"), &Process::from(&web.endpoints[0]), Some(Verdict::Healthy));
+    r.flush();
+    assert_eq!(r.web(), ["a+"]);
+    verdict(&mut r, "a", None);
+    verdict(&mut r, "a", Some(Verdict::Unhealthy));
+    assert_eq!(r.web(), ["a+"]);
     // Without a check it is ready as declared.
     r.says(3, "file", vec![service("web", draining(1), &["a"])]);
     assert_eq!(r.web(), ["a+"]);
@@ -249,7 +258,7 @@ fn what_an_earlier_run_left_is_withdrawn_once() {
     r.says(0, "file", vec![service("web", draining(0), &[]), service("db", draining(0), &["d"])]);
     let own = || ["web", "db", "old"].map(key).to_vec();
     r.merge.withdraw_leftovers(own());
-    let changes = r.merge.changes(99, &BTreeMap::new());
+    let changes = r.merge.changes(99, &Refused::default());
     assert_eq!(
         changes,
         [
@@ -260,7 +269,7 @@ fn what_an_earlier_run_left_is_withdrawn_once() {
     );
     // One fails and is asked for again.
     r.merge.told(&changes[1..]);
-    assert_eq!(r.merge.changes(99, &BTreeMap::new()), changes[..1]);
+    assert_eq!(r.merge.changes(99, &Refused::default()), changes[..1]);
     r.merge.told(&changes[..1]);
     assert_eq!(r.flush(), 0);
 }
@@ -296,7 +305,7 @@ fn any_history_ends_in_what_the_sources_say() {
                 4 => r.tick(now * 100),
                 _ => {
                     // Refused halfway: only a part was told.
-                    let changes = r.merge.changes(3, &BTreeMap::new());
+                    let changes = r.merge.changes(3, &Refused::default());
                     let part = &changes[..changes.len().min(1)];
                     r.held.take(part.to_vec()).unwrap();
                     r.merge.told(part);
@@ -334,5 +343,5 @@ fn a_large_relist_is_told_in_batches() {
     let all = (0..10_000).map(|i| service(&format!("s{i}"), draining(1), &["a", "b"])).collect();
     assert_eq!(r.says(0, "file", all), 20_000);
     assert_eq!((r.held.specs.len(), r.held.endpoints.len()), (10_000, 10_000));
-    assert!(r.merge.changes(9, &BTreeMap::new()).is_empty());
+    assert!(r.merge.changes(9, &Refused::default()).is_empty());
 }

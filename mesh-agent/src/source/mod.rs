@@ -19,7 +19,7 @@ mod writer;
 mod writer_tests;
 
 pub use instance::Health;
-pub use local::{ExecCheck, LocalService, SourceId, Verdict};
-pub use merge::{Merge, NoSuchEndpoint};
+pub use local::{ExecCheck, LocalService, Process, SourceId, Verdict};
+pub use merge::{Merge, NoSuchEndpoint, Refused};
 pub use state::{LocalState, LocalView, SourceStatus};
 pub use writer::{StateWriter, WriterError};

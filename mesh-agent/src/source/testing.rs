@@ -25,6 +25,8 @@ pub(crate) struct Held {
     pub(crate) writes: usize,
     /// Services whose changes are refused.
     pub(crate) refuse: BTreeSet<ServiceKey>,
+    /// What is said of the node is refused.
+    pub(crate) refuse_node: bool,
 }
 
 impl Held {
@@ -33,7 +35,8 @@ impl Held {
             LocalChange::PutService { key, .. }
             | LocalChange::DeleteService { key, .. }
             | LocalChange::PutEndpoints { key, .. } => self.refuse.contains(key),
-            LocalChange::SetNode(_) | LocalChange::Key(_) => false,
+            LocalChange::SetNode(_) => self.refuse_node,
+            LocalChange::Key(_) => false,
         });
         if refused {
             return Err("refused by the test".into());

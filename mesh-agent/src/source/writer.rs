@@ -1,8 +1,8 @@
 //! The one way from sources into the control plane.
 
 use super::{
-    local::{LocalService, SourceId, Verdict},
-    merge::{Merge, NoSuchEndpoint, key_of},
+    local::{LocalService, Process, SourceId, Verdict},
+    merge::{Merge, NoSuchEndpoint, Refused, key_of},
     state::{LocalState, SourceStatus},
 };
 use mesh_control::{
@@ -10,7 +10,6 @@ use mesh_control::{
     model::{Name, NodeInfo, NodeName, Origin, ServiceKey, ServiceSpec, Snapshot},
 };
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -42,6 +41,12 @@ pub enum WriterError {
         /// The control plane's answer.
         reason: String,
     },
+    /// The control plane refused what is said of this node; it is tried again until it is taken.
+    #[error("this node: {reason}")]
+    NodeRefused {
+        /// The control plane's answer.
+        reason: String,
+    },
     /// There is no such endpoint here.
     #[error(transparent)]
     NoSuchEndpoint(#[from] NoSuchEndpoint),
@@ -56,7 +61,7 @@ enum Statement {
     Remove(SourceId, ServiceKey),
     Synced(SourceId),
     Errors(SourceId, Vec<String>),
-    Verdict(ServiceKey, Name, Option<Verdict>),
+    Verdict(ServiceKey, Process, Option<Verdict>),
     Drain(ServiceKey, Name, Option<Duration>),
     Undrain(ServiceKey, Name),
     DrainNode(bool),
@@ -102,9 +107,10 @@ impl StateWriter {
             local: local_out,
             synced: synced_out,
             statuses: statuses_out,
-            refused: BTreeMap::new(),
+            refused: Refused::default(),
             retry: None,
             pause: RETRY.0,
+            started: Instant::now(),
         };
         (StateWriter { statements, local, synced, statuses }, tokio::spawn(task.run(inbox)))
     }
@@ -155,17 +161,18 @@ impl StateWriter {
         self.say(Statement::Errors(source.clone(), errors)).await
     }
 
-    /// What the checks say of an endpoint of this node; `None` when nothing checks it any more.
+    /// What the checks say of an endpoint of this node; `None` when nothing checks it any more. Dropped when the
+    /// instance is another process than `about` by now.
     ///
     /// # Errors
     /// As [`StateWriter::replace`].
     pub async fn set_verdict(
         &self,
         key: &ServiceKey,
-        instance: &Name,
+        about: Process,
         verdict: Option<Verdict>,
     ) -> Result<(), WriterError> {
-        self.say(Statement::Verdict(key.clone(), instance.clone(), verdict)).await
+        self.say(Statement::Verdict(key.clone(), about, verdict)).await
     }
 
     /// Drains an endpoint of this node until [`StateWriter::undrain`]: no new flow, old ones are reset after the
@@ -193,7 +200,7 @@ impl StateWriter {
     /// Drains all of this node, or takes it back.
     ///
     /// # Errors
-    /// As [`StateWriter::replace`].
+    /// [`WriterError::NodeRefused`], [`WriterError::Closed`].
     pub async fn drain_node(&self, draining: bool) -> Result<(), WriterError> {
         self.say(Statement::DrainNode(draining)).await
     }
@@ -246,9 +253,10 @@ struct Task<F> {
     local: watch::Sender<LocalState>,
     synced: watch::Sender<bool>,
     statuses: watch::Sender<Arc<[SourceStatus]>>,
-    refused: BTreeMap<ServiceKey, String>,
+    refused: Refused,
     retry: Option<Instant>,
     pause: Duration,
+    started: Instant,
 }
 
 impl<F, R> Task<F>
@@ -270,24 +278,29 @@ where
                     drop(answer.send(self.hand_on(key, spec).await));
                     continue;
                 }
-                let keys = statement.keys();
+                let about = (statement.keys(), matches!(statement, Statement::DrainNode(_)));
                 match self.take(statement) {
-                    Ok(()) => answers.push((keys, answer)),
+                    Ok(()) => answers.push((about, answer)),
                     Err(e) => drop(answer.send(Err(e))),
                 }
             }
-            self.merge.tick(unix_millis());
+            self.merge.tick(self.now());
             self.publish();
             self.flush().await;
-            for (keys, answer) in answers {
-                let refused = keys.iter().find_map(|k| self.refused.get_key_value(k));
-                let result = refused.map_or(Ok(()), |(service, reason)| {
-                    Err(WriterError::Refused { service: service.clone(), reason: reason.clone() })
-                });
+            for ((keys, node), answer) in answers {
                 // Whoever asked may have gone; the change stands.
-                drop(answer.send(result));
+                drop(answer.send(self.refusal(&keys, node).map_or(Ok(()), Err)));
             }
         }
+    }
+
+    /// What was refused of these services, or of the node.
+    fn refusal(&self, keys: &[ServiceKey], node: bool) -> Option<WriterError> {
+        if let Some(reason) = self.refused.node.as_ref().filter(|_| node) {
+            return Some(WriterError::NodeRefused { reason: reason.clone() });
+        }
+        let (service, reason) = keys.iter().find_map(|k| self.refused.services.get_key_value(k))?;
+        Some(WriterError::Refused { service: service.clone(), reason: reason.clone() })
     }
 
     async fn hand_on(&mut self, key: ServiceKey, spec: Option<Arc<ServiceSpec>>) -> Result<(), WriterError> {
@@ -299,18 +312,24 @@ where
         (self.submit)(vec![change]).await.map_err(|reason| WriterError::Refused { service, reason })
     }
 
+    /// Milliseconds since the start, which no step of the wall clock moves.
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// When there is something to do without a statement.
     fn wake(&self) -> Option<Instant> {
         let deadline = self.merge.next_deadline().map(|at| {
-            let left = Duration::from_millis(at.saturating_sub(unix_millis()));
-            // Bounded, so that a step of the wall clock is noticed.
-            Instant::now() + left.clamp(Duration::from_millis(1), Duration::from_secs(60))
+            let left = Duration::from_millis(at.saturating_sub(self.now()));
+            // Bounded: far deadlines are beyond what a timer holds.
+            Instant::now() + left.clamp(Duration::from_millis(1), Duration::from_secs(3600))
         });
         deadline.into_iter().chain(self.retry).min()
     }
 
     fn take(&mut self, statement: Statement) -> Result<(), WriterError> {
-        let now = unix_millis();
+        let now = self.now();
+        self.merge.set_wall_ahead(unix_millis().saturating_sub(now));
         let snapshot = self.snapshot.borrow().clone();
         match statement {
             Statement::Replace(source, services) => self.merge.replace(now, &snapshot, &source, services),
@@ -321,7 +340,7 @@ where
                 self.synced.send_if_modified(|s| std::mem::replace(s, all) != all);
             }
             Statement::Errors(source, errors) => self.merge.set_errors(&source, errors),
-            Statement::Verdict(key, instance, verdict) => self.merge.set_verdict(&key, &instance, verdict),
+            Statement::Verdict(key, about, verdict) => self.merge.set_verdict(&key, &about, verdict),
             Statement::Drain(key, instance, deadline) => {
                 self.merge.drain(now, &snapshot, &key, &instance, deadline)?;
             }
@@ -351,7 +370,7 @@ where
 
     /// Tells the control plane everything it can; what is refused is tried again later without holding up the rest.
     async fn flush(&mut self) {
-        self.refused.clear();
+        self.refused = Refused::default();
         self.retry = None;
         loop {
             let changes = self.merge.changes(BATCH, &self.refused);
@@ -363,26 +382,24 @@ where
                 self.merge.told(&changes);
                 continue;
             }
-            let mut node_refused = false;
             for change in changes {
                 if let Err(reason) = (self.submit)(vec![change.clone()]).await {
                     match key_of(&change) {
-                        Some(key) => drop(self.refused.insert(key.clone(), reason)),
-                        None => node_refused = true,
+                        Some(key) => drop(self.refused.services.insert(key.clone(), reason)),
+                        None => self.refused.node = Some(reason),
                     }
                 } else {
                     self.merge.told(&[change]);
                 }
             }
-            if node_refused {
-                self.retry = Some(Instant::now() + self.pause);
-                break;
-            }
         }
-        for (service, reason) in &self.refused {
+        for (service, reason) in &self.refused.services {
             warn!(%service, %reason, "the control plane refuses a change; it is tried again");
         }
-        if self.refused.is_empty() && self.retry.is_none() {
+        if let Some(reason) = &self.refused.node {
+            warn!(%reason, "the control plane refuses what is said of this node; it is tried again");
+        }
+        if self.refused.services.is_empty() && self.refused.node.is_none() {
             self.pause = RETRY.0;
         } else {
             self.retry = Some(Instant::now() + self.pause);

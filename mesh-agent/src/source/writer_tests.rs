@@ -56,3 +56,18 @@ async fn leftovers_of_an_earlier_run_are_withdrawn() {
     assert_eq!(control.lock().unwrap().writes - before, 2, "a delete and an empty list, for old alone");
     assert_eq!(control.lock().unwrap().shown(), (vec!["web".to_owned()], vec!["a".to_owned()]));
 }
+
+#[tokio::test]
+async fn a_refusal_of_the_node_is_told_to_who_asked_and_to_nobody_else() {
+    let (writer, control, _snapshots) = writer(&["file"]);
+    control.lock().unwrap().refuse_node = true;
+    let refused = writer.drain_node(true).await.unwrap_err();
+    assert_eq!(refused, WriterError::NodeRefused { reason: "refused by the test".into() });
+    // More services than one batch has room for: what is not refused is told all the same.
+    let names: Vec<String> = (0..300).map(|i| format!("s{i:03}")).collect();
+    let all = names.iter().map(|n| service(n, draining(0), &[])).collect();
+    writer.replace(&source("file"), all).await.unwrap();
+    assert_eq!(control.lock().unwrap().shown().0, names);
+    control.lock().unwrap().refuse_node = false;
+    until("the drain is taken", || control.lock().unwrap().info.draining).await;
+}

@@ -48,7 +48,7 @@ pub(crate) async fn run<A: AsRef<OsStr>>(args: &[A], input: &str) -> Ran {
     Ran::new(&timeout(LONG, child.wait_with_output()).await.expect("it never ended").unwrap())
 }
 
-const COMMANDS: [&str; 37] = [
+const COMMANDS: [&str; 38] = [
     "",
     "run",
     "demo",
@@ -79,6 +79,7 @@ const COMMANDS: [&str; 37] = [
     "endpoint drain",
     "nodes",
     "nodes drain",
+    "nodes forget",
     "events",
     "dns",
     "dns query",

@@ -103,6 +103,7 @@ async fn writes_reach_the_agent() {
         ("endpoint drain web web-1 --deadline 90s", "drain web web-1 Start(Some(90s))"),
         ("endpoint drain web web-1 --undo", "drain web web-1 Undo"),
         ("nodes drain n1", "drain node true"),
+        ("nodes forget n2", "forget node n2"),
         ("nodes undrain n1", "drain node false"),
     ] {
         world.good(args).await;
@@ -127,6 +128,7 @@ async fn failures_have_their_exit_codes() {
         ("service rm none", "", 2, "no service"),
         ("endpoint ls none", "", 2, "no service"),
         ("nodes drain n9", "", 2, "no node"),
+        ("nodes forget n9", "", 2, "no node"),
         ("nodes drain n2", "", 1, "ask the agent on n2"),
         ("service rm cart.shop", "", 1, "edit its file"),
         ("service inspect a.b.c", "", 65, "name: "),

@@ -351,6 +351,13 @@ impl Operations for Fake {
         })
     }
 
+    fn forget_node(&self, node: Name) -> Answer<'_, Result<(), OperationError>> {
+        Box::pin(async move {
+            self.turn(|k| k.log.push(format!("forget node {node}")));
+            Ok(())
+        })
+    }
+
     fn keys(&self) -> Vec<KeyView> {
         let view = |id: &ClusterKey, in_use, in_config, removed, nodes: &[&str]| KeyView {
             id: id.id(),

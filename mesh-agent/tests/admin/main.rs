@@ -12,4 +12,5 @@ mod keys;
 mod mesh;
 mod metrics;
 mod openapi;
+mod signals;
 mod world;

@@ -27,12 +27,6 @@ fn vip(node: &Node, service: &str) -> Option<IpAddr> {
     node.snapshot().services.get(&key(service))?.vips.first()
 }
 
-fn run(node: &mut Node, from: u64, to: u64) {
-    for ms in (from..=to).step_by(250) {
-        node.handle(Input::Tick, at(ms));
-    }
-}
-
 fn vip_id(service: &str) -> RecordId {
     Key::Claim(ClaimKey::Vip { service: key(service), family: Family::V4 }).id()
 }

@@ -17,13 +17,6 @@ fn overlaid(text: &str, network: &str, seeds: &[&str], now: Now) -> Node {
     node_with(text, now, |config| (config.overlay, config.seeds) = (overlay, seeds))
 }
 
-/// Ticks through the time from `from` to `to`, in milliseconds.
-fn run(node: &mut Node, from: u64, to: u64) {
-    for ms in (from..=to).step_by(250) {
-        node.handle(Input::Tick, at(ms));
-    }
-}
-
 fn held(view: &Node, of: &str) -> Vec<IpNetwork> {
     view.snapshot().nodes.get(&name(of)).map(|n| n.subnets.clone()).unwrap_or_default()
 }

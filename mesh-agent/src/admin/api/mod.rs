@@ -35,6 +35,7 @@ pub(crate) async fn answer(shared: &Shared, call: Call) -> Result<Reply, ApiErro
         Action::Undrain => endpoints::undrain(shared, &call).await,
         Action::Nodes => queries::nodes(shared, &call),
         Action::DrainNode => queries::drain_node(shared, &call).await,
+        Action::ForgetNode => queries::forget_node(shared, &call).await,
         Action::Events => events::events(shared, &call),
         Action::Keys => keys::list(shared, &call),
         Action::AddKey => keys::add(shared, &call).await,

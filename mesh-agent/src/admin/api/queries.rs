@@ -11,6 +11,7 @@ use crate::{
     dataplane::Flow,
 };
 use hyper::StatusCode;
+use mesh_control::model::{NodeName, Snapshot};
 use std::net::{IpAddr, SocketAddr};
 
 pub(super) fn nodes(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
@@ -25,19 +26,29 @@ pub(super) async fn drain_node(shared: &Shared, call: &Call) -> Result<Reply, Ap
     let body: NodeDrain = call.json()?;
     let snapshot = shared.operations.snapshot();
     if !snapshot.local.as_str().eq_ignore_ascii_case(wanted) {
-        let known = snapshot.nodes.keys().any(|n| n.as_str().eq_ignore_ascii_case(wanted));
-        let short: String = wanted.chars().take(63).collect();
-        return Err(if known {
-            ApiError::new(StatusCode::CONFLICT, format!("only `{short}` itself can change its drain"))
-                .fix(format!("ask the agent on {short}"))
-        } else {
-            ApiError::new(StatusCode::NOT_FOUND, format!("there is no node `{short}`"))
-                .fix("`mesh-agent nodes` lists those there are")
-        });
+        let node = known(&snapshot, wanted)?;
+        let problem = format!("only `{node}` itself can change its drain");
+        return Err(ApiError::new(StatusCode::CONFLICT, problem).fix(format!("ask the agent on {node}")));
     }
     shared.operations.drain_node(body.draining).await?;
     let what = if body.draining { "drains" } else { "takes new flows again" };
     Ok(Reply::done(format!("node {} {what}", snapshot.local)))
+}
+
+pub(super) async fn forget_node(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
+    Query::parse(&call.query, &[])?;
+    let node = known(&shared.operations.snapshot(), call.path.first().map_or("", String::as_str))?;
+    shared.operations.forget_node(node.clone()).await?;
+    Ok(Reply::done(format!("node {node} is forgotten; should it come back, it says anew what it has")))
+}
+
+fn known(snapshot: &Snapshot, wanted: &str) -> Result<NodeName, ApiError> {
+    let node = snapshot.nodes.keys().find(|n| n.as_str().eq_ignore_ascii_case(wanted));
+    node.cloned().ok_or_else(|| {
+        let short: String = wanted.chars().take(63).collect();
+        ApiError::new(StatusCode::NOT_FOUND, format!("there is no node `{short}`"))
+            .fix("`mesh-agent nodes` lists those there are")
+    })
 }
 
 pub(super) async fn dns(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {

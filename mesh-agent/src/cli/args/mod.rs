@@ -90,9 +90,9 @@ pub enum Command {
     /// Endpoints: list, add, remove, drain
     #[command(subcommand)]
     Endpoint(EndpointCommand),
-    /// Show the nodes of the mesh, or drain this one
+    /// Show the nodes of the mesh, drain this one, or forget one that is gone
     #[command(
-        after_help = "Examples:\n  mesh-agent nodes\n  mesh-agent nodes drain n1\n  mesh-agent nodes undrain n1"
+        after_help = "Examples:\n  mesh-agent nodes\n  mesh-agent nodes drain n1\n  mesh-agent nodes undrain n1\n  mesh-agent nodes forget n3"
     )]
     Nodes(NodesArgs),
     /// Show what happened on this node, or watch what happens
@@ -149,6 +149,14 @@ pub enum NodesCommand {
     #[command(after_help = "Example:\n  mesh-agent nodes drain n1")]
     Drain {
         /// The node whose agent is asked
+        node: String,
+    },
+    /// Forget a node that is down for good: its subnet, its declarations and what it said of itself
+    #[command(
+        after_help = "Refused while the node is up. One that comes back after all says anew what it has.\n\nExample:\n  mesh-agent nodes forget n3"
+    )]
+    Forget {
+        /// The node that is gone
         node: String,
     },
     /// Take a drain back

@@ -22,6 +22,12 @@ pub(super) async fn nodes(
 ) -> Result<(), Failure> {
     let (node, draining) = match command {
         None | Some(NodesCommand::Ls) => return list_nodes(client, output).await,
+        Some(NodesCommand::Forget { node }) => {
+            return done(
+                output,
+                &client.call("DELETE", &format!("/v1/nodes/{}", encode(&node)), None).await?,
+            );
+        }
         Some(NodesCommand::Drain { node }) => (node, true),
         Some(NodesCommand::Undrain { node }) => (node, false),
     };

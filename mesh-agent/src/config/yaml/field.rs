@@ -24,13 +24,19 @@ pub struct Report {
     file: Arc<str>,
     problems: RefCell<Vec<Problem>>,
     more: Cell<usize>,
+    warnings: RefCell<Vec<String>>,
 }
 
 impl Report {
     /// An empty report on `file`.
     #[must_use]
     pub fn new(file: &str) -> Self {
-        Report { file: file.into(), problems: RefCell::default(), more: Cell::new(0) }
+        Report {
+            file: file.into(),
+            problems: RefCell::default(),
+            more: Cell::new(0),
+            warnings: RefCell::default(),
+        }
     }
 
     /// Adds a problem; `message` holds the value, the rule and the fix.
@@ -56,6 +62,12 @@ impl Report {
     #[must_use]
     pub fn root<'a>(&'a self, node: &'a Node) -> Field<'a> {
         Field { report: self, path: String::new(), line: node.line, node }
+    }
+
+    /// What is not wrong but better changed, taken out.
+    #[must_use]
+    pub fn take_warnings(&self) -> Vec<String> {
+        self.warnings.take()
     }
 
     /// Whether nothing is wrong so far.
@@ -119,6 +131,15 @@ impl<'a> Field<'a> {
     /// Reports `message` here.
     pub fn fail(&self, message: impl Into<String>) {
         self.report.add(self.line, &self.path, message);
+    }
+
+    /// Warns of what stands here, which is taken all the same.
+    pub fn warn(&self, message: impl Display) {
+        let place = format!("{}:{}: {}", self.report.file, self.line, self.path);
+        let mut warnings = self.report.warnings.borrow_mut();
+        if warnings.len() < MAX_PROBLEMS {
+            warnings.push(format!("{place}: {message}"));
+        }
     }
 
     /// Reports `message` at a key that is not there, on this field's line.

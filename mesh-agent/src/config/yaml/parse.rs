@@ -4,8 +4,9 @@ use super::{
     node::{Entry, Node, Value},
     problem::{Problem, Problems},
 };
+use crate::sys;
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
-use std::{borrow::Cow, collections::HashMap, fs::File, io::Read, path::Path, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, io::Read, path::Path, sync::Arc};
 
 /// Largest document, in bytes.
 pub const MAX_BYTES: usize = 4 << 20;
@@ -16,17 +17,14 @@ const MAX_TREE: usize = 64 << 20;
 /// What a node costs beside its text.
 const NODE_COST: usize = 64;
 
-/// Reads a file of at most [`MAX_BYTES`] of UTF-8.
+/// Reads a regular file of at most [`MAX_BYTES`] of UTF-8.
 ///
 /// # Errors
 /// [`Problems`] naming the file and why it cannot be read.
 pub fn read_file(path: &Path) -> Result<String, Problems> {
     let file = path.display().to_string();
     let fail = |e: std::io::Error| Problems::of_file(&file, format!("cannot be read: {e}"));
-    let opened = File::open(path).map_err(fail)?;
-    if opened.metadata().map_err(fail)?.is_dir() {
-        return Err(Problems::of_file(&file, "is a folder: name a file"));
-    }
+    let opened = sys::file::open(path).map_err(fail)?;
     let mut bytes = Vec::new();
     opened.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(fail)?;
     if bytes.len() > MAX_BYTES {

@@ -11,7 +11,12 @@ use crate::{
     dataplane::{ApplyError, ApplyReport},
     plan::{Backend, BackendId, BackendState, Frontend, FrontendKey, Op},
 };
-use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 use tokio::sync::oneshot;
 
 /// How long removed sockets may take to close before the plane goes on without waiting.
@@ -136,7 +141,7 @@ impl<'a> Batch<'a> {
                     for (backend, slot) in opened.backends(&held.state) {
                         let counters = service.backend(&backend.id, key.protocol);
                         *slot = Arc::new(BackendSlot::new(backend.id.clone(), counters));
-                        slot.set_state(Some(backend.state));
+                        slot.set_state(Some(backend.state), clock());
                     }
                     self.registry.count_service(&frontend.service);
                     self.registry.forget_service(&old.service);
@@ -195,7 +200,7 @@ impl<'a> Batch<'a> {
             }
         };
         open.changed = true;
-        slot.set_state(Some(backend.state));
+        slot.set_state(Some(backend.state), clock());
         if let BackendState::Draining { deadline: Some(_) } = backend.state {
             self.after.push((held.state.id, After::Drain(slot)));
         }
@@ -213,7 +218,7 @@ impl<'a> Batch<'a> {
         let open = self.open.entry(key).or_insert(Open { index, changed: false, backends: None });
         let backends = open.backends(&held.state);
         if let Ok(at) = place(backends, backend) {
-            backends.remove(at).1.set_state(None);
+            backends.remove(at).1.set_state(None, clock());
             open.changed = true;
             self.after.push((held.state.id, After::Cut(Some(backend.clone()))));
         }
@@ -234,7 +239,7 @@ impl<'a> Batch<'a> {
         }
         let view = held.state.view.load_full();
         for slot in view.slots.iter().chain(opened.iter().flatten().map(|(_, slot)| slot)) {
-            slot.set_state(None);
+            slot.set_state(None, clock());
         }
         held.state.publish(View::new(
             Arc::clone(&held.frontend),
@@ -320,4 +325,10 @@ fn no_descriptors(limit: usize) -> io::Error {
     io::Error::other(format!(
         "{limit} listening sockets are open, half of the descriptor limit: raise it (ulimit -n, LimitNOFILE=)"
     ))
+}
+
+/// This moment by the steady clock and by the wall clock in Unix milliseconds, the unit of drain deadlines.
+fn clock() -> (Instant, u64) {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (Instant::now(), u64::try_from(unix.as_millis()).unwrap_or(u64::MAX))
 }

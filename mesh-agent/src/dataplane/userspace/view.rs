@@ -14,11 +14,23 @@ use mesh_control::model::{NoBackend, Protocol, Scheduler};
 use std::{
     net::IpAddr,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 use tokio::sync::watch;
+
+/// Longer than any drain, and still in the range of the clock.
+const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    /// As it was told, Unix milliseconds.
+    wall: u64,
+    /// The same moment by the steady clock.
+    at: Instant,
+}
 
 /// What must outlive views: which backend flows belong to. One per backend and frontend.
 #[derive(Debug)]
@@ -27,24 +39,34 @@ pub(super) struct BackendSlot {
     pub(super) stats: Arc<BackendStats>,
     /// UDP sessions leave it at their next datagram: it is down or removed.
     leave: AtomicBool,
-    /// Unix milliseconds at which flows left are reset; `u64::MAX` while it does not drain.
-    deadline: AtomicU64,
+    /// When flows left are reset; absent while it does not drain.
+    deadline: Mutex<Option<Deadline>>,
 }
 
 impl BackendSlot {
     /// A slot for a new backend.
     pub(super) fn new(id: BackendId, stats: Arc<BackendStats>) -> Self {
-        BackendSlot { id, stats, leave: AtomicBool::new(false), deadline: AtomicU64::new(u64::MAX) }
+        BackendSlot { id, stats, leave: AtomicBool::new(false), deadline: Mutex::default() }
     }
 
-    /// Takes over the backend's state; absent means that it is removed.
-    pub(super) fn set_state(&self, state: Option<BackendState>) {
+    /// Takes over the backend's state; absent means that it is removed. `clock` is the steady clock and the wall clock
+    /// (Unix milliseconds) at this moment: from here on a deadline follows the steady one, so that a step of the wall
+    /// clock neither ends nor prolongs a drain.
+    pub(super) fn set_state(&self, state: Option<BackendState>, clock: (Instant, u64)) {
         self.leave.store(matches!(state, None | Some(BackendState::Down)), Relaxed);
-        let deadline = match state {
-            Some(BackendState::Draining { deadline: Some(deadline) }) => deadline,
-            _ => u64::MAX,
+        let wall = match state {
+            Some(BackendState::Draining { deadline }) => deadline,
+            _ => None,
         };
-        self.deadline.store(deadline, Relaxed);
+        let mut held = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        // The same word again is no news of the clock.
+        if held.map(|d| d.wall) != wall {
+            let (now, unix) = clock;
+            *held = wall.map(|wall| {
+                let left = Duration::from_millis(wall.saturating_sub(unix)).min(FAR);
+                Deadline { wall, at: now + left }
+            });
+        }
     }
 
     /// Whether a UDP session must leave it.
@@ -52,9 +74,9 @@ impl BackendSlot {
         self.leave.load(Relaxed)
     }
 
-    /// When flows left are reset (Unix milliseconds), while it drains with a deadline.
-    pub(super) fn deadline(&self) -> Option<u64> {
-        Some(self.deadline.load(Relaxed)).filter(|deadline| *deadline != u64::MAX)
+    /// When flows left are reset, while it drains with a deadline.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline.lock().unwrap_or_else(PoisonError::into_inner).map(|d| d.at)
     }
 }
 
@@ -161,12 +183,36 @@ impl FrontendState {
 
     /// Swaps the view; the scheduler's memory follows the backends that stay.
     pub(super) fn publish(&self, view: View) {
-        let mut state = self.scheduling.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.scheduling.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.view.load();
         let old: Vec<&BackendId> = before.backends.iter().map(|b| &b.id).collect();
         *state = state.carried(&old, view.backends.iter().map(|b| &b.id));
         self.view.store(Arc::new(view));
         drop(state);
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_under_way_follows_no_step_of_the_wall_clock() {
+        let name = |text| mesh_control::model::Name::new(text).unwrap();
+        let slot = BackendSlot::new(BackendId { instance: name("a"), node: name("n") }, Arc::default());
+        let until = |wall| Some(BackendState::Draining { deadline: Some(wall) });
+        let start = Instant::now();
+        slot.set_state(until(10_000), (start, 4_000));
+        assert_eq!(slot.deadline(), Some(start + Duration::from_secs(6)));
+        // The clock is set forward by an hour and the same word comes again, as after an audit.
+        let later = start + Duration::from_secs(1);
+        slot.set_state(until(10_000), (later, 3_605_000));
+        assert_eq!(slot.deadline(), Some(start + Duration::from_secs(6)));
+        // Another word is news.
+        slot.set_state(until(3_607_000), (later, 3_605_000));
+        assert_eq!(slot.deadline(), Some(later + Duration::from_secs(2)));
+        slot.set_state(Some(BackendState::Active), (later, 0));
+        assert_eq!(slot.deadline(), None);
     }
 }

@@ -8,7 +8,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     thread::JoinHandle,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 use tokio::{
     runtime::{Builder, LocalOptions},
@@ -108,8 +108,8 @@ async fn run(context: Rc<Context>, mut inbox: mpsc::Receiver<Command>) {
         let due = async {
             match next {
                 Some(deadline) => {
-                    let wait = Duration::from_millis(deadline.saturating_sub(unix_millis()));
-                    // Wall clocks jump: look again at least every second.
+                    // It may have changed meanwhile: look again at least every second.
+                    let wait = deadline.saturating_duration_since(Instant::now());
                     tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
                 }
                 None => std::future::pending().await,
@@ -122,7 +122,7 @@ async fn run(context: Rc<Context>, mut inbox: mpsc::Receiver<Command>) {
             },
             () = due => {}
         }
-        let now = unix_millis();
+        let now = Instant::now();
         draining.retain(|(frontend, slot)| match slot.deadline() {
             Some(deadline) if deadline <= now => {
                 context.cut(*frontend, Some(&slot.id));
@@ -150,10 +150,4 @@ fn handle(context: &Rc<Context>, command: Command, draining: &mut Vec<(u64, Arc<
         }
         Command::Barrier(done) => drop(done.send(())),
     }
-}
-
-/// Wall-clock time, the unit of drain deadlines.
-fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,5 +1,6 @@
 //! `api.json`: the endpoints that the API added on this node.
 
+use crate::sys;
 use mesh_control::model::{Endpoint, ServiceKey};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -60,7 +61,7 @@ pub enum StoreError {
 pub(super) fn load(file: &Path) -> Result<Kept, StoreError> {
     let failed = |action| move |source| StoreError::Io { file: file.to_owned(), action, source };
     let mut text = String::new();
-    let reason = match File::open(file) {
+    let reason = match sys::file::open(file) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Kept::new()),
         Err(e) => return Err(failed("open")(e)),
         Ok(opened) => match opened.take(MAX_BYTES + 1).read_to_string(&mut text) {

@@ -5,8 +5,11 @@ use crate::config::yaml::Problem;
 use mesh_control::model::{Protocol, ServiceKey};
 use std::{collections::HashMap, net::IpAddr};
 
+/// As many problems as anybody reads. Without a bound one port that n services claim would make n² of them.
+const MOST: usize = 100;
+
 /// What keeps `new` from standing beside `old`, and its members beside each other; each problem lies in `new` and
-/// names both places. `old` must be free of clashes. Costs O(n log n) for the usual case of few overlaps.
+/// names both places; at most 100 are told. `old` must be free of clashes. Costs O(n log n) for the usual case of few overlaps.
 pub fn clashes<'a>(old: impl Iterator<Item = &'a Declared>, new: &'a [Declared]) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut all: Vec<(bool, &Declared)> = old.map(|d| (false, d)).collect();
@@ -14,6 +17,9 @@ pub fn clashes<'a>(old: impl Iterator<Item = &'a Declared>, new: &'a [Declared])
 
     let mut places: HashMap<&ServiceKey, &Declared> = HashMap::with_capacity(all.len());
     for (_, declared) in &all {
+        if problems.len() >= MOST {
+            break;
+        }
         if let Some(first) = places.insert(&declared.service.key, declared) {
             problems.push(Problem {
                 file: declared.file.clone(),
@@ -37,6 +43,9 @@ pub fn clashes<'a>(old: impl Iterator<Item = &'a Declared>, new: &'a [Declared])
     let mut open: Vec<(usize, bool, &Declared, &PublishedAt)> = Vec::new();
     let mut last: Option<Protocol> = None;
     for entry in ports {
+        if problems.len() >= MOST {
+            break;
+        }
         let (i, is_new, declared, port) = entry;
         if last.replace(port.protocol) != Some(port.protocol) {
             open.clear();
@@ -67,7 +76,7 @@ pub fn clashes<'a>(old: impl Iterator<Item = &'a Declared>, new: &'a [Declared])
         open.push(entry);
     }
     problems.sort();
-    problems.truncate(100);
+    problems.truncate(MOST);
     problems
 }
 

@@ -49,6 +49,10 @@ pub(super) fn healthcheck(field: &Field<'_>) -> Option<ExecCheck> {
 
 fn command(field: &Field<'_>) -> Option<Vec<String>> {
     let shell = |line: &str| Some(vec!["/bin/sh".to_owned(), "-c".into(), line.to_owned()]);
+    let fail = || {
+        field.fail("is no command: write [\"CMD\", PROGRAM, ARGUMENT…], [\"CMD-SHELL\", LINE] or [\"NONE\"]");
+        None
+    };
     let words: Vec<&str> = match field.one_or_list() {
         items if items.len() > 256 => {
             field.fail(format!("has {} words: at most 256", items.len()));
@@ -56,21 +60,17 @@ fn command(field: &Field<'_>) -> Option<Vec<String>> {
         }
         items => items.iter().map(Field::text).collect::<Option<_>>()?,
     };
-    if matches!(field.value(), crate::config::yaml::Value::Scalar { .. }) {
-        return shell(words[0]);
-    }
+    let line = matches!(field.value(), crate::config::yaml::Value::Scalar { .. });
     match words.as_slice() {
+        // An empty line would always succeed.
+        [text] if line && !text.trim().is_empty() => shell(text),
+        _ if line => fail(),
         ["NONE"] => None,
-        ["CMD-SHELL", line] => shell(line),
+        ["CMD-SHELL", line] if !line.trim().is_empty() => shell(line),
         ["CMD", program, rest @ ..] if !program.is_empty() => {
             Some([program].into_iter().chain(rest).map(|w| (*w).to_owned()).collect())
         }
-        _ => {
-            field.fail(
-                "is no command: write [\"CMD\", PROGRAM, ARGUMENT…], [\"CMD-SHELL\", LINE] or [\"NONE\"]",
-            );
-            None
-        }
+        _ => fail(),
     }
 }
 

@@ -398,3 +398,20 @@ fn a_bad_service_refuses_the_whole_file() {
         Protocol::Udp
     );
 }
+
+#[test]
+fn twenty_thousand_claims_of_one_port_are_refused_in_bounded_space() {
+    let many: String = (0..20_000).map(|i| format!("  s{i}: {{ports: ['80:80']}}\n")).collect();
+    let problems = read(&format!("services:\n{many}")).unwrap_err();
+    assert!((1..=101).contains(&problems.0.len()), "{}", problems.0.len());
+    assert!(problems.to_string().contains("published port 80/tcp is taken by s0 at"), "{problems}");
+}
+
+#[test]
+fn an_empty_command_is_refused_as_it_would_always_succeed() {
+    for test in ["''", "[CMD-SHELL, ' ']"] {
+        let all = read(&format!("services: {{web: {{healthcheck: {{test: {test}}}}}}}"));
+        let lines = all.expect_err(test).lines();
+        assert!(lines[0].contains("healthcheck.test: is no command"), "{lines:?}");
+    }
+}

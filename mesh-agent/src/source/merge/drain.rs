@@ -1,6 +1,7 @@
 //! Draining that an operator orders, beside that of endpoints which leave. Pure.
 
-use super::{Merge, NoSuchEndpoint, millis};
+use super::{Merge, NoSuchEndpoint};
+use crate::source::instance::Until;
 use mesh_control::model::{Name, ServiceKey, Snapshot};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ impl Merge {
         deadline: Option<Duration>,
     ) -> Result<(), NoSuchEndpoint> {
         let until = match deadline {
-            Some(deadline) => now.saturating_add(millis(deadline)),
+            Some(deadline) => self.until(now, deadline),
             None => self.drained_by(now, snapshot, key),
         };
         let drained = &mut self.instance(key, instance)?.drained;
@@ -61,8 +62,8 @@ impl Merge {
         }
     }
 
-    /// When a drain that begins now is over, unix milliseconds.
-    fn drained_by(&self, now: u64, snapshot: &Snapshot, key: &ServiceKey) -> u64 {
-        now.saturating_add(millis(self.drain_time(snapshot, key).unwrap_or_default()))
+    /// When a drain of the service's own time that begins now is over.
+    fn drained_by(&self, now: u64, snapshot: &Snapshot, key: &ServiceKey) -> Until {
+        self.until(now, self.drain_time(snapshot, key).unwrap_or_default())
     }
 }
