@@ -165,7 +165,13 @@ impl Encrypted {
             upstreams: Upstreams::List(vec![upstream.parse().unwrap()]),
             upstream_ca: Some(self.trust.ca.clone()),
             // Long, so that a busy machine does not count as silence.
-            limits: Limits { forward_try: PATIENCE, forward_total: 2 * PATIENCE, ..Limits::default() },
+            // One client stands for many here.
+            limits: Limits {
+                forward_try: PATIENCE,
+                forward_total: 2 * PATIENCE,
+                client_forwards: 0,
+                ..Limits::default()
+            },
             ..DnsConfig::default()
         }
     }
