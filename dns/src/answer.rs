@@ -2,11 +2,14 @@
 
 use crate::{
     index::Entry,
+    kubernetes,
+    naming::{Naming, Style},
     records,
     resolve::{Target, resolve},
     reverse::Reverse,
+    scope::{Scope, Seen},
     view::DnsView,
-    zone::{NAME_SERVER, Place, Zone},
+    zone::{Label, NAME_SERVER, Zone},
 };
 use hickory_proto::{
     op::ResponseCode,
@@ -14,7 +17,7 @@ use hickory_proto::{
 };
 use ipnetwork::IpNetwork;
 use mesh_control::model::EndpointMode;
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// One question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub struct Question {
     pub kind: RecordType,
     /// QCLASS.
     pub class: DNSClass,
+    /// What the asker sees.
+    scope: Arc<Scope>,
 }
 
 impl Question {
@@ -34,13 +39,20 @@ impl Question {
     #[must_use]
     pub fn new(name: Name, kind: RecordType) -> Self {
         let lower = name.to_lowercase();
-        Question { name, lower, kind, class: DNSClass::IN }
+        Question { name, lower, kind, class: DNSClass::IN, scope: Arc::default() }
     }
 
     /// The same question in another class.
     #[must_use]
     pub fn in_class(mut self, class: DNSClass) -> Self {
         self.class = class;
+        self
+    }
+
+    /// The same question of a client that sees only `scope`.
+    #[must_use]
+    pub fn within(mut self, scope: Arc<Scope>) -> Self {
+        self.scope = scope;
         self
     }
 }
@@ -58,6 +70,46 @@ pub struct AnswerOptions {
     pub name_servers: Vec<IpAddr>,
     /// Networks whose reverse names are ours even where no address is in use.
     pub local_reverse: Vec<IpNetwork>,
+    /// The domain below which names are answered as Kubernetes writes them, when they are.
+    pub kubernetes: Option<Zone>,
+}
+
+/// What a name that is ours leads to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found<'v> {
+    /// Below which zone it is; names in its records are written as there.
+    pub(crate) naming: Naming<'v>,
+    /// What it stands for.
+    pub(crate) target: Target<'v>,
+    /// Whether it was asked without the zone, and so is its own apex.
+    pub(crate) bare: bool,
+}
+
+impl AnswerOptions {
+    /// Finds the name of `labels`, in lower case, leftmost first; allocates nothing. `None` for reverse names and
+    /// for those that are not ours.
+    pub(crate) fn find<'v>(&'v self, seen: Seen<'v>, labels: &[Label<'_>]) -> Option<Found<'v>> {
+        let mesh = self.zone.place(labels);
+        let kubernetes = self.kubernetes.as_ref().and_then(|zone| Some((zone, zone.place(labels)?)));
+        // Of two zones the deeper has the name.
+        if let Some((zone, left)) = kubernetes
+            && mesh.is_none_or(|mesh| left.len() < mesh.len())
+        {
+            let naming = Naming { seen, zone, style: Style::Kubernetes };
+            return Some(Found { naming, target: kubernetes::resolve(seen, left), bare: false });
+        }
+        let naming = Naming { seen, zone: &self.zone, style: Style::Mesh };
+        if let Some(left) = mesh {
+            return Some(Found { naming, target: resolve(seen, left), bare: false });
+        }
+        if !seen.scope.bare_names || !matches!(labels, [_] | [b"tasks", _]) {
+            return None;
+        }
+        let target = resolve(seen, labels);
+        // All but services, the empty names among them, may be somebody else's.
+        let ours = matches!(target, Target::Service(_) | Target::External(_) | Target::Tasks(_));
+        ours.then_some(Found { naming, target, bare: true })
+    }
 }
 
 /// The sections of an authoritative reply.
@@ -71,7 +123,12 @@ pub struct Answer {
     pub authority: Vec<Record>,
     /// Additional section, without the OPT record.
     pub additional: Vec<Record>,
+    /// The name whose records of the type asked belong to the answer too and are not ours: where a CNAME leads.
+    pub rest: Option<Name>,
 }
+
+/// Most names of one chain of CNAMEs.
+const MAX_CHAIN: usize = 8;
 
 impl Answer {
     /// A response code without a record.
@@ -80,7 +137,8 @@ impl Answer {
     }
 
     fn positive(answers: Vec<Record>) -> Self {
-        Answer { rcode: ResponseCode::NoError, answers, authority: Vec::new(), additional: Vec::new() }
+        let (authority, additional) = (Vec::new(), Vec::new());
+        Answer { rcode: ResponseCode::NoError, answers, authority, additional, rest: None }
     }
 
     fn with_code(mut self, rcode: ResponseCode) -> Self {
@@ -95,73 +153,147 @@ impl Answer {
 /// transfers are REFUSED whatever the name (RFC 8906 section 3.1.4; RFC 5936 section 2.2.1).
 #[must_use]
 pub fn answer(view: &DnsView, question: &Question, seed: u64, options: &AnswerOptions) -> Option<Answer> {
+    answered(view, question, seed, options, 0)
+}
+
+fn answered(
+    view: &DnsView,
+    question: &Question,
+    seed: u64,
+    options: &AnswerOptions,
+    chain: usize,
+) -> Option<Answer> {
     let transfer = matches!(question.kind, RecordType::AXFR | RecordType::IXFR);
     if question.class != DNSClass::IN || transfer {
         return Some(Answer::bare(ResponseCode::Refused));
     }
-    let asked = Asked { view, question, seed, options };
-    match options.zone.place(&question.lower) {
-        Place::At(labels) => Some(asked.target(&resolve(view, labels.as_slice()))),
-        Place::Nowhere => Some(asked.absent(options.zone.origin())),
-        Place::Outside => asked.pointer(),
+    let seen = Seen::new(view, &question.scope);
+    let labels: Vec<Label<'_>> = question.lower.iter().collect();
+    let asked = |naming, entry: Option<&Entry>| {
+        let spec = entry.map(|entry| &entry.view.spec);
+        let ttl = spec.and_then(|spec| spec.ttl).unwrap_or(options.ttl);
+        let negative_ttl = spec.and_then(|spec| spec.negative_ttl).unwrap_or(options.negative_ttl);
+        let (ttl, negative_ttl) = (ttl.min(records::MAX_TTL), negative_ttl.min(records::MAX_TTL));
+        Asked { view, naming, question, seed, options, ttl, negative_ttl, chain }
+    };
+    if let Some(Found { naming, target, bare }) = options.find(seen, &labels) {
+        let apex = if bare { &question.lower } else { naming.zone.origin() };
+        return Some(asked(naming, target.entry().map(AsRef::as_ref)).target(&target, apex));
     }
+    let naming = match &options.kubernetes {
+        Some(zone) => Naming { seen, zone, style: Style::Kubernetes },
+        None => Naming { seen, zone: &options.zone, style: Style::Mesh },
+    };
+    asked(naming, None).pointer()
 }
 
-/// The arguments of [`answer`].
+/// The arguments of [`answer`], and what is known of the name.
 struct Asked<'a> {
     view: &'a DnsView,
+    naming: Naming<'a>,
     question: &'a Question,
     seed: u64,
     options: &'a AnswerOptions,
+    /// Seconds that records of the name may be kept …
+    ttl: u32,
+    /// … and that there are none.
+    negative_ttl: u32,
+    /// How many CNAMEs led here.
+    chain: usize,
 }
 
 impl Asked<'_> {
-    fn target(&self, target: &Target<'_, '_>) -> Answer {
-        let (name, kind) = (&self.question.name, self.question.kind);
-        let apex = self.options.zone.origin();
+    fn target(&self, target: &Target<'_>, apex: &Name) -> Answer {
+        let (name, kind, ttl) = (&self.question.name, self.question.kind, self.ttl);
         // A name without records of its own says NODATA to ANY too; every other one the minimum.
         if kind == RecordType::ANY && !matches!(target, Target::Empty | Target::Absent) {
-            return Answer::positive(vec![records::minimal_any(
-                name,
-                self.options.ttl.min(records::MAX_TTL),
-            )]);
+            let ttl = self.options.ttl.min(records::MAX_TTL);
+            return Answer::positive(vec![records::minimal_any(name, ttl)]);
         }
-        match target {
-            Target::Apex => self.apex(apex),
+        let answers = match target {
+            Target::Apex => return self.apex(apex),
+            Target::Absent => return self.absent(apex),
+            Target::External(entry) => return self.external(entry),
+            Target::Port { entry, vip_port, target_port, tasks } if kind == RecordType::SRV => {
+                let (answers, additional) = self.port(entry, (*vip_port, *target_port), *tasks);
+                return Answer { additional, ..self.found(answers, apex) };
+            }
+            Target::Service(entry) if kind == RecordType::SRV && self.naming.style == Style::Kubernetes => {
+                let (answers, additional) = self.every_port(entry);
+                return Answer { additional, ..self.found(answers, apex) };
+            }
             Target::NameServer => {
-                let servers = self.options.name_servers.iter();
-                let all = servers.map(|a| records::address(name, self.options.ttl, *a));
-                self.found(all.filter(|r| r.record_type() == kind).collect())
+                let all = self.options.name_servers.iter().map(|a| records::address(name, ttl, *a));
+                all.filter(|r| r.record_type() == kind).collect()
             }
-            Target::Service(entry) => self.service(entry),
-            Target::Tasks(entry) => {
-                self.found(records::addresses(name, self.ttl(entry), kind, &[&entry.tasks], self.seed))
+            Target::Version if kind == RecordType::TXT => {
+                vec![records::text(name, ttl, vec![kubernetes::SCHEMA.to_owned()])]
             }
-            Target::Instance(entry, instance) => {
-                let ready = entry.instances(instance).iter().filter(|e| e.endpoint.ready);
+            Target::Service(entry) if kind == RecordType::TXT => {
+                vec![records::text(name, ttl, records::description(entry))]
+            }
+            Target::Service(_) | Target::Tasks(_) => {
+                records::addresses(name, ttl, kind, &target.lists(), self.seed)
+            }
+            Target::Instance(_, endpoints) => {
+                let ready = endpoints.iter().filter(|e| e.endpoint.ready);
                 let mut found: Vec<Record> = Vec::new();
-                for record in
-                    ready.flat_map(|e| records::one(name, self.ttl(entry), kind, e.endpoint.addresses))
-                {
+                for record in ready.flat_map(|e| records::one(name, ttl, kind, e.endpoint.addresses)) {
                     if !found.contains(&record) {
                         found.push(record);
                     }
                 }
-                self.found(found)
+                found
             }
-            Target::Port { entry, vip_port, target_port, tasks } if kind == RecordType::SRV => {
-                let zone = &self.options.zone;
-                let (answers, additional) = if *tasks || entry.view.spec.endpoint_mode == EndpointMode::Dnsrr
-                {
-                    let of = (&**entry, *target_port);
-                    records::srv_of_instances(name, self.ttl(entry), (self.view, zone), of, self.seed)
-                } else {
-                    records::srv_of_service(name, self.ttl(entry), zone, entry, *vip_port)
-                };
-                Answer { additional, ..self.found(answers) }
+            Target::Address(_, address) => records::one(name, ttl, kind, (*address).into()),
+            Target::Version | Target::Port { .. } | Target::Empty => Vec::new(),
+        };
+        self.found(answers, apex)
+    }
+
+    /// The SRV records of a port, as (VIP's, endpoint's), and the addresses of the names in them.
+    fn port(&self, entry: &Entry, port: (u16, u16), tasks: bool) -> (Vec<Record>, Vec<Record>) {
+        let name = &self.question.name;
+        if tasks || entry.view.spec.endpoint_mode == EndpointMode::Dnsrr {
+            records::srv_of_instances(name, self.ttl, self.naming, (entry, port.1), self.seed)
+        } else {
+            records::srv_of_service(name, self.ttl, self.naming, (entry, port.0))
+        }
+    }
+
+    /// Those of all ports, which CoreDNS answers at the service's own name. The names in them are the same for each.
+    fn every_port(&self, entry: &Entry) -> (Vec<Record>, Vec<Record>) {
+        let (mut answers, mut additional) = (Vec::new(), Vec::new());
+        let mut told = BTreeSet::new();
+        for port in entry.view.spec.ports.iter().map(|p| (p.port.first(), p.target)) {
+            // One number may be of both protocols, and of several published places.
+            if told.insert(port) && answers.len() < records::MAX_ANSWERS {
+                let (more, addresses) = self.port(entry, port, false);
+                answers.extend(more);
+                additional = addresses;
             }
-            Target::Port { .. } | Target::Empty => self.no_data(apex),
-            Target::Absent => self.absent(apex),
+        }
+        answers.truncate(records::MAX_ANSWERS);
+        (answers, additional)
+    }
+
+    /// The name that stands for the service, and what that answers, as far as it is ours (RFC 1034 section 3.6.2).
+    fn external(&self, entry: &Entry) -> Answer {
+        let (name, kind) = (&self.question.name, self.question.kind);
+        let target = entry.view.spec.external_name.as_deref().and_then(|text| Name::from_ascii(text).ok());
+        let Some(mut target) = target else { return Answer::bare(ResponseCode::ServFail) };
+        target.set_fqdn(true);
+        let mut answers = vec![records::canonical(name, self.ttl, target.clone())];
+        if kind == RecordType::CNAME || self.chain >= MAX_CHAIN {
+            return Answer::positive(answers);
+        }
+        let next = Question::new(target.clone(), kind).within(Arc::clone(&self.question.scope));
+        match answered(self.view, &next, self.seed, self.options, self.chain + 1) {
+            Some(rest) => {
+                answers.extend(rest.answers);
+                Answer { answers, ..rest }
+            }
+            None => Answer { rest: Some(target), ..Answer::positive(answers) },
         }
     }
 
@@ -173,23 +305,12 @@ impl Asked<'_> {
             RecordType::NS => {
                 let host = self.name_server();
                 let servers = self.options.name_servers.iter();
-                let additional = servers.map(|a| records::address(&host, self.options.ttl, *a)).collect();
-                let ns = records::name_server(name, self.options.ttl, host);
+                let additional = servers.map(|a| records::address(&host, self.ttl, *a)).collect();
+                let ns = records::name_server(name, self.ttl, host);
                 Answer { additional, ..Answer::positive(vec![ns]) }
             }
             _ => self.no_data(apex),
         }
-    }
-
-    fn service(&self, entry: &Entry) -> Answer {
-        let (name, kind, ttl) = (&self.question.name, self.question.kind, self.ttl(entry));
-        if kind == RecordType::TXT {
-            return Answer::positive(vec![records::text(name, ttl, entry)]);
-        }
-        self.found(match entry.view.spec.endpoint_mode {
-            EndpointMode::Vip => records::one(name, ttl, kind, entry.view.vips),
-            EndpointMode::Dnsrr => records::addresses(name, ttl, kind, &[&entry.near, &entry.far], self.seed),
-        })
     }
 
     /// Reverse names: those of our addresses, and all of the networks that are ours whole. In those a name of fewer
@@ -204,25 +325,23 @@ impl Asked<'_> {
         if is_apex && matches!(kind, RecordType::SOA | RecordType::NS) {
             return Some(self.apex(&apex));
         }
-        let owners = asked.address().and_then(|address| self.view.owners(address));
-        let (name, ttl) = (&self.question.name, self.options.ttl);
-        Some(match (owners, kind) {
-            (None, _) if network.is_none() => return None,
-            (Some(owners), RecordType::PTR) => {
-                let zone = &self.options.zone;
-                Answer::positive(records::pointers(name, ttl, self.view, zone, owners))
+        let mut owners = asked.address().into_iter().flat_map(|a| self.naming.seen.owners(a)).peekable();
+        let owned = owners.peek().is_some();
+        let (name, ttl) = (&self.question.name, self.ttl);
+        Some(match (owned, kind) {
+            (false, _) if network.is_none() => return None,
+            (true, RecordType::PTR) => Answer::positive(records::pointers(name, ttl, self.naming, owners)),
+            (_, RecordType::ANY) if is_apex || owned => {
+                Answer::positive(vec![records::minimal_any(name, ttl)])
             }
-            (_, RecordType::ANY) if is_apex || owners.is_some() => {
-                Answer::positive(vec![records::minimal_any(name, ttl.min(records::MAX_TTL))])
-            }
-            (None, _) if !is_apex && (asked.rest || asked.address().is_some()) => self.absent(&apex),
+            (false, _) if !is_apex && (asked.rest || asked.address().is_some()) => self.absent(&apex),
             _ => self.no_data(&apex),
         })
     }
 
     /// A positive answer, or NODATA when there is nothing in it.
-    fn found(&self, answers: Vec<Record>) -> Answer {
-        if answers.is_empty() { self.no_data(self.options.zone.origin()) } else { Answer::positive(answers) }
+    fn found(&self, answers: Vec<Record>, apex: &Name) -> Answer {
+        if answers.is_empty() { self.no_data(apex) } else { Answer::positive(answers) }
     }
 
     /// RFC 2308 section 2.2.
@@ -236,15 +355,11 @@ impl Asked<'_> {
     }
 
     fn soa(&self, apex: &Name) -> Record {
-        let (zone, ttl) = (&self.options.zone, self.options.negative_ttl.min(records::MAX_TTL));
-        records::start_of_authority(apex, ttl, zone, self.name_server(), self.view.revision())
+        let (zone, revision) = (self.naming.zone, self.view.revision());
+        records::start_of_authority(apex, self.negative_ttl, zone, self.name_server(), revision)
     }
 
     fn name_server(&self) -> Name {
-        self.options.zone.below(NAME_SERVER)
-    }
-
-    fn ttl(&self, entry: &Entry) -> u32 {
-        entry.view.spec.ttl.unwrap_or(self.options.ttl).min(records::MAX_TTL)
+        self.naming.zone.below(NAME_SERVER)
     }
 }

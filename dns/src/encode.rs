@@ -14,11 +14,11 @@ use std::net::SocketAddr;
 pub(crate) const HEADER: usize = 12;
 
 /// Most octets of a UDP reply without EDNS (RFC 1035 section 4.2.1).
-const PLAIN_UDP: usize = 512;
+pub(crate) const PLAIN_UDP: usize = 512;
 
 /// Most octets of our own UDP replies, and what we tell clients they may send: no fragment on any usual path (DNS
 /// flag day 2020).
-const SAFE_UDP: u16 = 1232;
+pub(crate) const SAFE_UDP: u16 = 1232;
 
 /// A packet, looked at.
 #[derive(Debug)]
@@ -62,6 +62,22 @@ fn error(header: [u8; HEADER], rcode: ResponseCode) -> Screened {
     reply[3] = rcode.low();
     reply[4..].fill(0);
     Screened::Reply(reply.to_vec(), rcode)
+}
+
+/// REFUSED to a query that nobody has read further, with its question if that is plain; no longer than the query.
+/// `None` when the packet is no query.
+pub(crate) fn refused(packet: &[u8]) -> Option<Vec<u8>> {
+    let Screened::Reply(mut reply, _) = error(*packet.first_chunk()?, ResponseCode::Refused) else {
+        return None;
+    };
+    if packet[2] & 0x80 != 0 {
+        return None;
+    }
+    if let Some(question) = question_octets(packet) {
+        reply[5] = 1;
+        reply.extend_from_slice(question);
+    }
+    Some(reply)
 }
 
 /// The question of a screened request.

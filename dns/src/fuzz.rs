@@ -4,7 +4,7 @@
 
 use crate::{
     Zone,
-    encode::{HEADER, Screened, advertised, question, question_octets, screen, truncated},
+    encode::{HEADER, Screened, advertised, question, question_octets, refused, screen, truncated},
     reverse::Reverse,
 };
 use hickory_proto::rr::Name;
@@ -110,6 +110,19 @@ fn questions_and_truncation() {
         let Some(short) = truncated(input) else { return false };
         assert!(short.len() <= input.len() && short[2] & 0x02 != 0);
         assert_eq!(question_octets(&short), octets);
+        true
+    });
+}
+
+#[test]
+fn refusals() {
+    fuzz("refusals", &packets(), |input| {
+        let Some(reply) = refused(input) else {
+            assert!(input.len() < HEADER || input[2] & 0x80 != 0, "only what is no query is not refused");
+            return false;
+        };
+        assert!(reply.len() <= input.len() && reply[..2] == input[..2] && reply[2] & 0x80 != 0);
+        assert_eq!((reply[3], question_octets(&reply)), (5, question_octets(input)));
         true
     });
 }

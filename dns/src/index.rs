@@ -1,8 +1,10 @@
 //! One service as DNS sees it: the addresses of its ready endpoints, sorted out once for each change.
 
+use crate::zone::Label;
 use imbl::OrdSet;
 use mesh_control::model::{EndpointMode, EndpointView, Locality, Name, ServiceKey, ServiceView};
 use std::{
+    cmp::Ordering,
     collections::HashSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
@@ -17,23 +19,61 @@ pub(crate) struct AddressList {
     pub(crate) v6: Vec<Ipv6Addr>,
 }
 
-/// Who an address belongs to; VIPs sort first.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Owner {
-    /// It is the VIP of this service.
-    Vip(ServiceKey),
-    /// It is an address of this ready instance of the service.
-    Instance(ServiceKey, Name),
+/// A service by one of the names or addresses that lead to it, or one of its instances.
+#[derive(Clone, Debug)]
+pub(crate) struct Owner {
+    /// The service.
+    pub(crate) entry: Arc<Entry>,
+    /// Which of its endpoints; none for the service itself.
+    at: Option<u32>,
 }
 
-/// Whose one address is. Nearly always one owner's, and then without the node of a set, which is many times as large;
-/// a host's own address can be that of thousands.
+impl Owner {
+    /// The service itself.
+    pub(crate) fn service(entry: Arc<Entry>) -> Self {
+        Owner { entry, at: None }
+    }
+
+    /// The instance, when it is one's.
+    pub(crate) fn instance(&self) -> Option<&Name> {
+        let at = usize::try_from(self.at?).ok()?;
+        self.entry.view.endpoints.get(at).map(|e| &e.endpoint.instance)
+    }
+
+    fn order(&self) -> (bool, &ServiceKey, Option<&Name>) {
+        (self.at.is_some(), self.entry.key(), self.instance())
+    }
+}
+
+/// Services first, then by key and instance; two versions of one service are the same.
+impl Ord for Owner {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for Owner {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Owner {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Owner {}
+
+/// Who has an address or claims an alias. Nearly always one, and then without the node of a set, which is many times
+/// as large; a host's own address can be that of thousands.
 #[derive(Clone, Debug)]
 pub(crate) enum Owners {
     /// One.
     One(Owner),
     /// Two or more, or what is left of them.
-    Many(OrdSet<Owner>),
+    Many(Box<OrdSet<Owner>>),
 }
 
 impl Owners {
@@ -41,7 +81,9 @@ impl Owners {
     pub(crate) fn insert(&mut self, owner: Owner) {
         match self {
             Owners::One(one) if *one == owner => {}
-            Owners::One(one) => *self = Owners::Many([one.clone(), owner].into_iter().collect()),
+            Owners::One(one) => {
+                *self = Owners::Many(Box::new([one.clone(), owner].into_iter().collect()));
+            }
             Owners::Many(all) => drop(all.insert(owner)),
         }
     }
@@ -58,6 +100,14 @@ impl Owners {
                     _ => Some(self),
                 }
             }
+        }
+    }
+
+    /// The first in order.
+    pub(crate) fn first(&self) -> Option<&Owner> {
+        match self {
+            Owners::One(one) => Some(one),
+            Owners::Many(all) => all.get_min(),
         }
     }
 
@@ -87,47 +137,59 @@ pub(crate) struct Entry {
     pub(crate) view: Arc<ServiceView>,
     /// Every ready endpoint.
     pub(crate) tasks: AddressList,
-    /// What the name of a `dnsrr` service answers first …
+    /// What the service's name answers: its VIPs, or with `dnsrr` the endpoints to prefer …
     pub(crate) near: AddressList,
-    /// … and after that.
+    /// … and after those the others.
     pub(crate) far: AddressList,
 }
 
 impl AddressList {
-    /// The endpoints' addresses that are not in `seen` yet.
-    fn of<'e>(endpoints: impl Iterator<Item = &'e EndpointView>, seen: &mut HashSet<IpAddr>) -> Self {
-        let mut list = AddressList::default();
-        for address in endpoints.flat_map(|e| e.endpoint.addresses.iter()) {
-            if seen.insert(address) {
-                match address {
-                    IpAddr::V4(a) => list.v4.push(a),
-                    IpAddr::V6(a) => list.v6.push(a),
-                }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+
+    /// The addresses that are not in `seen` yet.
+    fn of(addresses: impl Iterator<Item = IpAddr>, seen: &mut HashSet<IpAddr>) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for address in addresses.filter(|a| seen.insert(*a)) {
+            match address {
+                IpAddr::V4(a) => v4.push(a),
+                IpAddr::V6(a) => v6.push(a),
             }
         }
-        list
+        v4.shrink_to_fit();
+        v6.shrink_to_fit();
+        AddressList { v4, v6 }
+    }
+
+    fn of_endpoints<'e>(
+        endpoints: impl Iterator<Item = &'e EndpointView>,
+        seen: &mut HashSet<IpAddr>,
+    ) -> Self {
+        Self::of(endpoints.flat_map(|e| e.endpoint.addresses.iter()), seen)
     }
 }
 
 impl Entry {
     pub(crate) fn new(view: Arc<ServiceView>, here: &Here) -> Self {
         let ready = || view.endpoints.iter().filter(|e| e.endpoint.ready);
-        let tasks = AddressList::of(ready(), &mut HashSet::new());
-        let (mut near, mut far) = (AddressList::default(), AddressList::default());
-        if view.spec.endpoint_mode == EndpointMode::Dnsrr {
-            // Balancing by DNS has no other place for the weight than leaving the 0 out.
-            let balanced = || ready().filter(|e| e.endpoint.weight > 0);
-            let is_near = |e: &&EndpointView| match view.spec.locality {
-                Locality::Any => true,
-                Locality::PreferLocal | Locality::LocalOnly => e.node == here.node,
-                Locality::PreferZone => e.node == here.node || (e.zone.is_some() && e.zone == here.zone),
-            };
-            let mut seen = HashSet::new();
-            near = AddressList::of(balanced().filter(is_near), &mut seen);
-            if view.spec.locality != Locality::LocalOnly {
-                far = AddressList::of(balanced().filter(|e| !is_near(e)), &mut seen);
+        let tasks = AddressList::of_endpoints(ready(), &mut HashSet::new());
+        let mut seen = HashSet::new();
+        let (near, far) = match view.spec.endpoint_mode {
+            EndpointMode::Vip => (AddressList::of(view.vips.iter(), &mut seen), AddressList::default()),
+            EndpointMode::Dnsrr => {
+                // Balancing by DNS has no other place for the weight than leaving the 0 out.
+                let balanced = || ready().filter(|e| e.endpoint.weight > 0);
+                let is_near = |e: &&EndpointView| match view.spec.locality {
+                    Locality::Any => true,
+                    Locality::PreferLocal | Locality::LocalOnly => e.node == here.node,
+                    Locality::PreferZone => e.node == here.node || (e.zone.is_some() && e.zone == here.zone),
+                };
+                let near = AddressList::of_endpoints(balanced().filter(is_near), &mut seen);
+                let others = balanced().filter(|e| !is_near(e) && view.spec.locality != Locality::LocalOnly);
+                (near, AddressList::of_endpoints(others, &mut seen))
             }
-        }
+        };
         Entry { view, tasks, near, far }
     }
 
@@ -136,10 +198,11 @@ impl Entry {
     }
 
     /// The endpoints called `instance`, ready or not: more than one when two nodes use the same name.
-    pub(crate) fn instances(&self, instance: &str) -> &[EndpointView] {
+    pub(crate) fn instances(&self, instance: Label<'_>) -> &[EndpointView] {
         let all = &self.view.endpoints;
-        let from = all.partition_point(|e| e.endpoint.instance.as_str() < instance);
-        let len = all[from..].partition_point(|e| e.endpoint.instance.as_str() == instance);
+        let order = |e: &EndpointView| e.endpoint.instance.as_str().as_bytes().cmp(instance);
+        let from = all.partition_point(|e| order(e).is_lt());
+        let len = all[from..].partition_point(|e| order(e).is_eq());
         &all[from..from + len]
     }
 
@@ -149,10 +212,11 @@ impl Entry {
     }
 
     /// Which addresses answer to a reverse lookup, and as whom.
-    pub(crate) fn owners(&self) -> impl Iterator<Item = (IpAddr, Owner)> {
-        let vips = self.view.vips.iter().map(|a| (a, Owner::Vip(self.key().clone())));
-        let instances = self.ready().flat_map(|e| {
-            let owner = Owner::Instance(self.key().clone(), e.endpoint.instance.clone());
+    pub(crate) fn owners(self: &Arc<Self>) -> impl Iterator<Item = (IpAddr, Owner)> {
+        let vips = self.view.vips.iter().map(|a| (a, Owner::service(Arc::clone(self))));
+        let instances = (0u32..).zip(self.view.endpoints.iter()).filter(|(_, e)| e.endpoint.ready);
+        let instances = instances.flat_map(|(at, e)| {
+            let owner = Owner { entry: Arc::clone(self), at: Some(at) };
             e.endpoint.addresses.iter().map(move |a| (a, owner.clone()))
         });
         vips.chain(instances)

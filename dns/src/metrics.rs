@@ -12,7 +12,7 @@ pub(crate) enum Transport {
 }
 
 /// The record types that are counted under their own name.
-const TYPES: [(RecordType, &str); 12] = [
+pub(crate) const TYPES: [(RecordType, &str); 12] = [
     (RecordType::A, "A"),
     (RecordType::AAAA, "AAAA"),
     (RecordType::SRV, "SRV"),
@@ -36,6 +36,8 @@ pub(crate) enum Dropped {
     TooManyConnections,
     /// The socket took no reply.
     SendFailed,
+    /// Answering it panicked.
+    Defect,
 }
 
 impl Dropped {
@@ -44,8 +46,18 @@ impl Dropped {
             Dropped::NotAQuery => "not_a_query",
             Dropped::TooManyConnections => "too_many_connections",
             Dropped::SendFailed => "send_failed",
+            Dropped::Defect => "defect",
         }
     }
+}
+
+/// Which limit a client has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limited {
+    /// Its queries a second.
+    Queries,
+    /// Its forwards under way.
+    Forwards,
 }
 
 /// The server's metrics.
@@ -54,10 +66,8 @@ pub(crate) struct Metrics {
     requests: IntCounterVec,
     responses: IntCounterVec,
     duration: Histogram,
-    forwards: IntCounterVec,
-    forward_failures: IntCounterVec,
     dropped: IntCounterVec,
-    pub(crate) forward_overload: IntCounter,
+    limited: IntCounterVec,
     pub(crate) tcp_connections: IntGauge,
     pub(crate) view_revision: IntGauge,
     pub(crate) view_services: IntGauge,
@@ -75,11 +85,6 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
-        let overload = IntCounter::new(
-            "mesh_dns_forward_overload_total",
-            "Queries refused because too many were being forwarded.",
-        )?;
-        registry.register(Box::new(overload.clone()))?;
         let buckets = prometheus::exponential_buckets(0.000_025, 4.0, 10)?;
         let duration = Histogram::with_opts(
             HistogramOpts::new(
@@ -97,18 +102,12 @@ impl Metrics {
             )?,
             responses: counters("responses_total", "Replies by response code.", &["rcode"])?,
             duration,
-            forwards: counters(
-                "forwards_total",
-                "Replies of upstreams by response code.",
-                &["upstream", "rcode"],
-            )?,
-            forward_failures: counters(
-                "forward_failures_total",
-                "Tries of an upstream that brought no reply.",
-                &["upstream", "reason"],
-            )?,
             dropped: counters("dropped_total", "Packets and connections without a reply.", &["reason"])?,
-            forward_overload: overload,
+            limited: counters(
+                "client_limited_total",
+                "Queries refused because their client had reached a limit.",
+                &["limit"],
+            )?,
             tcp_connections: gauge("tcp_connections", "Open TCP connections.")?,
             view_revision: gauge("view_revision", "Revision of the snapshot that is answered from.")?,
             view_services: gauge("view_services", "Services that have names.")?,
@@ -117,30 +116,50 @@ impl Metrics {
 
     /// Counts a query. `kind` is absent when the question could not be read.
     pub(crate) fn request(&self, transport: Transport, client: IpAddr, kind: Option<RecordType>) {
+        self.requests_of(transport, client, kind).inc();
+    }
+
+    /// The counter of such queries.
+    pub(crate) fn requests_of(
+        &self,
+        transport: Transport,
+        client: IpAddr,
+        kind: Option<RecordType>,
+    ) -> IntCounter {
         let protocol = match transport {
             Transport::Udp => "udp",
             Transport::Tcp => "tcp",
         };
         let family = if client.is_ipv4() { "ipv4" } else { "ipv6" };
         let kind = TYPES.iter().find(|(t, _)| Some(*t) == kind).map_or("other", |(_, name)| name);
-        self.requests.with_label_values(&[protocol, family, kind]).inc();
+        self.requests.with_label_values(&[protocol, family, kind])
     }
 
     pub(crate) fn response(&self, rcode: ResponseCode, took: Duration) {
-        self.responses.with_label_values(&[code(rcode)]).inc();
+        self.responses_of(rcode).inc();
         self.duration.observe(took.as_secs_f64());
+    }
+
+    /// The counter of replies with this code.
+    pub(crate) fn responses_of(&self, rcode: ResponseCode) -> IntCounter {
+        self.responses.with_label_values(&[code(rcode)])
+    }
+
+    /// How long replies take.
+    pub(crate) fn duration(&self) -> &Histogram {
+        &self.duration
     }
 
     pub(crate) fn dropped(&self, reason: Dropped) {
         self.dropped.with_label_values(&[reason.as_str()]).inc();
     }
 
-    pub(crate) fn forwarded(&self, upstream: &str, rcode: ResponseCode) {
-        self.forwards.with_label_values(&[upstream, code(rcode)]).inc();
-    }
-
-    pub(crate) fn forward_failed(&self, upstream: &str, reason: &str) {
-        self.forward_failures.with_label_values(&[upstream, reason]).inc();
+    pub(crate) fn limited(&self, limit: Limited) {
+        let limit = match limit {
+            Limited::Queries => "queries",
+            Limited::Forwards => "forwards",
+        };
+        self.limited.with_label_values(&[limit]).inc();
     }
 }
 

@@ -1,15 +1,15 @@
 //! Records: from addresses, ports and names to what goes into a section.
 
 use crate::{
-    index::{AddressList, Entry, Owner, Owners},
-    view::DnsView,
+    index::{AddressList, Entry, Owner},
+    naming::Naming,
     zone::Zone,
 };
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
-    rdata::{A, AAAA, HINFO, NS, PTR, SOA, SRV, TXT},
+    rdata::{A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV, TXT},
 };
-use mesh_control::model::{Addresses, DEFAULT_NAMESPACE, EndpointMode, EndpointView, ServiceKey};
+use mesh_control::model::{Addresses, EndpointMode, EndpointView};
 use std::{collections::HashSet, net::IpAddr};
 
 /// Most records of one answer. A TCP message of 65,535 octets holds as many addresses; SRV records of long names may
@@ -27,7 +27,7 @@ const MAX_POINTERS: usize = 16;
 const MAX_TXT_PORTS: usize = 64;
 
 /// `list` from position `seed` on and around.
-fn rotated<T>(list: &[T], seed: u64) -> impl Iterator<Item = &T> {
+pub(crate) fn rotated<T>(list: &[T], seed: u64) -> impl Iterator<Item = &T> {
     let len = list.len().max(1);
     let start = usize::try_from(seed % len as u64).unwrap_or(0);
     list[start..].iter().chain(&list[..start])
@@ -77,11 +77,10 @@ pub(crate) fn one(owner: &Name, ttl: u32, kind: RecordType, of: Addresses) -> Ve
 pub(crate) fn srv_of_service(
     owner: &Name,
     ttl: u32,
-    zone: &Zone,
-    entry: &Entry,
-    port: u16,
+    naming: Naming<'_>,
+    (entry, port): (&Entry, u16),
 ) -> (Vec<Record>, Vec<Record>) {
-    let target = zone.service(entry.key());
+    let target = naming.service(entry.key());
     let vips = entry.view.vips.iter().map(|a| address(&target, ttl, a)).collect();
     (vec![Record::from_rdata(owner.clone(), ttl, RData::SRV(SRV::new(0, 0, port, target)))], vips)
 }
@@ -90,17 +89,17 @@ pub(crate) fn srv_of_service(
 pub(crate) fn srv_of_instances(
     owner: &Name,
     ttl: u32,
-    (view, zone): (&DnsView, &Zone),
+    naming: Naming<'_>,
     (entry, target_port): (&Entry, u16),
     seed: u64,
 ) -> (Vec<Record>, Vec<Record>) {
     let ready: Vec<&EndpointView> = entry.ready().collect();
     let (mut answers, mut additional) = (Vec::new(), Vec::new());
-    let (mut seen, mut named) = (HashSet::new(), HashSet::new());
+    let (mut told, mut named) = (HashSet::new(), HashSet::new());
     for e in rotated(&ready, seed).map(|e| &e.endpoint).take(MAX_ANSWERS) {
-        let target = instance_name(view, zone, entry.key(), e.instance.as_str());
+        let target = naming.instance(entry.key(), e.instance.as_str());
         let port = e.port_for(target_port);
-        if seen.insert((&e.instance, port, e.weight)) {
+        if told.insert((&e.instance, port, e.weight)) {
             let data = RData::SRV(SRV::new(0, e.weight, port, target.clone()));
             answers.push(Record::from_rdata(owner.clone(), ttl, data));
         }
@@ -111,39 +110,27 @@ pub(crate) fn srv_of_instances(
     (answers, additional)
 }
 
-/// `INSTANCE.NAME`, with the namespace where that alone would mean something else.
-pub(crate) fn instance_name(view: &DnsView, zone: &Zone, key: &ServiceKey, instance: &str) -> Name {
-    let (name, namespace) = (key.name.as_str(), key.namespace.as_str());
-    // `a.b` is service `a` of namespace `b` before it is instance `a` of service `b`.
-    if namespace == DEFAULT_NAMESPACE && view.service(name, instance).is_none() {
-        zone.below([instance, name])
-    } else {
-        zone.below([instance, name, namespace])
-    }
-}
-
-/// The names of one address, services first.
-pub(crate) fn pointers(
+/// The names of one address, in the order given.
+pub(crate) fn pointers<'o>(
     owner: &Name,
     default_ttl: u32,
-    view: &DnsView,
-    zone: &Zone,
-    owners: &Owners,
+    naming: Naming<'_>,
+    owners: impl Iterator<Item = &'o Owner>,
 ) -> Vec<Record> {
     let record = |who: &Owner| {
-        let (key, name) = match who {
-            Owner::Vip(key) => (key, zone.service(key)),
-            Owner::Instance(key, instance) => (key, instance_name(view, zone, key, instance.as_str())),
+        let (entry, key) = (&who.entry, who.entry.key());
+        let name = match who.instance() {
+            None => naming.service(key),
+            Some(instance) => naming.instance(key, instance.as_str()),
         };
-        let entry = view.service(key.namespace.as_str(), key.name.as_str());
-        let ttl = entry.and_then(|e| e.view.spec.ttl).unwrap_or(default_ttl).min(MAX_TTL);
+        let ttl = entry.view.spec.ttl.unwrap_or(default_ttl).min(MAX_TTL);
         Record::from_rdata(owner.clone(), ttl, RData::PTR(PTR(name)))
     };
-    owners.iter().take(MAX_POINTERS).map(record).collect()
+    owners.take(MAX_POINTERS).map(record).collect()
 }
 
 /// What a service is, one `key=value` a string: namespace, mode, and each port as `port=NAME:NUMBER/PROTOCOL`.
-pub(crate) fn text(owner: &Name, ttl: u32, entry: &Entry) -> Record {
+pub(crate) fn description(entry: &Entry) -> Vec<String> {
     let spec = &entry.view.spec;
     let mode = match spec.endpoint_mode {
         EndpointMode::Vip => "vip",
@@ -164,7 +151,17 @@ pub(crate) fn text(owner: &Name, ttl: u32, entry: &Entry) -> Record {
             strings.push(text);
         }
     }
+    strings
+}
+
+/// A TXT record.
+pub(crate) fn text(owner: &Name, ttl: u32, strings: Vec<String>) -> Record {
     Record::from_rdata(owner.clone(), ttl, RData::TXT(TXT::new(strings)))
+}
+
+/// The CNAME record.
+pub(crate) fn canonical(owner: &Name, ttl: u32, target: Name) -> Record {
+    Record::from_rdata(owner.clone(), ttl, RData::CNAME(CNAME(target)))
 }
 
 /// What ANY gets: one synthesised HINFO (RFC 8482 section 4.2).

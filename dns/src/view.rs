@@ -1,28 +1,48 @@
 //! The view: a snapshot indexed by name and by address.
 
-use crate::index::{Entry, Here, Owners};
-use imbl::{OrdMap, OrdSet};
+use crate::{
+    index::{Entry, Here, Owner, Owners},
+    shards::Shards,
+    zone::Label,
+};
+use foldhash::fast::RandomState;
+use hashbrown::hash_table;
+use imbl::OrdMap;
 use mesh_control::model::{Changes, Name, ServiceKey, ServiceView, Snapshot};
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    hash::{BuildHasher, Hasher},
+    net::IpAddr,
+    sync::Arc,
+};
 
-/// A snapshot as DNS reads it; immutable and cheap to clone. [`DnsView::updated`] shares all that did not change, so
-/// a change of one service costs O(log n) in the number of services and O(k log n) in its own k endpoints. Every
-/// lookup is O(log n).
+/// A snapshot as DNS reads it; immutable and cheap to clone. [`DnsView::updated`] shares all that did not change: a
+/// change of one service copies one small shard for each of its names, and costs O(log n) for each of its addresses.
+/// A name is found in O(1), an address in O(log n).
 #[derive(Clone, Debug)]
 pub struct DnsView {
     revision: u64,
     here: Here,
-    namespaces: OrdMap<Name, Namespace>,
+    hasher: RandomState,
+    names: Shards<Named>,
+    namespaces: Shards<(Name, usize)>,
     reverse: OrdMap<IpAddr, Owners>,
     services: usize,
 }
 
-/// The services of one namespace. A namespace exists while it has one.
-#[derive(Clone, Debug, Default)]
-struct Namespace {
-    services: OrdMap<Name, Arc<Entry>>,
-    /// Alias → the services that claim it; the least name has it.
-    aliases: OrdMap<Name, OrdSet<Name>>,
+/// What a name in a namespace leads to.
+#[derive(Clone, Debug)]
+struct Named {
+    key: ServiceKey,
+    /// The service of this name.
+    own: Option<Arc<Entry>>,
+    /// The services with this alias; the first has it, unless `own` has.
+    aliases: Option<Owners>,
+}
+
+impl Named {
+    fn is(&self, namespace: Label<'_>, name: Label<'_>) -> bool {
+        self.key.name.as_str().as_bytes() == name && self.key.namespace.as_str().as_bytes() == namespace
+    }
 }
 
 impl DnsView {
@@ -32,7 +52,9 @@ impl DnsView {
         let mut view = DnsView {
             revision: snapshot.revision,
             here: here(snapshot),
-            namespaces: OrdMap::new(),
+            hasher: RandomState::default(),
+            names: Shards::default(),
+            namespaces: Shards::default(),
             reverse: OrdMap::new(),
             services: 0,
         };
@@ -86,16 +108,17 @@ impl DnsView {
     }
 
     /// The service with this name or else alias, both in lower case.
-    pub(crate) fn service(&self, namespace: &str, name: &str) -> Option<&Arc<Entry>> {
-        let namespace = self.namespaces.get(namespace)?;
-        namespace.services.get(name).or_else(|| {
-            let claimants = namespace.aliases.get(name)?;
-            namespace.services.get(claimants.get_min()?)
-        })
+    pub(crate) fn service(&self, namespace: Label<'_>, name: Label<'_>) -> Option<&Arc<Entry>> {
+        let hash = pair(&self.hasher, namespace, name);
+        let named = self.names.get(hash, |named| named.is(namespace, name))?;
+        let alias = || named.aliases.as_ref().and_then(Owners::first).map(|owner| &owner.entry);
+        named.own.as_ref().or_else(alias)
     }
 
-    pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
-        self.namespaces.contains_key(namespace)
+    /// Whether any service is in this namespace.
+    pub(crate) fn has_namespace(&self, namespace: Label<'_>) -> bool {
+        let hash = pair(&self.hasher, namespace, b"");
+        self.namespaces.get(hash, |(name, _)| name.as_str().as_bytes() == namespace).is_some()
     }
 
     /// Whose address this is.
@@ -104,10 +127,10 @@ impl DnsView {
     }
 
     fn put(&mut self, key: &ServiceKey, service: Arc<ServiceView>) {
-        if let Some(namespace) = self.namespaces.get(&key.namespace)
-            && let Some(old) = namespace.services.get(&key.name)
-            && Arc::ptr_eq(&old.view, &service)
-        {
+        let same = |named: &Named| named.own.as_ref().is_some_and(|own| Arc::ptr_eq(&own.view, &service));
+        let (namespace, name) = (key.namespace.as_str().as_bytes(), key.name.as_str().as_bytes());
+        let hash = pair(&self.hasher, namespace, name);
+        if self.names.get(hash, |named| named.is(namespace, name)).is_some_and(same) {
             return;
         }
         self.remove(key);
@@ -118,21 +141,23 @@ impl DnsView {
                 None => drop(self.reverse.insert(address, Owners::One(owner))),
             }
         }
-        let mut namespace = self.namespaces.get(&key.namespace).cloned().unwrap_or_default();
         for alias in &entry.view.spec.aliases {
-            let mut claimants = namespace.aliases.get(alias).cloned().unwrap_or_default();
-            claimants.insert(key.name.clone());
-            namespace.aliases.insert(alias.clone(), claimants);
+            let owner = Owner::service(Arc::clone(&entry));
+            self.named(&key.namespace, alias, |named| match &mut named.aliases {
+                Some(owners) => owners.insert(owner),
+                none => *none = Some(Owners::One(owner)),
+            });
         }
-        namespace.services.insert(key.name.clone(), entry);
-        self.namespaces.insert(key.namespace.clone(), namespace);
+        self.named(&key.namespace, &key.name, |named| named.own = Some(entry));
+        self.count(&key.namespace, |count| count + 1);
         self.services += 1;
     }
 
     fn remove(&mut self, key: &ServiceKey) {
-        let Some(mut namespace) = self.namespaces.get(&key.namespace).cloned() else { return };
-        let Some(entry) = namespace.services.remove(&key.name) else { return };
-        self.services -= 1;
+        let (namespace, name) = (key.namespace.as_str().as_bytes(), key.name.as_str().as_bytes());
+        let hash = pair(&self.hasher, namespace, name);
+        let named = self.names.get(hash, |named| named.is(namespace, name));
+        let Some(entry) = named.and_then(|named| named.own.clone()) else { return };
         for (address, owner) in entry.owners() {
             if let Some(owners) = self.reverse.remove(&address)
                 && let Some(left) = owners.without(&owner)
@@ -140,22 +165,63 @@ impl DnsView {
                 self.reverse.insert(address, left);
             }
         }
+        let owner = Owner::service(Arc::clone(&entry));
         for alias in &entry.view.spec.aliases {
-            if let Some(mut claimants) = namespace.aliases.get(alias).cloned() {
-                claimants.remove(&key.name);
-                if claimants.is_empty() {
-                    namespace.aliases.remove(alias);
-                } else {
-                    namespace.aliases.insert(alias.clone(), claimants);
-                }
-            }
+            self.named(&key.namespace, alias, |named| {
+                named.aliases = named.aliases.take().and_then(|owners| owners.without(&owner));
+            });
         }
-        if namespace.services.is_empty() {
-            self.namespaces.remove(&key.namespace);
-        } else {
-            self.namespaces.insert(key.namespace.clone(), namespace);
+        self.named(&key.namespace, &key.name, |named| named.own = None);
+        self.count(&key.namespace, |count| count - 1);
+        self.services -= 1;
+    }
+
+    /// Changes what a name leads to; a name that leads nowhere is gone.
+    fn named(&mut self, namespace: &Name, name: &Name, change: impl FnOnce(&mut Named)) {
+        let hasher = &self.hasher;
+        let hash_of =
+            |key: &ServiceKey| pair(hasher, key.namespace.as_str().as_bytes(), key.name.as_str().as_bytes());
+        let key = ServiceKey { namespace: namespace.clone(), name: name.clone() };
+        let hash = hash_of(&key);
+        let entry = self.names.shard_mut(hash).entry(hash, |named| named.key == key, |n| hash_of(&n.key));
+        let mut entry = match entry {
+            hash_table::Entry::Occupied(entry) => entry,
+            hash_table::Entry::Vacant(entry) => {
+                entry.insert(Named { key: key.clone(), own: None, aliases: None })
+            }
+        };
+        change(entry.get_mut());
+        if entry.get().own.is_none() && entry.get().aliases.is_none() {
+            entry.remove();
         }
     }
+
+    /// Counts the services of a namespace.
+    fn count(&mut self, namespace: &Name, change: impl FnOnce(usize) -> usize) {
+        let hasher = &self.hasher;
+        let hash_of = |name: &Name| pair(hasher, name.as_str().as_bytes(), b"");
+        let hash = hash_of(namespace);
+        let shard = self.namespaces.shard_mut(hash);
+        let entry = shard.entry(hash, |(name, _)| name == namespace, |(name, _)| hash_of(name));
+        let mut entry = match entry {
+            hash_table::Entry::Occupied(entry) => entry,
+            hash_table::Entry::Vacant(entry) => entry.insert((namespace.clone(), 0)),
+        };
+        entry.get_mut().1 = change(entry.get().1);
+        if entry.get().1 == 0 {
+            entry.remove();
+        }
+    }
+}
+
+/// The hash of a name in a namespace, without putting the two together.
+fn pair(hasher: &RandomState, namespace: Label<'_>, name: Label<'_>) -> u64 {
+    let mut state = hasher.build_hasher();
+    state.write(name);
+    // No label's byte, so that no two pairs write the same.
+    state.write_u8(0);
+    state.write(namespace);
+    state.finish()
 }
 
 fn here(snapshot: &Snapshot) -> Here {

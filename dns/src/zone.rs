@@ -1,13 +1,13 @@
 //! The zone: which names are ours, and how a service's names are written.
 
 use hickory_proto::rr::Name;
-use mesh_control::model::ServiceKey;
-
-/// Most labels a name of ours has left of the zone: `_port._proto.tasks.NAME.NAMESPACE`.
-pub(crate) const MAX_LABELS: usize = 5;
 
 /// The label pair of the name server, as in the Kubernetes DNS specification.
 pub(crate) const NAME_SERVER: [&str; 2] = ["ns", "dns"];
+
+/// One label in lower case, without its length. Names are slices of them, leftmost first, so that what is read off a
+/// packet and what a library parsed go the same way.
+pub(crate) type Label<'n> = &'n [u8];
 
 /// The zone this server is the authority of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,37 +23,33 @@ pub struct ZoneError {
     rule: &'static str,
 }
 
-/// Where a name lies.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Place<'n> {
-    /// Not below the zone.
-    Outside,
-    /// Below the zone, and such that nothing can have it (too deep, or labels that are no text).
-    Nowhere,
-    /// Below the zone: the labels left of it, leftmost first.
-    At(Labels<'n>),
-}
-
-/// Up to [`MAX_LABELS`] lower-case labels, without an allocation.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Labels<'n> {
-    items: [&'n str; MAX_LABELS],
-    len: usize,
-}
-
-impl<'n> Labels<'n> {
-    /// Leftmost first.
-    pub(crate) fn as_slice(&self) -> &[&'n str] {
-        &self.items[..self.len]
-    }
-}
-
 impl Zone {
     /// The zone of `domain`, as `cluster` or `mesh.example.org.`; the root is refused, it would shadow everything.
     ///
     /// # Errors
     /// [`ZoneError`] naming the text and the rule it breaks.
     pub fn new(domain: &str) -> Result<Self, ZoneError> {
+        // 63 + 63 + 63 octets and their lengths stay free for instance, service and namespace.
+        Zone::shorter(
+            domain,
+            59,
+            "is too long: use at most 59 characters, so that service names fit below it",
+        )
+    }
+
+    /// The zone of Kubernetes' names below `domain`, such as `cluster.local`: four octets shorter, for `svc`.
+    ///
+    /// # Errors
+    /// As [`Zone::new`].
+    pub fn kubernetes(domain: &str) -> Result<Self, ZoneError> {
+        Zone::shorter(
+            domain,
+            55,
+            "is too long: use at most 55 characters, so that service names fit below it",
+        )
+    }
+
+    fn shorter(domain: &str, most: usize, too_long: &'static str) -> Result<Self, ZoneError> {
         let fail = |rule| Err(ZoneError { text: domain.chars().take(80).collect(), rule });
         let text = domain.trim_end_matches('.');
         if text.is_empty() {
@@ -65,13 +61,12 @@ impl Zone {
         if !text.split('.').all(label) {
             return fail("is no domain: labels of 1 to 63 letters, digits, `-` or `_`, with dots between");
         }
-        // 63 + 63 + 63 octets and their lengths stay free for instance, service and namespace.
         match Name::from_ascii(text.to_ascii_lowercase()) {
-            Ok(mut origin) if origin.len() <= 60 => {
+            Ok(mut origin) if text.len() <= most => {
                 origin.set_fqdn(true);
                 Ok(Zone { origin })
             }
-            _ => fail("is too long: use at most 59 characters, so that service names fit below it"),
+            _ => fail(too_long),
         }
     }
 
@@ -81,24 +76,10 @@ impl Zone {
         &self.origin
     }
 
-    /// Where `lower`, a name in lower case, lies.
-    pub(crate) fn place<'n>(&self, lower: &'n Name) -> Place<'n> {
-        let (depth, own) = (lower.iter().len(), self.origin.iter().len());
-        if depth < own || !lower.iter().skip(depth - own).eq(self.origin.iter()) {
-            return Place::Outside;
-        }
-        let len = depth - own;
-        if len > MAX_LABELS {
-            return Place::Nowhere;
-        }
-        let mut items = [""; MAX_LABELS];
-        for (item, label) in items.iter_mut().zip(lower.iter().take(len)) {
-            match std::str::from_utf8(label) {
-                Ok(text) => *item = text,
-                Err(_) => return Place::Nowhere,
-            }
-        }
-        Place::At(Labels { items, len })
+    /// The labels left of the zone, when the name of these labels is the zone's or below it.
+    pub(crate) fn place<'s, 'n>(&self, labels: &'s [Label<'n>]) -> Option<&'s [Label<'n>]> {
+        let (left, right) = labels.split_at_checked(labels.len().checked_sub(self.origin.iter().len())?)?;
+        right.iter().copied().eq(self.origin.iter()).then_some(left)
     }
 
     /// `labels` below the zone. Falls back to the zone itself should they not fit, which [`Zone::new`] rules out
@@ -107,15 +88,6 @@ impl Zone {
         Name::from_labels(labels.into_iter().map(str::as_bytes))
             .and_then(|name| name.append_domain(&self.origin))
             .unwrap_or_else(|_| self.origin.clone())
-    }
-
-    /// A service's canonical name: `NAME` in the default namespace, else `NAME.NAMESPACE`.
-    pub(crate) fn service(&self, key: &ServiceKey) -> Name {
-        if key.is_default_namespace() {
-            self.below([key.name.as_str()])
-        } else {
-            self.below([key.name.as_str(), key.namespace.as_str()])
-        }
     }
 }
 
@@ -137,18 +109,29 @@ mod tests {
         let zone = Zone::new(&format!("{}.{}", "d".repeat(29), "e".repeat(29))).unwrap();
         let label = "n".repeat(63);
         assert_eq!(zone.below([label.as_str(), &label, &label]).iter().len(), 5);
+        let longest = format!("{}.{}", "d".repeat(27), "e".repeat(27));
+        let zone = Zone::kubernetes(&longest).unwrap();
+        assert_eq!(zone.below([label.as_str(), &label, &label, "svc"]).iter().len(), 6);
+        assert!(Zone::kubernetes(&format!("{longest}e")).is_err());
     }
 
     #[test]
     fn places() {
-        let zone = Zone::new("cluster").unwrap();
-        let place = |text: &str| format!("{:?}", zone.place(&Name::from_ascii(text).unwrap()));
-        assert_eq!(place("example.org."), "Outside");
-        assert_eq!(place("notcluster."), "Outside");
-        assert_eq!(place("."), "Outside");
-        assert_eq!(place("a.b.c.d.e.f.cluster."), "Nowhere");
-        let name = Name::from_ascii("web.shop.cluster.").unwrap();
-        let Place::At(labels) = zone.place(&name) else { panic!("inside") };
-        assert_eq!(labels.as_slice(), ["web", "shop"]);
+        let zone = Zone::new("mesh.example").unwrap();
+        let left = |text: &str| {
+            let name = Name::from_ascii(text).unwrap();
+            let labels: Vec<Label<'_>> = name.iter().collect();
+            zone.place(&labels).map(<[_]>::concat)
+        };
+        for (name, expected) in [
+            ("example.org.", None),
+            ("example.", None),
+            ("notmesh.example.", None),
+            (".", None),
+            ("mesh.example.", Some(&b""[..])),
+            ("web.shop.mesh.example.", Some(b"webshop")),
+        ] {
+            assert_eq!(left(name).as_deref(), expected, "{name}");
+        }
     }
 }

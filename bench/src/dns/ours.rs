@@ -8,7 +8,7 @@ use super::{
 use anyhow::Context as _;
 use clap::Args;
 use mesh_control::model::{Addresses, Name, ServiceKey, ServiceSpec, ServiceView, Snapshot};
-use mesh_dns::{DnsConfig, DnsHandle, DnsServer, Upstreams};
+use mesh_dns::{DnsConfig, DnsHandle, DnsServer, Limits, Upstreams};
 use std::{
     io::Read as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -106,7 +106,8 @@ pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
     let (sender, receiver) = watch::channel(Arc::new(snapshot.clone()));
     let config = DnsConfig {
         listen: vec![serve.listen],
-        upstreams: Upstreams::List(serve.upstream.clone()),
+        upstreams: Upstreams::List(serve.upstream.iter().copied().map(Into::into).collect()),
+        limits: Limits { udp_workers: workers, ..Limits::default() },
         ..DnsConfig::default()
     };
     let registry = prometheus::Registry::new();

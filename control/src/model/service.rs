@@ -38,6 +38,11 @@ pub struct ServiceSpec {
     pub ttl: Option<u32>,
     /// Free labels, shown and never interpreted.
     pub labels: BTreeMap<String, String>,
+    // Later releases add fields here, at the end: `value::spec` reads the records of those before.
+    /// Seconds that "this name has no such record" may be kept; absent means the server's default.
+    pub negative_ttl: Option<u32>,
+    /// DNS answers the service's name by this domain name (CNAME); only with [`EndpointMode::Dnsrr`].
+    pub external_name: Option<String>,
 }
 
 impl ServiceSpec {
@@ -115,6 +120,25 @@ impl ServiceSpec {
         if let Some(health) = &self.health {
             health.validate()?;
         }
+        self.validate_external_name()
+    }
+
+    fn validate_external_name(&self) -> Result<(), SpecError> {
+        let Some(name) = &self.external_name else { return Ok(()) };
+        let shown: String = name.chars().take(80).collect();
+        let fail = |problem: String| Err(SpecError { field: "external_name".to_owned(), problem });
+        let label = |l: &str| {
+            (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        };
+        let text = name.strip_suffix('.').unwrap_or(name);
+        if text.len() > 253 || !text.split('.').all(label) || text.parse::<IpAddr>().is_ok() {
+            return fail(format!("`{shown}` is no domain name: write one such as db.example.org"));
+        }
+        if self.endpoint_mode != EndpointMode::Dnsrr {
+            return fail(format!(
+                "`{shown}` stands for the service, which so needs no VIP: set endpoint_mode dnsrr"
+            ));
+        }
         Ok(())
     }
 
@@ -130,8 +154,10 @@ impl ServiceSpec {
         if self.max_connections == Some(0) {
             return fail("max_connections", "0 lets nobody in: use at least 1, or leave it out".into());
         }
-        if let Some(ttl) = self.ttl.filter(|ttl| *ttl > i32::MAX.unsigned_abs()) {
-            return fail("ttl", format!("{ttl}: at most 2147483647 seconds (RFC 2181 section 8)"));
+        for (field, ttl) in [("ttl", self.ttl), ("negative_ttl", self.negative_ttl)] {
+            if let Some(ttl) = ttl.filter(|ttl| *ttl > i32::MAX.unsigned_abs()) {
+                return fail(field, format!("{ttl}: at most 2147483647 seconds (RFC 2181 section 8)"));
+            }
         }
         let health = self.health.as_ref();
         let times = [

@@ -7,7 +7,7 @@ use crate::{
     key::Key,
     model::{EndpointMode, NodeInfo, Origin, ServiceKey},
     record::MAX_VALUE,
-    value::{MAX_ENDPOINTS, MAX_VERSION},
+    value::{self, MAX_ENDPOINTS, MAX_VERSION},
 };
 use serde::Serialize;
 use std::{collections::BTreeSet, sync::Arc};
@@ -32,7 +32,7 @@ impl Node {
                     let known = self.view.snapshot().services.get(&key);
                     let mode = known.map_or(EndpointMode::Vip, |known| known.spec.endpoint_mode);
                     let before = self.view.is_declared(&key).then_some(mode);
-                    self.say(&Key::Service(key.clone(), origin), Some(encode(spec.as_ref())), now);
+                    self.say(&Key::Service(key.clone(), origin), Some(value::encode_spec(&spec).into()), now);
                     declared.push((key, before));
                 }
                 LocalChange::DeleteService { origin, key } => {

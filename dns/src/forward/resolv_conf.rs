@@ -1,7 +1,7 @@
 //! The `nameserver` lines of resolv.conf(5).
 
 use std::{
-    io::Read,
+    io::{self, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
 };
@@ -12,15 +12,33 @@ const MAX: usize = 8;
 /// Most octets read of the file.
 const MAX_OCTETS: u64 = 64 * 1024;
 
-/// The upstreams that the file names; none, with a warning in the log, when it cannot be read.
-pub(crate) fn nameservers(path: &Path) -> Vec<SocketAddr> {
-    let mut text = Vec::new();
-    let read = std::fs::File::open(path).and_then(|f| f.take(MAX_OCTETS).read_to_end(&mut text));
-    if let Err(error) = read {
-        tracing::warn!(path = %path.display(), %error, "no upstreams: other names than the mesh's are refused");
-        return Vec::new();
+/// What systemd-resolved's stub listens on. It is a resolver of its own, and asks us when the host's names go here: its
+/// servers are asked directly instead.
+const STUBS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 54))];
+
+/// Where systemd-resolved writes the servers behind its stub (systemd-resolved.service(8)).
+pub(super) const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
+
+/// The servers that the file names; where that is systemd's stub, those in `behind_stub` if it names any.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(super) fn nameservers(path: &Path, behind_stub: &Path) -> io::Result<Vec<SocketAddr>> {
+    let found = parse(&read(path)?);
+    if !found.iter().any(|server| STUBS.contains(&server.ip())) {
+        return Ok(found);
     }
-    parse(&String::from_utf8_lossy(&text))
+    let behind = read(behind_stub).map(|text| parse(&text)).unwrap_or_default();
+    let real = |server: &&SocketAddr| !STUBS.contains(&server.ip());
+    let real: Vec<SocketAddr> = behind.iter().filter(real).copied().collect();
+    Ok(if real.is_empty() { found } else { real })
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(MAX_OCTETS).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn parse(text: &str) -> Vec<SocketAddr> {
@@ -71,8 +89,20 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_has_no_servers() {
-        assert_eq!(nameservers(Path::new("/nonexistent/resolv.conf")), []);
+    fn systemds_stub_is_seen_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stub, behind) = (folder.path().join("resolv.conf"), folder.path().join("behind"));
+        assert!(nameservers(&stub, &behind).is_err(), "a missing file is no empty one");
+        let named =
+            || nameservers(&stub, &behind).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+        std::fs::write(&stub, "nameserver 127.0.0.53\noptions edns0 trust-ad\n").unwrap();
+        assert_eq!(named(), ["127.0.0.53:53"], "nothing is known of what is behind it");
+        std::fs::write(&behind, "nameserver 127.0.0.53\n").unwrap();
+        assert_eq!(named(), ["127.0.0.53:53"]);
+        std::fs::write(&behind, "nameserver 192.0.2.1\nnameserver 192.0.2.2\n").unwrap();
+        assert_eq!(named(), ["192.0.2.1:53", "192.0.2.2:53"]);
+        std::fs::write(&stub, "nameserver 192.0.2.9\n").unwrap();
+        assert_eq!(named(), ["192.0.2.9:53"]);
     }
 
     #[test]

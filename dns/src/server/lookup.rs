@@ -103,7 +103,12 @@ pub(super) async fn query(responder: &Responder, name: &str, kind: &str) -> Resu
         answers: Vec::new(),
         authority: Vec::new(),
     };
-    let (rcode, answers, authority) = match responder.answer(&question) {
+    let mut known = responder.answer(&question);
+    if let Some(answer) = known.take_if(|a| a.rest.is_some() && !responder.forwarder.is_empty()) {
+        let permit = responder.forwarder.admit().ok_or(LookupError::Busy)?;
+        known = Some(responder.complete(answer, kind_of, permit).await);
+    }
+    let (rcode, answers, authority) = match known {
         Some(answer) => (answer.rcode, answer.answers, answer.authority),
         None => {
             reply.source = AnswerSource::Forwarded;

@@ -5,10 +5,14 @@
 //! our own too, because hickory's has no cap on connections and reads whatever length a client announces for a
 //! message; requests are parsed and replies built by hickory-server on both.
 
+mod batch;
 mod bind;
+mod clients;
+mod follow;
 mod lookup;
 mod respond;
 mod supervise;
+mod tally;
 mod tcp;
 mod udp;
 
@@ -16,18 +20,19 @@ pub use lookup::{AnswerSource, LookupError, LookupRecord, LookupReply};
 
 use crate::{
     answer::AnswerOptions,
-    config::{DnsConfig, DnsError, Limits, Upstreams},
-    forward::{Forwarder, nameservers},
+    config::{DnsConfig, DnsError, Limits},
+    forward::Forwarder,
     metrics::Metrics,
     view::DnsView,
     zone::Zone,
 };
 use arc_swap::ArcSwap;
 use bind::Bound;
+use clients::Clients;
 use hickory_proto::rr::RecordType;
 use mesh_control::model::Snapshot;
 use respond::Responder;
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 use supervise::{Part, Supervised};
 use tokio::{
     sync::{Semaphore, watch},
@@ -50,10 +55,15 @@ impl DnsServer {
         registry: &prometheus::Registry,
     ) -> Result<DnsHandle, DnsError> {
         let zone = Zone::new(&config.domain)?;
+        let kubernetes = config.kubernetes.as_deref().map(Zone::kubernetes).transpose();
+        let kubernetes = kubernetes.map_err(DnsError::Kubernetes)?;
+        if kubernetes.as_ref() == Some(&zone) {
+            return Err(DnsError::SameDomain(config.kubernetes.unwrap_or_default()));
+        }
         check(&config)?;
-        let bound = bind::all(&config.listen)?;
+        let bound = bind::all(&config.listen, config.limits.workers())?;
         let addresses: Vec<SocketAddr> = bound.iter().map(|b| b.address).collect();
-        let upstreams = upstreams(&config.upstreams, &addresses)?;
+        let forwarder = Arc::new(Forwarder::start(&config, &addresses, registry)?);
         let metrics = Metrics::register(registry)?;
         let options = AnswerOptions {
             zone,
@@ -61,13 +71,14 @@ impl DnsServer {
             negative_ttl: config.negative_ttl,
             name_servers: addresses.iter().map(SocketAddr::ip).collect(),
             local_reverse: config.local_reverse,
+            kubernetes,
         };
         let view = DnsView::new(&snapshots.borrow().clone());
         show(&metrics, &view);
         let view = Arc::new(ArcSwap::from_pointee(view));
-        let forwarder = Arc::new(Forwarder::new(&upstreams, &config.limits, metrics.clone()));
-        let responder =
-            Arc::new(Responder::new(Arc::clone(&view), options, Arc::clone(&forwarder), metrics.clone()));
+        let clients = Arc::new(Clients::new(&config.limits, Instant::now()));
+        let responder = Responder::new(Arc::clone(&view), options, forwarder, metrics.clone(), clients);
+        let responder = Arc::new(responder);
         let mut tasks = JoinSet::new();
         let feed = follow(snapshots, Arc::clone(&view), metrics);
         tasks.spawn(async {
@@ -75,12 +86,16 @@ impl DnsServer {
             Part::Feed
         });
         let permits = Arc::new(Semaphore::new(config.limits.tcp_connections));
-        for Bound { udp, tcp, .. } in bound {
-            let datagrams = udp::serve(udp, Arc::clone(&responder));
-            tasks.spawn(async {
-                datagrams.await;
-                Part::Socket
-            });
+        let scopes = config.scopes.into_iter().map(Some).chain(std::iter::repeat(None));
+        for (Bound { udp, tcp, .. }, scope) in bound.into_iter().zip(scopes) {
+            let responder = scope.map_or_else(|| Arc::clone(&responder), |s| Arc::new(responder.within(s)));
+            for socket in udp {
+                let datagrams = udp::serve(socket, Arc::clone(&responder));
+                tasks.spawn(async {
+                    datagrams.await;
+                    Part::Socket
+                });
+            }
             let connections =
                 tcp::serve(tcp, Arc::clone(&responder), Arc::clone(&permits), config.limits.tcp_idle);
             tasks.spawn(async {
@@ -88,7 +103,7 @@ impl DnsServer {
                 Part::Socket
             });
         }
-        tracing::info!(?addresses, ?upstreams, domain = %config.domain, "DNS answers");
+        tracing::info!(?addresses, domain = %config.domain, "DNS answers");
         Ok(DnsHandle { addresses, view, responder, tasks: Supervised::new(tasks) })
     }
 }
@@ -185,6 +200,15 @@ fn check(config: &DnsConfig) -> Result<(), DnsError> {
             return Err(DnsError::Twice(*address));
         }
     }
+    for (address, scope) in config.listen.iter().zip(&config.scopes) {
+        let Some(visible) = &scope.namespaces else { continue };
+        if visible.is_empty() {
+            return Err(DnsError::EmptyScope(*address));
+        }
+        if let Some(namespace) = scope.default_namespace.as_ref().filter(|n| !visible.contains(n)) {
+            return Err(DnsError::HiddenDefault { address: *address, namespace: namespace.to_string() });
+        }
+    }
     let Limits { tcp_connections, tcp_idle, forwards, forward_try, forward_total, .. } = config.limits;
     for (field, zero) in [
         ("tcp_connections", tcp_connections == 0),
@@ -198,39 +222,6 @@ fn check(config: &DnsConfig) -> Result<(), DnsError> {
         }
     }
     Ok(())
-}
-
-/// Who is asked. This server itself never is: named in the configuration it is an error, found in a resolv.conf (a
-/// host that uses us as its resolver) it is left out.
-fn upstreams(wanted: &Upstreams, own: &[SocketAddr]) -> Result<Vec<SocketAddr>, DnsError> {
-    match wanted {
-        Upstreams::None => Ok(Vec::new()),
-        Upstreams::List(list) => list.iter().map(|address| upstream(*address, own)).collect(),
-        Upstreams::ResolvConf(path) => {
-            let (ours, others): (Vec<_>, Vec<_>) =
-                nameservers(path).into_iter().partition(|a| own.contains(a));
-            if !ours.is_empty() {
-                tracing::warn!(path = %path.display(), ?ours, "left out as upstream: it is this server");
-            }
-            Ok(others)
-        }
-    }
-}
-
-fn upstream(address: SocketAddr, own: &[SocketAddr]) -> Result<SocketAddr, DnsError> {
-    // `::ffff:127.0.0.1` is 127.0.0.1 to the kernel, and a wildcard is this very host.
-    let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
-    if canonical.ip().is_unspecified() {
-        return Err(DnsError::Upstream { address, rule: "is a wildcard: name the server's own address" });
-    }
-    if canonical.port() == 0 {
-        return Err(DnsError::Upstream { address, rule: "has port 0: use 53, or the server's own port" });
-    }
-    if own.contains(&address) || own.contains(&canonical) {
-        return Err(DnsError::Loop(address));
-    }
-    // The scope of a link-local address is only in the one given.
-    Ok(if address.ip() == canonical.ip() { address } else { canonical })
 }
 
 /// A record type from its mnemonic or `TYPE65` (RFC 3597 section 5).

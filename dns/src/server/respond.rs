@@ -1,10 +1,13 @@
 //! From a packet to its reply, the same for both transports.
 
+use super::clients::{Clients, Share};
 use crate::{
     answer::{Answer, AnswerOptions, Question, answer},
     encode::{self, Screened},
+    fast,
     forward::{ForwardError, Forwarded, Forwarder, Permit},
-    metrics::{Dropped, Metrics, Transport},
+    metrics::{Dropped, Limited, Metrics, Transport},
+    scope::Scope,
     view::DnsView,
 };
 use arc_swap::ArcSwap;
@@ -16,7 +19,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Everything a reply depends on.
@@ -26,7 +29,10 @@ pub(super) struct Responder {
     pub(super) options: AnswerOptions,
     pub(super) forwarder: Arc<Forwarder>,
     pub(super) metrics: Metrics,
+    clients: Arc<Clients>,
     turns: AtomicU64,
+    /// What clients see.
+    scope: Arc<Scope>,
 }
 
 /// What becomes of a packet.
@@ -47,6 +53,10 @@ pub(super) struct Pending {
     transport: Transport,
     arrived: Instant,
     permit: Permit,
+    /// Of the client's bound, until the reply is there.
+    _share: Share,
+    /// What is known already, when it leads to a name that is not ours.
+    known: Option<Answer>,
 }
 
 impl Responder {
@@ -55,8 +65,44 @@ impl Responder {
         options: AnswerOptions,
         forwarder: Arc<Forwarder>,
         metrics: Metrics,
+        clients: Arc<Clients>,
     ) -> Self {
-        Responder { view, options, forwarder, metrics, turns: AtomicU64::new(0) }
+        Responder {
+            view,
+            options,
+            forwarder,
+            metrics,
+            clients,
+            turns: AtomicU64::new(0),
+            scope: Arc::default(),
+        }
+    }
+
+    /// The same for clients that see only `scope`.
+    pub(super) fn within(&self, scope: Scope) -> Self {
+        let (view, forwarder) = (Arc::clone(&self.view), Arc::clone(&self.forwarder));
+        let (metrics, clients) = (self.metrics.clone(), Arc::clone(&self.clients));
+        let new = Responder::new(view, self.options.clone(), forwarder, metrics, clients);
+        Responder { scope: Arc::new(scope), ..new }
+    }
+
+    /// What becomes of a packet whose sender has had its queries for now; `None` when it has not. To be asked once for
+    /// each packet, before anything else is done with it; costs next to nothing when no rate is configured.
+    pub(super) fn limited(
+        &self,
+        packet: &[u8],
+        client: SocketAddr,
+        transport: Transport,
+        now: Instant,
+    ) -> Option<Verdict> {
+        if self.clients.admits(client.ip(), now) {
+            return None;
+        }
+        let reply = encode::refused(packet)?;
+        self.metrics.request(transport, client.ip(), None);
+        self.metrics.limited(Limited::Queries);
+        self.metrics.response(ResponseCode::Refused, Duration::ZERO);
+        Some(Verdict::Reply(reply))
     }
 
     /// Decides on one packet, without waiting for anything.
@@ -86,12 +132,21 @@ impl Responder {
         };
         let udp = transport == Transport::Udp;
         let recursion = !self.forwarder.is_empty();
+        if answer.is_none() {
+            let mut reply = Vec::new();
+            if let Some(rcode) = self.forwarder.cached(packet, udp, arrived, &mut reply) {
+                self.metrics.response(rcode, arrived.elapsed());
+                return Verdict::Reply(reply);
+            }
+        }
         let answer = match answer {
-            Some(answer) => answer,
+            // Without an upstream the client may know where to ask on.
+            Some(answer) if answer.rest.is_none() || !recursion => answer,
             None if !recursion => Answer::bare(ResponseCode::Refused),
-            None => match self.forwarder.admit() {
-                Some(permit) => {
-                    return Verdict::Forward(Box::new(Pending { request, transport, arrived, permit }));
+            known => match self.admit(client) {
+                Some((permit, share)) => {
+                    let pending = Pending { request, transport, arrived, permit, _share: share, known };
+                    return Verdict::Forward(Box::new(pending));
                 }
                 None => Answer::bare(ResponseCode::Refused),
             },
@@ -101,15 +156,43 @@ impl Responder {
         Verdict::Reply(reply)
     }
 
+    /// The right to forward one query of this client now.
+    fn admit(&self, client: SocketAddr) -> Option<(Permit, Share)> {
+        let permit = self.forwarder.admit()?;
+        let share = self.clients.share(client.ip());
+        if share.is_none() {
+            self.metrics.limited(Limited::Forwards);
+        }
+        Some((permit, share?))
+    }
+
     /// The answer of the live view; `None` when the name is not ours.
     pub(super) fn answer(&self, question: &Question) -> Option<Answer> {
-        answer(&self.view.load(), question, self.turn(), &self.options)
+        let question = question.clone().within(Arc::clone(&self.scope));
+        answer(&self.view.load(), &question, self.turn(), &self.options)
+    }
+
+    /// The live view.
+    pub(super) fn view(&self) -> arc_swap::Guard<Arc<DnsView>> {
+        self.view.load()
+    }
+
+    /// What the fast path answers from.
+    pub(super) fn context<'v>(&'v self, view: &'v DnsView) -> fast::Context<'v> {
+        let recursion = !self.forwarder.is_empty();
+        fast::Context { view, options: &self.options, scope: &self.scope, recursion }
     }
 
     /// Asks the upstreams and always comes to a reply, if only SERVFAIL.
     pub(super) async fn forward(&self, pending: Pending) -> Vec<u8> {
-        let Pending { request, transport, arrived, permit } = pending;
+        let Pending { request, transport, arrived, permit, _share, known } = pending;
         let udp = transport == Transport::Udp;
+        if let (Some(known), Some(question)) = (known, encode::question(&request)) {
+            let answer = self.complete(known, question.kind, permit).await;
+            let (reply, rcode) = encode::reply(&request, &answer, udp, true);
+            self.metrics.response(rcode, arrived.elapsed());
+            return reply;
+        }
         let (reply, rcode) = match self.forwarder.forward(request.as_slice(), !udp, permit).await {
             Ok(Forwarded { reply, rcode, .. })
                 if udp && reply.len() > encode::advertised(&request).min(encode::FORWARDED_UDP) =>
@@ -121,7 +204,7 @@ impl Responder {
                 tracing::debug!(%error, "forward failed");
                 let rcode = match error {
                     ForwardError::NotAQuery => ResponseCode::FormErr,
-                    ForwardError::NoUpstream => ResponseCode::Refused,
+                    ForwardError::NoUpstream | ForwardError::Loop => ResponseCode::Refused,
                     ForwardError::Unanswered(_) => ResponseCode::ServFail,
                 };
                 encode::reply(&request, &Answer::bare(rcode), udp, true)
@@ -133,7 +216,7 @@ impl Responder {
 
     /// Where the next answer's rotation begins: a counter, mixed (splitmix64). Not the counter itself, because
     /// clients ask A and AAAA in pairs and would see only every other endpoint first.
-    fn turn(&self) -> u64 {
+    pub(super) fn turn(&self) -> u64 {
         let mut z = self.turns.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

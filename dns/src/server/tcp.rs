@@ -2,7 +2,12 @@
 
 use super::respond::{Responder, Verdict};
 use crate::metrics::{Dropped, Transport};
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -71,7 +76,9 @@ async fn connection(
     loop {
         // One limit for the whole message, so that a client that trickles octets does not stay.
         let Some(length) = timeout(idle, read(&mut stream, &mut buffer)).await?? else { return Ok(()) };
-        let reply = match responder.respond(&buffer[..length], client, Transport::Tcp) {
+        let packet = &buffer[..length];
+        let limited = responder.limited(packet, client, Transport::Tcp, Instant::now());
+        let reply = match limited.unwrap_or_else(|| responder.respond(packet, client, Transport::Tcp)) {
             Verdict::Drop => return Ok(()),
             Verdict::Reply(reply) => reply,
             Verdict::Forward(pending) => responder.forward(*pending).await,

@@ -1,11 +1,11 @@
 //! The table of names and answers, and what it cannot say.
 
-use crate::mesh;
+use crate::{mesh, table};
 use hickory_proto::{
     op::ResponseCode,
-    rr::{DNSClass, Name, Record, RecordType},
+    rr::{DNSClass, Name, RecordType},
 };
-use mesh_dns::{AnswerOptions, DnsView, Question, Zone, answer};
+use mesh_dns::{AnswerOptions, DnsView, Question, Scope, Zone, answer};
 use std::collections::{BTreeSet, HashMap};
 
 pub(crate) fn options() -> AnswerOptions {
@@ -15,6 +15,7 @@ pub(crate) fn options() -> AnswerOptions {
         negative_ttl: 5,
         name_servers: vec!["127.0.0.53".parse().unwrap(), "::1".parse().unwrap()],
         local_reverse: vec!["10.96.0.0/16".parse().unwrap()],
+        kubernetes: None,
     }
 }
 
@@ -24,94 +25,9 @@ pub(crate) fn question(name: &str, kind: RecordType) -> Question {
     Question::new(name, kind)
 }
 
-fn kind(text: &str) -> RecordType {
-    if text == "IXFR" {
-        // The library reads every other word.
-        return RecordType::IXFR;
-    }
-    match text.strip_prefix("TYPE") {
-        Some(number) => RecordType::from(number.parse::<u16>().unwrap()),
-        None => text.parse().unwrap(),
-    }
-}
-
-/// Each record as text, sorted, its TTL in front when it is not 5.
-fn texts(records: &[Record]) -> Vec<String> {
-    let mut all: Vec<String> = records
-        .iter()
-        .map(|r| {
-            let ttl = if r.ttl == 5 { String::new() } else { format!("ttl={} ", r.ttl) };
-            format!("{ttl}{}", r.data).trim().to_owned()
-        })
-        .collect();
-    all.sort();
-    all
-}
-
-fn code(rcode: ResponseCode) -> &'static str {
-    match rcode {
-        ResponseCode::NoError => "NOERROR",
-        ResponseCode::NXDomain => "NXDOMAIN",
-        ResponseCode::Refused => "REFUSED",
-        other => panic!("{other:?}"),
-    }
-}
-
-/// `ttl=N ` once in front of a section stands for all of it.
-fn expected(section: &str) -> Vec<String> {
-    let section = section.trim();
-    let (ttl, list) = match section.strip_prefix("ttl=").and_then(|s| s.split_once(' ')) {
-        Some((ttl, list)) => (format!("ttl={ttl} "), list),
-        None => (String::new(), section),
-    };
-    let items = list.split(';').map(str::trim).filter(|item| !item.is_empty());
-    let mut all: Vec<String> = items.map(|item| format!("{ttl}{item}")).collect();
-    all.sort();
-    all
-}
-
 #[test]
 fn the_table_holds() {
-    let view = DnsView::new(&mesh::example());
-    let mut failures = Vec::new();
-    let rows = include_str!("data/answers.txt").lines().map(str::trim);
-    for row in rows.filter(|l| !l.is_empty() && !l.starts_with('#')) {
-        let mut parts = row.splitn(2, char::is_whitespace);
-        let name = parts.next().unwrap();
-        let rest = parts.next().unwrap().trim_start();
-        let (kind_text, rest) = rest.split_once(char::is_whitespace).unwrap();
-        let (rcode, sections) =
-            rest.trim_start().split_once(char::is_whitespace).unwrap_or((rest.trim(), ""));
-        let (answers, additional) = sections.split_once(" + ").unwrap_or((sections, ""));
-        let got = answer(&view, &question(name, kind(kind_text)), 0, &options());
-        let Some(got) = got else {
-            if rcode != "FORWARD" {
-                failures.push(format!("{row}\n  got: forwarded"));
-            }
-            continue;
-        };
-        let negative = got.answers.is_empty() && got.rcode != ResponseCode::Refused;
-        let soa = got.authority.iter().filter(|r| r.record_type() == RecordType::SOA).count();
-        let mut additional = expected(additional);
-        if sections.trim_start().starts_with("ttl=") {
-            let ttl = sections.trim_start().split(' ').next().unwrap();
-            additional = additional.iter().map(|a| format!("{ttl} {a}")).collect();
-        }
-        let same = code(got.rcode) == rcode
-            && texts(&got.answers) == expected(answers)
-            && texts(&got.additional) == additional
-            && (soa, got.authority.len()) == if negative { (1, 1) } else { (0, 0) };
-        if !same {
-            failures.push(format!(
-                "{row}\n  got: {} {:?} + {:?}, authority {:?}",
-                code(got.rcode),
-                texts(&got.answers),
-                texts(&got.additional),
-                texts(&got.authority)
-            ));
-        }
-    }
-    assert!(failures.is_empty(), "{} rows fail:\n{}", failures.len(), failures.join("\n"));
+    table::check(&mesh::example(), include_str!("data/answers.txt"), &options(), &Scope::default());
 }
 
 #[test]

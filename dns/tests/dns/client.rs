@@ -42,18 +42,25 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(snapshot: Snapshot, upstreams: &[SocketAddr], limits: Limits) -> Server {
-        let (snapshots, feed) = watch::channel(Arc::new(snapshot));
-        let registry = prometheus::Registry::new();
         let config = DnsConfig {
-            listen: vec!["127.0.0.1:0".parse().unwrap()],
             upstreams: if upstreams.is_empty() {
                 Upstreams::None
             } else {
-                Upstreams::List(upstreams.to_vec())
+                Upstreams::List(upstreams.iter().copied().map(Into::into).collect())
             },
             limits,
             ..DnsConfig::default()
         };
+        Server::with(snapshot, config).await
+    }
+
+    /// On a free loopback port, where `config` names none.
+    pub(crate) async fn with(snapshot: Snapshot, mut config: DnsConfig) -> Server {
+        let (snapshots, feed) = watch::channel(Arc::new(snapshot));
+        let registry = prometheus::Registry::new();
+        if config.listen.is_empty() {
+            config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        }
         let handle = DnsServer::start(config, feed, &registry).await.unwrap();
         Server { handle, snapshots, registry }
     }

@@ -6,12 +6,24 @@
 )]
 
 mod answers;
+mod caching;
+mod chains;
 mod client;
+mod clients;
+mod encrypted;
+mod follow;
 mod garbage;
 mod lengths;
 mod load;
 mod mesh;
+mod networks;
+mod properties;
+mod regressions;
+mod size;
 mod sockets;
 mod start;
+mod table;
+mod tables;
+mod troubles;
 mod upstreams;
 mod view;

@@ -48,6 +48,12 @@ fn service(key: ServiceKey, words: &[&str]) -> ServiceView {
             "mode" if value == "dnsrr" => spec.endpoint_mode = EndpointMode::Dnsrr,
             "locality" if value == "local-only" => spec.locality = Locality::LocalOnly,
             "locality" if value == "prefer-local" => spec.locality = Locality::PreferLocal,
+            "negative-ttl" => spec.negative_ttl = Some(value.parse().unwrap()),
+            "external" => {
+                spec.external_name = Some(value.to_owned());
+                spec.endpoint_mode = EndpointMode::Dnsrr;
+                assert_eq!(spec.validate(), Ok(()));
+            }
             "ttl" => spec.ttl = Some(value.parse().unwrap()),
             "alias" => spec.aliases = value.split(',').map(name).collect(),
             "ports" => spec.ports = value.split(',').map(port).collect(),

@@ -15,13 +15,19 @@ async fn refused(config: DnsConfig) -> String {
 
 fn config(listen: &[&str], upstreams: &[&str]) -> DnsConfig {
     let all = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>();
-    DnsConfig { listen: all(listen), upstreams: Upstreams::List(all(upstreams)), ..DnsConfig::default() }
+    let upstreams = all(upstreams).into_iter().map(Into::into).collect();
+    DnsConfig { listen: all(listen), upstreams: Upstreams::List(upstreams), ..DnsConfig::default() }
 }
 
 #[tokio::test]
 async fn each_mistake_is_named() {
     let free = "127.0.0.1:0";
     let domain = |domain: &str| DnsConfig { domain: domain.to_owned(), ..config(&[free], &[]) };
+    let own = own_address();
+    let with_upstreams = |domain: &str, upstream: SocketAddr| DnsConfig {
+        domains: [(domain.to_owned(), vec![upstream.into()])].into(),
+        ..config(&[&own.to_string()], &[])
+    };
     let limits = |limits: Limits| DnsConfig { limits, ..config(&[free], &[]) };
     for (config, expected) in [
         (config(&[], &[]), "listen: no address given"),
@@ -32,6 +38,9 @@ async fn each_mistake_is_named() {
         (config(&[free], &["[::ffff:0.0.0.0]:53"]), "is a wildcard"),
         (config(&[free], &["192.0.2.1:0"]), "upstreams: `192.0.2.1:0` has port 0"),
         (domain("a b"), "domain: `a b`"),
+        (with_upstreams("corp..example", own), "domains: `corp..example` is no domain"),
+        (with_upstreams(".", own), "domains: `.` is no domain"),
+        (with_upstreams("corp.example", own), "is an address this server listens on"),
         (limits(Limits { forwards: 0, ..Limits::default() }), "limits: forwards is 0"),
         (limits(Limits { tcp_idle: Duration::ZERO, ..Limits::default() }), "limits: tcp_idle is 0"),
     ] {

@@ -113,19 +113,3 @@ fn this_nodes_zone_decides_prefer_zone_also_when_only_the_node_changes() {
         }
     }
 }
-
-/// moby#36988: a service that goes from one mode to the other answers as the new one at once.
-#[test]
-fn the_mode_can_be_switched() {
-    let mut snapshot = mesh::read("service web vip=10.96.0.1\nendpoint web a n1 10.0.0.1 ready");
-    let mut view = DnsView::new(&snapshot);
-    for (line, expected) in [
-        ("service web mode=dnsrr\nendpoint web a n1 10.0.0.1 ready", "10.0.0.1"),
-        ("service web vip=10.96.0.1", "10.96.0.1"),
-    ] {
-        mesh::change(&mut snapshot, line);
-        view = view.updated(&snapshot);
-        let got = answer(&view, &question("web.cluster", RecordType::A), 0, &options()).unwrap();
-        assert_eq!(got.answers.iter().map(|r| r.data.to_string()).collect::<Vec<_>>(), [expected]);
-    }
-}

@@ -72,15 +72,19 @@ pub(super) fn dns(config: &Config) -> Option<mesh_dns::DnsConfig> {
     let chosen = &config.dns;
     chosen.enabled.then(|| mesh_dns::DnsConfig {
         listen: chosen.listen.clone(),
+        scopes: chosen.scopes.clone(),
         domain: config.domain.clone(),
         ttl: chosen.ttl,
-        negative_ttl: chosen.ttl,
+        negative_ttl: chosen.negative_ttl,
         upstreams: match &chosen.upstreams {
             config::Upstreams::System => mesh_dns::Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf")),
             config::Upstreams::List(servers) if servers.is_empty() => mesh_dns::Upstreams::None,
             config::Upstreams::List(servers) => mesh_dns::Upstreams::List(servers.clone()),
         },
+        domains: chosen.domains.clone(),
+        upstream_ca: chosen.upstream_ca.clone(),
         local_reverse: config.vip_cidr.clone(),
+        kubernetes: chosen.kubernetes.clone(),
         limits: mesh_dns::Limits::default(),
     })
 }

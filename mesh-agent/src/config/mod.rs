@@ -5,10 +5,12 @@ mod check;
 mod host;
 mod load;
 mod read;
+mod scopes;
 mod secrets;
 #[cfg(test)]
 mod tests;
 mod types;
+mod upstreams;
 mod values;
 pub mod yaml;
 

@@ -3,18 +3,20 @@
 use super::{
     check::{Bound, check},
     host::HostFacts,
+    scopes::{kubernetes, listener},
     secrets,
     types::{
         AdminConfig, ClusterConfig, Config, DnsConfig, FilesConfig, LogConfig, LogFormat, MetricsConfig,
         NodeConfig, PlaneChoice, PublishConfig, SourcesConfig, TlsConfig, Upstreams, UserspaceConfig,
     },
-    values::{
-        address, cidrs, domain, gossip_seed, ip, level, listen, optional_duration, overlay, path, upstream,
-    },
+    upstreams::upstreams,
+    values::{address, cidrs, domain, gossip_seed, ip, level, listen, optional_duration, overlay, path},
     yaml::{Field, Map},
 };
 use mesh_control::model::{Addresses, Name, PortRange};
+use mesh_dns::Scope;
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     time::Duration,
@@ -36,6 +38,7 @@ pub(super) fn config(root: &Field<'_>, base: &Path, host: &HostFacts) -> Option<
     let data_plane = map.get("data_plane").and_then(|f| f.with(plane)).unwrap_or(PlaneChoice::Auto);
     let overlay_field = map.get("overlay");
     let overlay = overlay_field.as_ref().and_then(Field::map).map(overlay).unwrap_or_default();
+    let dns = dns(section(&map, "dns"), base, &domain, &mut bounds);
     let config = Config {
         node: node?,
         cluster: cluster?,
@@ -46,7 +49,7 @@ pub(super) fn config(root: &Field<'_>, base: &Path, host: &HostFacts) -> Option<
         data_plane,
         userspace: userspace(section(&map, "userspace")),
         publish: publish(section(&map, "publish")),
-        dns: dns(section(&map, "dns"), &mut bounds),
+        dns,
         admin: admin(section(&map, "admin"), base, &mut bounds),
         metrics: metrics(section(&map, "metrics"), &mut bounds),
         sources: sources(section(&map, "sources"), base),
@@ -187,9 +190,19 @@ fn publish(map: Option<Map<'_>>) -> PublishConfig {
     PublishConfig { addresses }
 }
 
-fn dns(map: Option<Map<'_>>, bounds: &mut Vec<Bound>) -> DnsConfig {
+fn dns(map: Option<Map<'_>>, base: &Path, domain: &str, bounds: &mut Vec<Bound>) -> DnsConfig {
     let fallback = SocketAddr::from((Ipv4Addr::LOCALHOST, 5300));
-    let mut found = DnsConfig { enabled: true, listen: vec![fallback], upstreams: Upstreams::System, ttl: 5 };
+    let mut found = DnsConfig {
+        enabled: true,
+        listen: vec![fallback],
+        scopes: vec![Scope::default()],
+        upstreams: Upstreams::System,
+        domains: BTreeMap::new(),
+        upstream_ca: None,
+        ttl: 5,
+        negative_ttl: 5,
+        kubernetes: None,
+    };
     let listen_field = map.as_ref().and_then(|m| m.get("listen"));
     let items: Vec<Field<'_>> = listen_field.iter().flat_map(Field::one_or_list).collect();
     if let Some(map) = map {
@@ -199,12 +212,9 @@ fn dns(map: Option<Map<'_>>, bounds: &mut Vec<Bound>) -> DnsConfig {
         if let Some(n) = map.get("ttl").and_then(|f| f.number(0..=86_400)) {
             found.ttl = n;
         }
-        if let Some(field) = map.get("upstreams") {
-            let items = field.one_or_list();
-            if items.len() != 1 || !matches!(items[0].value(), v if v.is_text("system")) {
-                found.upstreams = Upstreams::List(items.iter().filter_map(|f| f.with(upstream)).collect());
-            }
-        }
+        found.negative_ttl = map.get("negative_ttl").and_then(|f| f.number(0..=86_400)).unwrap_or(found.ttl);
+        found.kubernetes = map.get("kubernetes").and_then(|f| kubernetes(&f, domain));
+        upstreams(&map, base, &mut found);
         map.finish();
     }
     if let Some(field) = &listen_field {
@@ -212,12 +222,14 @@ fn dns(map: Option<Map<'_>>, bounds: &mut Vec<Bound>) -> DnsConfig {
             field.fail("is empty: write at least one IP:PORT, or dns.enabled: false");
         }
         found.listen.clear();
+        found.scopes.clear();
     } else if found.enabled {
         bounds.push(Bound::new("dns.listen", None, fallback));
     }
     for item in &items {
-        if let Some(at) = item.with(|t| listen(t, fallback, 0)) {
+        if let Some((at, scope)) = listener(item, fallback) {
             found.listen.push(at);
+            found.scopes.push(scope);
             if found.enabled {
                 bounds.push(Bound::new(item.path(), Some(item), at));
             }

@@ -7,16 +7,16 @@ fn host() -> HostFacts {
     HostFacts { hostname: Some("Node-A".into()), address: Some("192.0.2.10".parse().unwrap()) }
 }
 
-fn parse(text: &str) -> Result<Config, ConfigErrors> {
+pub(super) fn parse(text: &str) -> Result<Config, ConfigErrors> {
     Config::parse("mesh.yaml", text, Path::new("/etc/mesh"), &host())
 }
 
-fn errors(text: &str) -> Vec<String> {
+pub(super) fn errors(text: &str) -> Vec<String> {
     parse(text).expect_err("must be refused").lines()
 }
 
 /// `text` with a keyring behind it, so that only what the case is about is wrong.
-fn keyed(text: &str) -> String {
+pub(super) fn keyed(text: &str) -> String {
     if text.contains("cluster:\n") {
         text.replace("cluster:\n", &format!("cluster:\n  keys: [{KEY}]\n"))
     } else {
@@ -56,9 +56,22 @@ fn the_documented_example_is_read_and_shows_the_defaults() {
         admin: AdminConfig { listen: None, ..shown.admin },
         overlay: vec![],
         sources: SourcesConfig::default(),
+        dns: DnsConfig { kubernetes: None, ..shown.dns },
         ..shown
     };
     assert_eq!(defaults, bare);
+}
+
+#[test]
+fn upstreams_by_domain_and_encrypted_ones_are_read() {
+    let text = "dns: {upstreams: ['tls://9.9.9.9#dns.quad9.net', 192.0.2.53], \
+                domains: {Corp.Example: 10.0.0.53, secret.example: []}}\n";
+    let read = parse(&keyed(text)).unwrap().dns;
+    let all = |list: &[&str]| list.iter().map(|u| u.parse().unwrap()).collect::<Vec<_>>();
+    assert_eq!(read.upstreams, Upstreams::List(all(&["tls://9.9.9.9:853#dns.quad9.net", "192.0.2.53:53"])));
+    let domains: Vec<_> = read.domains.into_iter().collect();
+    let (corp, secret) = ("corp.example".to_owned(), "secret.example".to_owned());
+    assert_eq!(domains, [(corp, all(&["10.0.0.53:53"])), (secret, all(&[]))]);
 }
 
 #[test]
@@ -201,7 +214,15 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
         ),
         (
             "dns: {upstreams: [dns.example]}\n",
-            "mesh.yaml:1: dns.upstreams[0]: \"dns.example\" is no DNS server: write IP or IP:PORT, as 192.0.2.53, or system for the host's own",
+            "mesh.yaml:1: dns.upstreams[0]: \"dns.example\" is no DNS server: write IP or IP:PORT, as 192.0.2.53, tls://IP#NAME, as tls://9.9.9.9#dns.quad9.net, or https://IP/PATH#NAME, as https://9.9.9.9/dns-query#dns.quad9.net",
+        ),
+        (
+            "dns: {domains: {a..b: []}}\n",
+            "mesh.yaml:1: dns.domains.a..b: is no domain: write labels of letters, digits and -, as cluster or mesh.example.com",
+        ),
+        (
+            "dns: {domains: {corp.example: [], Corp.example.: []}}\n",
+            "mesh.yaml:1: dns.domains.Corp.example.: stands there twice, but for case or the dot at its end: keep one",
         ),
         ("dns: 5\n", "mesh.yaml:1: dns: is a single value: write a mapping of keys and values"),
         (

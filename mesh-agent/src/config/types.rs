@@ -3,7 +3,9 @@
 use ipnetwork::IpNetwork;
 use mesh_control::OverlayNetwork;
 use mesh_control::model::{Addresses, Name, PortRange};
+use mesh_dns::{Scope, UpstreamAddress};
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -133,10 +135,20 @@ pub struct DnsConfig {
     pub enabled: bool,
     /// Where it listens, UDP and TCP; not empty while enabled.
     pub listen: Vec<SocketAddr>,
+    /// What the clients of each of these addresses see.
+    pub scopes: Vec<Scope>,
     /// Where names outside the mesh are asked.
     pub upstreams: Upstreams,
+    /// Who answers the names in these domains instead, the longest domain first; nobody means refused.
+    pub domains: BTreeMap<String, Vec<UpstreamAddress>>,
+    /// A PEM file of the authorities that encrypted upstreams are trusted by; without, those of the host.
+    pub upstream_ca: Option<PathBuf>,
     /// Seconds that an answer may be kept, where the service names none.
     pub ttl: u32,
+    /// The same of an answer that there is nothing.
+    pub negative_ttl: u32,
+    /// The domain of names as Kubernetes writes them.
+    pub kubernetes: Option<String>,
 }
 
 /// Where names outside the mesh are asked.
@@ -145,7 +157,7 @@ pub enum Upstreams {
     /// The nameservers of the host's `/etc/resolv.conf`.
     System,
     /// These; none means that other names are refused.
-    List(Vec<SocketAddr>),
+    List(Vec<UpstreamAddress>),
 }
 
 /// The admin API.

@@ -83,15 +83,6 @@ pub(super) fn gossip_seed(text: &str) -> Result<String, String> {
     Ok(format!("{host}:{port}"))
 }
 
-/// A DNS server, port 53 unless given.
-pub(super) fn upstream(text: &str) -> Result<SocketAddr, &'static str> {
-    let found = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53)));
-    match found {
-        Ok(a) if a.port() > 0 && concrete(a.ip()) => Ok(a),
-        _ => Err("is no DNS server: write IP or IP:PORT, as 192.0.2.53, or system for the host's own"),
-    }
-}
-
 /// A path, relative ones to the folder of the configuration file.
 pub(super) fn path(text: &str, base: &Path) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {

@@ -27,6 +27,8 @@ pub(super) fn spec(old: &ServiceSpec, new: &ServiceSpec) -> String {
         ("idle timeout", old.idle_timeout != new.idle_timeout),
         ("connection limit", old.max_connections != new.max_connections),
         ("ttl", old.ttl != new.ttl),
+        ("negative ttl", old.negative_ttl != new.negative_ttl),
+        ("external name", old.external_name != new.external_name),
         ("aliases", old.aliases != new.aliases),
         ("labels", old.labels != new.labels),
     ];

@@ -51,6 +51,10 @@ pub struct ServiceJson {
     pub max_connections: Option<u32>,
     /// Seconds a DNS answer may be kept, when the service sets it.
     pub ttl: Option<u32>,
+    /// Seconds that DNS may be told nothing is there, when the service sets it.
+    pub negative_ttl: Option<u32>,
+    /// The domain name that DNS answers instead (CNAME).
+    pub external_name: Option<String>,
     /// Further names.
     pub aliases: Vec<String>,
     /// Free labels.
@@ -242,6 +246,8 @@ impl ServiceJson {
             idle_timeout_seconds: spec.idle_timeout.map(seconds),
             max_connections: spec.max_connections,
             ttl: spec.ttl,
+            negative_ttl: spec.negative_ttl,
+            external_name: spec.external_name.clone(),
             aliases: spec.aliases.iter().map(ToString::to_string).collect(),
             labels: spec.labels.clone(),
             origins: view.origins.iter().map(origin_text).collect(),

@@ -4,7 +4,8 @@ use super::{health::health, ports::allow};
 use crate::config::yaml::{Field, Map};
 use ipnetwork::IpNetwork;
 use mesh_control::model::{
-    Addresses, Affinity, Endpoint, Locality, Name, NoBackend, NodeName, Scheduler, ServiceKey, ServiceSpec,
+    Addresses, Affinity, Endpoint, EndpointMode, Locality, Name, NoBackend, NodeName, Scheduler, ServiceKey,
+    ServiceSpec,
 };
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -58,6 +59,12 @@ pub(super) fn mesh<'a>(
     spec.idle_timeout = map.get("idle_timeout").and_then(|f| f.duration(Duration::from_secs(1)..=day));
     spec.max_connections = map.get("max_connections").and_then(|f| f.number(1..=u32::MAX));
     spec.ttl = map.get("ttl").and_then(|f| f.number(0..=86_400));
+    spec.negative_ttl = map.get("negative_ttl").and_then(|f| f.number(0..=86_400));
+    if let Some(name) = map.get("external_name").and_then(|f| f.text()) {
+        // There is nothing to balance, and so no need of a VIP.
+        spec.external_name = Some(name.to_owned());
+        spec.endpoint_mode = EndpointMode::Dnsrr;
+    }
     for item in map.get("aliases").iter().flat_map(Field::one_or_list) {
         spec.aliases.extend(item.parse::<Name>());
     }

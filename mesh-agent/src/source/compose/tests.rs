@@ -84,6 +84,7 @@ services:
       idle_timeout: 5m
       max_connections: 100
       ttl: 30
+      negative_ttl: 60
       aliases: site
       allow: [10.0.0.0/8]
       proxy_protocol: true
@@ -100,7 +101,8 @@ networks: {front: {}, back: {}}
     assert_eq!(spec.affinity, Some(Affinity { timeout: Duration::from_secs(600) }));
     assert_eq!((spec.locality, spec.no_backend), (Locality::PreferZone, NoBackend::Drop));
     assert_eq!((spec.idle_timeout, spec.max_connections), (Some(Duration::from_secs(300)), Some(100)));
-    assert_eq!((spec.ttl, spec.ports[0].proxy_protocol), (Some(30), true));
+    assert_eq!((spec.ttl, spec.negative_ttl), (Some(30), Some(60)));
+    assert!(spec.ports[0].proxy_protocol);
     assert_eq!(spec.ports[0].publish.as_ref().unwrap().allow, ["10.0.0.0/8".parse().unwrap()]);
     let aliases: Vec<&str> = spec.aliases.iter().map(Name::as_str).collect();
     assert_eq!(aliases, ["site", "www"]);
@@ -226,7 +228,7 @@ fn mistakes_are_named_with_line_key_value_and_fix() {
             "services: {web: {x-mesh: {scheduler: fast, weight: 1}}}",
             vec![
                 "shop.yaml:1: services.web.x-mesh.scheduler: \"fast\" is not known: use rr, wrr, lc, maglev, random",
-                "shop.yaml:1: services.web.x-mesh.weight: is no known key: use one of affinity, aliases, allow, drain, endpoints, health, idle_timeout, locality, max_connections, no_backend, proxy_protocol, scheduler, ttl",
+                "shop.yaml:1: services.web.x-mesh.weight: is no known key: use one of affinity, aliases, allow, drain, endpoints, external_name, health, idle_timeout, locality, max_connections, negative_ttl, no_backend, proxy_protocol, scheduler, ttl",
             ],
         ),
         (
@@ -335,6 +337,16 @@ fn reserved_and_own_aliases() {
     let text = "services: {web: {networks: {a: {aliases: [tasks]}}}}";
     assert!(read(text).unwrap_err().to_string().contains("the alias tasks is reserved"));
     assert_eq!(read("services:\n  web:\n").unwrap().len(), 1);
+}
+
+#[test]
+fn another_name_may_stand_for_a_service() {
+    let read_one = |name: &str| read(&format!("services: {{db: {{x-mesh: {{external_name: {name}}}}}}}"));
+    let spec = read_one("db.example.org").unwrap()[0].service.declaration.clone().unwrap().1;
+    assert_eq!(spec.external_name.as_deref(), Some("db.example.org"));
+    assert_eq!(spec.endpoint_mode, EndpointMode::Dnsrr);
+    let error = read_one("192.0.2.1").unwrap_err().to_string();
+    assert!(error.contains("external_name") && error.contains("is no domain name"), "{error}");
 }
 
 #[test]
