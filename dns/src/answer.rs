@@ -170,9 +170,8 @@ fn answered(
     let seen = Seen::new(view, &question.scope);
     let labels: Vec<Label<'_>> = question.lower.iter().collect();
     let asked = |naming, entry: Option<&Entry>| {
-        let spec = entry.map(|entry| &entry.view.spec);
-        let ttl = spec.and_then(|spec| spec.ttl).unwrap_or(options.ttl);
-        let negative_ttl = spec.and_then(|spec| spec.negative_ttl).unwrap_or(options.negative_ttl);
+        let ttl = entry.and_then(|entry| entry.ttl).unwrap_or(options.ttl);
+        let negative_ttl = entry.and_then(|entry| entry.negative_ttl).unwrap_or(options.negative_ttl);
         let (ttl, negative_ttl) = (ttl.min(records::MAX_TTL), negative_ttl.min(records::MAX_TTL));
         Asked { view, naming, question, seed, options, ttl, negative_ttl, chain }
     };

@@ -3,6 +3,7 @@
 use crate::zone::Label;
 use imbl::OrdSet;
 use mesh_control::model::{EndpointMode, EndpointView, Locality, Name, ServiceKey, ServiceView};
+use smallvec::SmallVec;
 use std::{
     cmp::Ordering,
     collections::HashSet,
@@ -13,10 +14,10 @@ use std::{
 /// Addresses by family, each once: an RRset has no duplicates (RFC 2181 section 5.1).
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct AddressList {
-    /// IPv4, in the endpoints' order.
-    pub(crate) v4: Vec<Ipv4Addr>,
+    /// IPv4, in the endpoints' order. A VIP lies in the entry itself: one place less to wait for.
+    pub(crate) v4: SmallVec<[Ipv4Addr; 4]>,
     /// IPv6, in the endpoints' order.
-    pub(crate) v6: Vec<Ipv6Addr>,
+    pub(crate) v6: SmallVec<[Ipv6Addr; 1]>,
 }
 
 /// A service by one of the names or addresses that lead to it, or one of its instances.
@@ -141,16 +142,24 @@ pub(crate) struct Entry {
     pub(crate) near: AddressList,
     /// … and after those the others.
     pub(crate) far: AddressList,
+    /// Of the spec, here so that most answers need not look there: its TTLs …
+    pub(crate) ttl: Option<u32>,
+    pub(crate) negative_ttl: Option<u32>,
+    /// … and whether another domain name stands for the service.
+    pub(crate) external: bool,
 }
 
 impl AddressList {
+    /// No address.
+    pub(crate) const NONE: AddressList = AddressList { v4: SmallVec::new_const(), v6: SmallVec::new_const() };
+
     pub(crate) fn is_empty(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
     }
 
     /// The addresses that are not in `seen` yet.
     fn of(addresses: impl Iterator<Item = IpAddr>, seen: &mut HashSet<IpAddr>) -> Self {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        let (mut v4, mut v6) = (SmallVec::new(), SmallVec::new());
         for address in addresses.filter(|a| seen.insert(*a)) {
             match address {
                 IpAddr::V4(a) => v4.push(a),
@@ -190,7 +199,9 @@ impl Entry {
                 (near, AddressList::of_endpoints(others, &mut seen))
             }
         };
-        Entry { view, tasks, near, far }
+        let (ttl, negative_ttl) = (view.spec.ttl, view.spec.negative_ttl);
+        let external = view.spec.external_name.is_some();
+        Entry { view, tasks, near, far, ttl, negative_ttl, external }
     }
 
     pub(crate) fn key(&self) -> &ServiceKey {

@@ -33,7 +33,7 @@ pub(crate) fn resolve<'v>(seen: Seen<'v>, labels: &[Label<'_>]) -> Target<'v> {
 /// What is at and below a service's name. One without a VIP and without a ready endpoint is as if it were not there
 /// (section 2.4.1).
 fn service<'v>(seen: Seen<'v>, entry: &'v Arc<Entry>, left: &[Label<'_>]) -> Target<'v> {
-    if entry.view.spec.external_name.is_some() {
+    if entry.external {
         return if left.is_empty() { Target::External(entry) } else { Target::Absent };
     }
     let headless = entry.view.spec.endpoint_mode == EndpointMode::Dnsrr;

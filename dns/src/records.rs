@@ -123,7 +123,7 @@ pub(crate) fn pointers<'o>(
             None => naming.service(key),
             Some(instance) => naming.instance(key, instance.as_str()),
         };
-        let ttl = entry.view.spec.ttl.unwrap_or(default_ttl).min(MAX_TTL);
+        let ttl = entry.ttl.unwrap_or(default_ttl).min(MAX_TTL);
         Record::from_rdata(owner.clone(), ttl, RData::PTR(PTR(name)))
     };
     owners.take(MAX_POINTERS).map(record).collect()

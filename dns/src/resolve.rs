@@ -39,7 +39,7 @@ impl<'v> Target<'v> {
     /// The A and AAAA records of a service or its tasks, one list after the other, each rotated; empty for the type
     /// asked: NODATA. Other targets have none of this kind.
     pub(crate) fn lists(&self) -> [&'v AddressList; 2] {
-        const NONE: &AddressList = &AddressList { v4: Vec::new(), v6: Vec::new() };
+        const NONE: &AddressList = &AddressList::NONE;
         match *self {
             Target::Service(entry) => [&entry.near, &entry.far],
             Target::Tasks(entry) => [&entry.tasks, NONE],
@@ -136,10 +136,7 @@ fn plain<'v>(seen: Seen<'v>, labels: &[Label<'_>]) -> Target<'v> {
 }
 
 fn service(entry: &Arc<Entry>) -> Target<'_> {
-    match entry.view.spec.external_name {
-        Some(_) => Target::External(entry),
-        None => Target::Service(entry),
-    }
+    if entry.external { Target::External(entry) } else { Target::Service(entry) }
 }
 
 fn instance<'v>(

@@ -9,6 +9,7 @@ use foldhash::fast::RandomState;
 use hashbrown::hash_table;
 use imbl::OrdMap;
 use mesh_control::model::{Changes, Name, ServiceKey, ServiceView, Snapshot};
+use smallvec::SmallVec;
 use std::{
     hash::{BuildHasher, Hasher},
     net::IpAddr,
@@ -32,7 +33,8 @@ pub struct DnsView {
 /// What a name in a namespace leads to.
 #[derive(Clone, Debug)]
 struct Named {
-    key: ServiceKey,
+    /// The name, a 0 and the namespace; most fit here, so that comparing them waits for nothing else.
+    text: SmallVec<[u8; 32]>,
     /// The service of this name.
     own: Option<Arc<Entry>>,
     /// The services with this alias; the first has it, unless `own` has.
@@ -41,7 +43,20 @@ struct Named {
 
 impl Named {
     fn is(&self, namespace: Label<'_>, name: Label<'_>) -> bool {
-        self.key.name.as_str().as_bytes() == name && self.key.namespace.as_str().as_bytes() == namespace
+        let (length, text) = (name.len(), self.text.as_slice());
+        text.len() == length + 1 + namespace.len()
+            && text[length] == 0
+            && text[..length] == *name
+            && text[length + 1..] == *namespace
+    }
+
+    /// The hash of its text.
+    fn hash(&self, hasher: &RandomState) -> u64 {
+        let (name, namespace) = match self.text.iter().position(|byte| *byte == 0) {
+            Some(at) => (&self.text[..at], &self.text[at + 1..]),
+            None => (&self.text[..], &[][..]),
+        };
+        pair(hasher, namespace, name)
     }
 }
 
@@ -179,15 +194,14 @@ impl DnsView {
     /// Changes what a name leads to; a name that leads nowhere is gone.
     fn named(&mut self, namespace: &Name, name: &Name, change: impl FnOnce(&mut Named)) {
         let hasher = &self.hasher;
-        let hash_of =
-            |key: &ServiceKey| pair(hasher, key.namespace.as_str().as_bytes(), key.name.as_str().as_bytes());
-        let key = ServiceKey { namespace: namespace.clone(), name: name.clone() };
-        let hash = hash_of(&key);
-        let entry = self.names.shard_mut(hash).entry(hash, |named| named.key == key, |n| hash_of(&n.key));
-        let mut entry = match entry {
+        let (namespace, name) = (namespace.as_str().as_bytes(), name.as_str().as_bytes());
+        let hash = pair(hasher, namespace, name);
+        let same = |named: &Named| named.is(namespace, name);
+        let mut entry = match self.names.shard_mut(hash).entry(hash, same, |named| named.hash(hasher)) {
             hash_table::Entry::Occupied(entry) => entry,
             hash_table::Entry::Vacant(entry) => {
-                entry.insert(Named { key: key.clone(), own: None, aliases: None })
+                let text = name.iter().chain(&[0]).chain(namespace).copied().collect();
+                entry.insert(Named { text, own: None, aliases: None })
             }
         };
         change(entry.get_mut());

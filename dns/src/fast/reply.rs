@@ -75,9 +75,9 @@ fn write(
     out: &mut Vec<u8>,
 ) -> Option<ResponseCode> {
     let kind = query.kind;
-    let spec = found.target.entry().map(|entry| &entry.view.spec);
+    let entry = found.target.entry();
     let options = context.options;
-    let ttl = spec.and_then(|spec| spec.ttl).unwrap_or(options.ttl).min(MAX_TTL);
+    let ttl = entry.and_then(|entry| entry.ttl).unwrap_or(options.ttl).min(MAX_TTL);
     let ([id0, id1], flags) = query.head();
     out.clear();
     // QR, AA and the query's RD; RA. The counts are put right in the end.
@@ -118,7 +118,7 @@ fn write(
     let absent = matches!(found.target, Target::Absent);
     if answers == 0 {
         let negative_ttl =
-            spec.and_then(|spec| spec.negative_ttl).unwrap_or(options.negative_ttl).min(MAX_TTL);
+            entry.and_then(|entry| entry.negative_ttl).unwrap_or(options.negative_ttl).min(MAX_TTL);
         authority(out, query, found, negative_ttl, context.view.revision());
     }
     let code = if absent { ResponseCode::NXDomain } else { ResponseCode::NoError };

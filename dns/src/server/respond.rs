@@ -214,12 +214,19 @@ impl Responder {
         reply
     }
 
-    /// Where the next answer's rotation begins: a counter, mixed (splitmix64). Not the counter itself, because
-    /// clients ask A and AAAA in pairs and would see only every other endpoint first.
-    pub(super) fn turn(&self) -> u64 {
-        let mut z = self.turns.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+    /// Where the next answer's rotation begins.
+    fn turn(&self) -> u64 {
+        mixed(self.turns.fetch_add(STEP, Ordering::Relaxed))
     }
+}
+
+/// Between two turns.
+pub(super) const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// A counter of turns, mixed (splitmix64). Not the counter itself, because clients ask A and AAAA in pairs and would
+/// see only every other endpoint first.
+pub(super) fn mixed(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
