@@ -130,6 +130,19 @@ impl DnsView {
         named.own.as_ref().or_else(alias)
     }
 
+    /// Where [`DnsView::service`] looks.
+    pub(crate) fn hash(&self, namespace: Label<'_>, name: Label<'_>) -> u64 {
+        pair(&self.hasher, namespace, name)
+    }
+
+    /// Reads a little of what is at that place; the result says nothing.
+    pub(crate) fn touch(&self, hash: u64) -> usize {
+        let named = self.names.get(hash, |_| true);
+        named
+            .and_then(|named| named.own.as_ref())
+            .map_or(0, |entry| entry.near.v4.len() + entry.tasks.v4.len())
+    }
+
     /// Whether any service is in this namespace.
     pub(crate) fn has_namespace(&self, namespace: Label<'_>) -> bool {
         let hash = pair(&self.hasher, namespace, b"");

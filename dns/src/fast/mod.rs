@@ -8,6 +8,8 @@ mod query;
 mod reply;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 pub(crate) use query::Query;
 pub(crate) use reply::{Context, Outcome, reply};
+pub(crate) use warm::warm;

@@ -21,6 +21,9 @@ use tokio::{io::Interest, net::UdpSocket, task::JoinSet};
 /// Batches for each wake-up before others get their turn.
 const TURNS: usize = 8;
 
+/// Of a batch of so many queries what they will need is fetched at once first.
+const MANY: usize = 8;
+
 /// Serves until it is cancelled; forwards under way end with it. The number of tasks is bounded by
 /// [`crate::Limits::forwards`]: the permit is taken before the task is made.
 pub(super) async fn serve(socket: UdpSocket, responder: Arc<Responder>) {
@@ -72,6 +75,9 @@ impl Worker {
         let responder = Arc::clone(&self.responder);
         let view = responder.view();
         let context = responder.context(&view);
+        if batch.packets().len() >= MANY {
+            fast::warm(&context, batch.packets());
+        }
         batch.answer(|packet, client, out| {
             contained(&responder.metrics, || {
                 if let Some(limited) = responder.limited(packet, client, Transport::Udp, begun) {
