@@ -161,7 +161,7 @@ fn change(
         let revision = snapshot.revision;
         sender.send(Arc::new(snapshot.clone())).ok().context("the server is gone")?;
         while handle.revision() < revision {
-            std::thread::sleep(Duration::from_micros(50));
+            std::thread::sleep(Duration::from_micros(200));
         }
         took.push_str(&format!("{}\n", begun.elapsed().as_micros()));
         if let Some(path) = times

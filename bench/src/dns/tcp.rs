@@ -76,6 +76,8 @@ fn ask(server: SocketAddr, questions: &Questions, time: Duration) -> anyhow::Res
             stream.write_all(&buffer)?;
         }
         for stream in &mut streams {
+            // Else whoever sends replies one by one waits for a delayed acknowledgement.
+            socket2::SockRef::from(&*stream).set_tcp_quickack(true)?;
             // Replies may come in any order: they are counted by their lengths.
             let (mut seen, mut at) = (0, 0);
             buffer.clear();

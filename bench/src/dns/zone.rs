@@ -10,7 +10,7 @@ pub(crate) struct Zone {
 }
 
 /// A zone that is not ours.
-pub(super) const FOREIGN: &str = "elsewhere.test";
+pub(super) const FOREIGN: &str = "elsewhere.example";
 
 /// Steps through all names in an order that no cache foresees; coprime with the sizes used.
 const STRIDE: usize = 7_919;

@@ -10,6 +10,7 @@ mod bind;
 mod clients;
 mod follow;
 mod lookup;
+mod quick;
 mod respond;
 mod supervise;
 mod tally;

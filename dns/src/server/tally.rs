@@ -19,12 +19,13 @@ pub(super) struct Tally {
 const KINDS: usize = TYPES.len() + 1;
 
 impl Tally {
-    pub(super) fn new(metrics: &Metrics) -> Tally {
+    pub(super) fn new(metrics: &Metrics, transport: Transport) -> Tally {
         let kinds = || TYPES.iter().map(|(kind, _)| Some(*kind)).chain([None]);
         let families = ["127.0.0.1", "::1"].map(|text| text.parse().ok());
-        let requests = families.into_iter().flatten().flat_map(|family| {
-            kinds().map(move |kind| (metrics.requests_of(Transport::Udp, family, kind), 0))
-        });
+        let requests = families
+            .into_iter()
+            .flatten()
+            .flat_map(|family| kinds().map(move |kind| (metrics.requests_of(transport, family, kind), 0)));
         Tally {
             requests: requests.collect(),
             responses: [ResponseCode::NoError, ResponseCode::NXDomain]

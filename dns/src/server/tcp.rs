@@ -1,6 +1,9 @@
 //! TCP (RFC 7766): many queries on a connection, answered in order.
 
-use super::respond::{Responder, Verdict};
+use super::{
+    quick::Quick,
+    respond::{Responder, Verdict},
+};
 use crate::metrics::{Dropped, Transport};
 use std::{
     io,
@@ -18,6 +21,9 @@ use tokio::{
 
 /// Most octets of a query. Only transfers and updates need more, and those are refused.
 const MAX_QUERY: usize = 4096;
+
+/// Replies wait for each other up to so many octets.
+const MOST_WAITING: usize = 16 << 10;
 
 /// Pause after an accept that failed for want of file descriptors, so as not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -72,34 +78,78 @@ async fn connection(
     idle: Duration,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut buffer = vec![0u8; MAX_QUERY];
+    let mut quick = Quick::new(responder, Transport::Tcp);
+    let (mut arrived, mut replies, mut reply) = (Vec::new(), Vec::new(), Vec::new());
     loop {
+        // All queries that are there whole are answered before the replies are sent, in as few segments as may be.
+        let begun = Instant::now();
+        let mut at = 0;
+        while let Some(packet) = message(&arrived[at..]) {
+            if packet.len() > MAX_QUERY {
+                return Ok(());
+            }
+            at += 2 + packet.len();
+            let verdict = {
+                let view = responder.view();
+                quick.answer((responder, &responder.context(&view)), packet, client, begun, &mut reply)
+            };
+            match verdict {
+                None => push(&mut replies, &reply)?,
+                Some(Verdict::Drop) => return Ok(()),
+                Some(Verdict::Reply(other)) => push(&mut replies, &other)?,
+                Some(Verdict::Forward(pending)) => {
+                    // Nobody waits for another's upstream.
+                    flush(&mut stream, &mut replies, idle).await?;
+                    push(&mut replies, &responder.forward(*pending).await)?;
+                }
+            }
+            if replies.len() >= MOST_WAITING {
+                flush(&mut stream, &mut replies, idle).await?;
+            }
+        }
+        quick.tally.flush(begun.elapsed());
+        arrived.drain(..at);
+        flush(&mut stream, &mut replies, idle).await?;
         // One limit for the whole message, so that a client that trickles octets does not stay.
-        let Some(length) = timeout(idle, read(&mut stream, &mut buffer)).await?? else { return Ok(()) };
-        let packet = &buffer[..length];
-        let limited = responder.limited(packet, client, Transport::Tcp, Instant::now());
-        let reply = match limited.unwrap_or_else(|| responder.respond(packet, client, Transport::Tcp)) {
-            Verdict::Drop => return Ok(()),
-            Verdict::Reply(reply) => reply,
-            Verdict::Forward(pending) => responder.forward(*pending).await,
-        };
-        let Ok(size) = u16::try_from(reply.len()) else { return Ok(()) };
-        // Length and message in one segment (RFC 7766 section 8).
-        let mut message = Vec::with_capacity(reply.len() + 2);
-        message.extend_from_slice(&size.to_be_bytes());
-        message.extend_from_slice(&reply);
-        timeout(idle, stream.write_all(&message)).await??;
+        let more = timeout(idle, async {
+            while message(&arrived).is_none() {
+                if announced(&arrived).is_some_and(|length| length > MAX_QUERY)
+                    || stream.read_buf(&mut arrived).await? == 0
+                {
+                    return Ok::<_, io::Error>(false);
+                }
+            }
+            Ok(true)
+        });
+        if !more.await?? {
+            return Ok(());
+        }
     }
 }
 
-/// The length of the next message in `buffer`; `None` at the end of the stream or when the message is too long.
-async fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    let length = match stream.read_u16().await {
-        Ok(length) => usize::from(length),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let Some(message) = buffer.get_mut(..length) else { return Ok(None) };
-    stream.read_exact(message).await?;
-    Ok(Some(length))
+/// The length that the first message announces.
+fn announced(arrived: &[u8]) -> Option<usize> {
+    let length = arrived.first_chunk()?;
+    Some(usize::from(u16::from_be_bytes(*length)))
+}
+
+/// The first message, when it is there whole.
+fn message(arrived: &[u8]) -> Option<&[u8]> {
+    arrived.get(2..2 + announced(arrived)?)
+}
+
+/// Length and message (RFC 7766 section 8).
+fn push(replies: &mut Vec<u8>, reply: &[u8]) -> io::Result<()> {
+    let size = u16::try_from(reply.len()).map_err(io::Error::other)?;
+    replies.extend_from_slice(&size.to_be_bytes());
+    replies.extend_from_slice(reply);
+    Ok(())
+}
+
+async fn flush(stream: &mut TcpStream, replies: &mut Vec<u8>, idle: Duration) -> io::Result<()> {
+    if !replies.is_empty() {
+        timeout(idle, stream.write_all(replies)).await??;
+        replies.clear();
+    }
+    Ok(())
 }

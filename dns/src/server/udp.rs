@@ -2,11 +2,11 @@
 
 use super::{
     batch::{BATCH, Batch},
-    respond::{Responder, STEP, Verdict, mixed},
-    tally::Tally,
+    quick::Quick,
+    respond::{Responder, Verdict},
 };
 use crate::{
-    fast::{self, Outcome, Query},
+    fast,
     metrics::{Dropped, Metrics, Transport},
 };
 use std::{
@@ -19,7 +19,7 @@ use std::{
 use tokio::{io::Interest, net::UdpSocket, task::JoinSet};
 
 /// Batches for each wake-up before others get their turn.
-const TURNS: usize = 8;
+const TURNS: usize = 2;
 
 /// Of a batch of so many queries what they will need is fetched at once first.
 const MANY: usize = 8;
@@ -29,8 +29,7 @@ const MANY: usize = 8;
 pub(super) async fn serve(socket: UdpSocket, responder: Arc<Responder>) {
     let socket = Arc::new(socket);
     let mut worker = Worker {
-        tally: Tally::new(&responder.metrics),
-        turns: rand::random(),
+        quick: Quick::new(&responder, Transport::Udp),
         forwards: JoinSet::new(),
         socket: Arc::clone(&socket),
         responder,
@@ -63,10 +62,8 @@ pub(super) async fn serve(socket: UdpSocket, responder: Arc<Responder>) {
 struct Worker {
     socket: Arc<UdpSocket>,
     responder: Arc<Responder>,
-    tally: Tally,
+    quick: Quick,
     forwards: JoinSet<()>,
-    /// Counts the queries: where lists begin. One of its own, not to fight over with other workers.
-    turns: u64,
 }
 
 impl Worker {
@@ -80,27 +77,15 @@ impl Worker {
         }
         batch.answer(|packet, client, out| {
             contained(&responder.metrics, || {
-                if let Some(limited) = responder.limited(packet, client, Transport::Udp, begun) {
-                    return self.reply(limited, client, out);
+                match self.quick.answer((&responder, &context), packet, client, begun, out) {
+                    None => true,
+                    Some(verdict) => self.reply(verdict, client, out),
                 }
-                if let Some(query) = &Query::read(packet) {
-                    self.turns = self.turns.wrapping_add(STEP);
-                    let code = match fast::reply(&context, query, mixed(self.turns), out) {
-                        Outcome::Written(code) => Some(code),
-                        Outcome::NotOurs => responder.forwarder.cached(packet, true, begun, out),
-                        Outcome::Unusual => None,
-                    };
-                    if let Some(code) = code {
-                        self.tally.note(client, query.kind, code);
-                        return true;
-                    }
-                }
-                self.reply(responder.respond(packet, client, Transport::Udp), client, out)
             })
         });
         let lost = batch.send(self.socket.as_fd());
         (0..lost).for_each(|_| self.responder.metrics.dropped(Dropped::SendFailed));
-        self.tally.flush(begun.elapsed());
+        self.quick.tally.flush(begun.elapsed());
     }
 
     /// Does what was decided. Whether there is a reply to send with the batch.

@@ -1,0 +1,54 @@
+//! From a packet to its reply: the fast path where it will do, the common one where not.
+
+use super::{
+    respond::{Responder, STEP, Verdict, mixed},
+    tally::Tally,
+};
+use crate::{
+    fast::{self, Outcome, Query},
+    metrics::Transport,
+};
+use std::{net::SocketAddr, time::Instant};
+
+/// What one socket or connection answers with.
+pub(super) struct Quick {
+    transport: Transport,
+    /// Counts what went the fast way.
+    pub(super) tally: Tally,
+    /// Counts the queries: where lists begin. One of its own, not to fight over with other workers.
+    turns: u64,
+}
+
+impl Quick {
+    pub(super) fn new(responder: &Responder, transport: Transport) -> Quick {
+        Quick { transport, tally: Tally::new(&responder.metrics, transport), turns: rand::random() }
+    }
+
+    /// Answers a packet. `None`: the reply is in `out`.
+    pub(super) fn answer(
+        &mut self,
+        (responder, context): (&Responder, &fast::Context<'_>),
+        packet: &[u8],
+        client: SocketAddr,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Option<Verdict> {
+        if let Some(limited) = responder.limited(packet, client, self.transport, now) {
+            return Some(limited);
+        }
+        if let Some(query) = &Query::read(packet) {
+            self.turns = self.turns.wrapping_add(STEP);
+            let udp = self.transport == Transport::Udp;
+            let code = match fast::reply(context, query, mixed(self.turns), out) {
+                Outcome::Written(code) => Some(code),
+                Outcome::NotOurs => responder.forwarder.cached(packet, udp, now, out),
+                Outcome::Unusual => None,
+            };
+            if let Some(code) = code {
+                self.tally.note(client, query.kind, code);
+                return None;
+            }
+        }
+        Some(responder.respond(packet, client, self.transport))
+    }
+}
