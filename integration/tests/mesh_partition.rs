@@ -1,10 +1,27 @@
-//! `mesh-agent demo --partition` as root: a split of real nodes in network namespaces heals, and nothing is left.
+//! As root, with real nodes in network namespaces: `mesh-agent demo --partition` tells of a split that heals and leaves
+//! nothing behind, and a node whose link was down is answered again.
 
-use mesh_integration::{BOUND, agent_binary, until};
+use anyhow::{Context, Result, ensure};
+use mesh_agent::{
+    demo::{
+        agents::{Agent, write_files},
+        layout::Layout,
+        partition::{instances, network::Network},
+    },
+    sys::netns::Netns,
+};
+use mesh_integration::{BOUND, Node, agent_binary, until, whoami};
 use serde_json::Value;
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    path::PathBuf,
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     process::{Child, Command},
+    runtime::Handle,
+    task::spawn_blocking,
     time::timeout,
 };
 
@@ -88,4 +105,91 @@ async fn an_interrupted_split_leaves_nothing_behind() {
     assert_eq!(ended.status.code(), Some(1), "{}", String::from_utf8_lossy(&ended.stderr));
     assert!(!folder.exists(), "{} is left", folder.display());
     assert_eq!(left(&folder), Vec::<String>::new());
+}
+
+/// What `work` comes to in a network namespace: all that it opens and starts is there.
+async fn inside<T: Send + 'static>(
+    netns: &Arc<Netns>,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let (netns, runtime) = (Arc::clone(netns), Handle::current());
+    spawn_blocking(move || netns.run(|| runtime.block_on(work))).await??
+}
+
+/// What the DNS of `node` answers in its own namespace for a name.
+async fn lookup(netns: &Arc<Netns>, node: &Node, name: &'static str) -> Result<Vec<String>> {
+    let node = node.clone();
+    inside(netns, async move { node.lookup(name).await }).await
+}
+
+/// How `node` sees the node named `of`.
+async fn state(node: &Node, of: &str) -> Result<String> {
+    let (_, nodes) = node.admin("/v1/nodes").await?;
+    let found = nodes["nodes"].as_array().into_iter().flatten().find(|n| n["name"] == of);
+    Ok(found.and_then(|n| n["state"].as_str()).context("it is not known")?.to_owned())
+}
+
+/// moby#53141: after a node was away for 10 to 30 s its names stayed gone until somebody touched the service.
+#[tokio::test]
+async fn moby_53141_a_node_whose_link_was_down_is_answered_again_without_a_touch() {
+    if !privileged("moby_53141") {
+        return;
+    }
+    let folder = tempfile::Builder::new().prefix("mesh-test-").tempdir().expect("a folder");
+    let mut layout = Layout::in_namespaces(3, folder.path()).expect("a layout");
+    // The service lives on the node that goes away, and nowhere else.
+    layout.services.truncate(1);
+    layout.services[0].instances.retain(|i| i.node == "node-3");
+    let instance = layout.services[0].instances[0].clone();
+    let network = Network::build(&layout).expect("namespaces");
+    write_files(&layout, &mesh_control::generate_key().expect("a key")).expect("files");
+    let _instances = instances(&layout, &network).expect("an instance");
+    let mut agents = Vec::new();
+    for (place, netns) in layout.nodes.iter().zip(&network.nodes) {
+        let place = place.clone();
+        let spawn = async move { Ok(Agent::spawn(agent_binary!(), &place)?) };
+        agents.push(inside(netns, spawn).await.expect("it starts"));
+    }
+    let nodes: Vec<Node> = layout.nodes.iter().map(|place| Node { place: place.clone() }).collect();
+    let others: Vec<(&Node, &Arc<Netns>)> = nodes.iter().zip(&network.nodes).take(2).collect();
+    let port = layout.services[0].port;
+
+    // On every other node: the name's VIP; the instance, by DNS and through the VIP.
+    let reached = async |(node, netns): (&Node, &Arc<Netns>)| {
+        ensure!(state(node, "node-3").await? == "alive", "node-3 is not alive");
+        let vip = lookup(netns, node, "whoami.cluster").await?;
+        let tasks = lookup(netns, node, "tasks.whoami.cluster").await?;
+        ensure!(tasks == [instance.address.to_string()], "the instances are {tasks:?}");
+        let at = format!("{}:{port}", vip.first().context("no VIP")?).parse()?;
+        let who = inside(netns, async move { whoami(at).await }).await?;
+        ensure!(who.instance == instance.name, "{who:?} answered");
+        Ok(vip)
+    };
+    let vip = until("the service is reached", BOUND, || reached(others[0])).await;
+    assert_eq!(until("the service is reached", BOUND, || reached(others[1])).await, vip);
+
+    network.plug(2, false).expect("the cable is pulled");
+    let cut = Instant::now();
+    for (node, netns) in &others {
+        until("node-3 is taken for dead, and its instance gone", 2 * BOUND, || async {
+            let (state, tasks) =
+                (state(node, "node-3").await?, lookup(netns, node, "tasks.whoami.cluster").await?);
+            ensure!(state == "down" && tasks.is_empty(), "node-3 is {state}, the instances are {tasks:?}");
+            Ok(())
+        })
+        .await;
+        assert_eq!(lookup(netns, node, "whoami.cluster").await.expect("an answer"), vip, "the VIP stays");
+    }
+    let away = cut.elapsed();
+
+    network.plug(2, true).expect("the cable is back");
+    let back = Instant::now();
+    for other in others {
+        assert_eq!(until("the service is reached again", 2 * BOUND, || reached(other)).await, vip);
+    }
+    let [away, back] = [away, back.elapsed()].map(|d| d.as_secs_f64());
+    println!("away for {away:.1} s: answered again {back:.1} s after the link is back");
+    for agent in &mut agents {
+        agent.stop(Duration::from_secs(10)).await;
+    }
 }

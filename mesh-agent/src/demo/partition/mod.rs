@@ -1,6 +1,6 @@
 //! `mesh-agent demo --partition`: nodes in network namespaces of their own, one of which is cut off and comes back.
 
-mod network;
+pub mod network;
 mod story;
 mod view;
 
@@ -59,7 +59,10 @@ pub async fn run(options: &Options, exe: &Path) -> Result<(), DemoError> {
 }
 
 /// Starts every instance, each in its node's namespace.
-fn instances(layout: &Layout, network: &Network) -> io::Result<Instances> {
+///
+/// # Errors
+/// The first address that could not be bound, or a namespace that could not be entered.
+pub fn instances(layout: &Layout, network: &Network) -> io::Result<Instances> {
     let mut instances = Instances::default();
     for service in &layout.services {
         for instance in &service.instances {

@@ -21,13 +21,19 @@ const LINK: &str = "eth0";
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Namespaces and links; they go with it, and with the processes in them.
-pub(super) struct Network {
+#[derive(Debug)]
+pub struct Network {
     hub: Netns,
-    pub(super) nodes: Vec<Arc<Netns>>,
+    /// Of each node of the layout.
+    pub nodes: Vec<Arc<Netns>>,
 }
 
 impl Network {
-    pub(super) fn build(layout: &Layout) -> Result<Network, DemoError> {
+    /// Makes a namespace for each node of `layout`, with its addresses, and links them all.
+    ///
+    /// # Errors
+    /// [`DemoError::Privileges`] without `CAP_SYS_ADMIN`; else what the kernel says.
+    pub fn build(layout: &Layout) -> Result<Network, DemoError> {
         let hub = Netns::new().map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => DemoError::Privileges(error),
             _ => DemoError::System("cannot make a network namespace", error),
@@ -56,7 +62,10 @@ impl Network {
     }
 
     /// Pulls the cable of node `i` out of the hub, or puts it in.
-    pub(super) fn plug(&self, i: usize, plugged: bool) -> Result<(), DemoError> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn plug(&self, i: usize, plugged: bool) -> Result<(), DemoError> {
         set_up(&self.hub, &port(i), plugged).map_err(|e| DemoError::System("cannot set a link", e))
     }
 
