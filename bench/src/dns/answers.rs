@@ -6,9 +6,10 @@ use super::{
     ours::{self, Plan},
     peers::{self, Server, Start},
     questions::Questions,
+    turns::Turns,
     zone::Zone,
 };
-use crate::table::{Table, median};
+use crate::table::Table;
 use std::time::Duration;
 
 const SERVERS: [(&str, Start); 6] = [
@@ -19,51 +20,6 @@ const SERVERS: [(&str, Start); 6] = [
     ("dnsmasq", peers::dnsmasq),
     ("bind", peers::bind),
 ];
-
-/// One server's turns at one kind of question.
-#[derive(Default)]
-pub(super) struct Turns {
-    rates: Vec<f64>,
-    costs: Vec<f64>,
-    lost: u64,
-    wrong: u64,
-}
-
-impl Turns {
-    /// Gives `server` one turn.
-    pub(super) fn take(
-        &mut self,
-        server: &Server,
-        turn: impl FnOnce() -> anyhow::Result<Answered>,
-    ) -> anyhow::Result<()> {
-        let before = server.processor_time()?;
-        let answered = turn()?;
-        let spent = server.processor_time()?.saturating_sub(before);
-        self.rates.push(answered.rate());
-        self.costs.push(spent.as_secs_f64() * 1e6 / answered.replies.max(1) as f64);
-        self.lost += answered.lost;
-        self.wrong += answered.wrong;
-        Ok(())
-    }
-
-    /// Replies a second, the median.
-    pub(super) fn rate(&self) -> f64 {
-        median(&self.rates)
-    }
-
-    /// Processor time for each reply in microseconds, the median.
-    pub(super) fn cost(&self) -> f64 {
-        median(&self.costs)
-    }
-
-    /// What was lost and what was wrong, in words.
-    pub(super) fn trouble(&self) -> String {
-        match (self.lost, self.wrong) {
-            (0, 0) => "none".to_owned(),
-            (lost, wrong) => format!("{lost} lost, {wrong} wrong"),
-        }
-    }
-}
 
 /// All servers with `names` names.
 pub(super) fn run(options: &Options, names: usize, json: bool) -> anyhow::Result<()> {

@@ -1,12 +1,11 @@
 //! Names of others: out of the cache, and with an upstream that is dead.
 
 use super::{
-    Options,
-    answers::Turns,
-    load,
+    Options, load,
     ours::{self, Plan},
     peers::{self, Server},
     questions::{A, Questions, Want, packet},
+    turns::against_ours,
     zone::Zone,
 };
 use crate::table::Table;
@@ -59,29 +58,10 @@ fn cached(
         let filled = load::run(server.address, &questions, 64, Duration::from_millis(500))?;
         ensure!(filled.replies > NAMES as u64, "{} answered {} of {NAMES}", server.name, filled.replies);
     }
-    let mut turns: Vec<Turns> = servers.iter().map(|_| Turns::default()).collect();
-    for round in 0..options.rounds {
-        eprintln!("dns, forwarded: round {} of {}", round + 1, options.rounds);
-        for (server, turns) in servers.iter().zip(&mut turns) {
-            turns.take(server, || load::run(server.address, &questions, options.window, options.time()))?;
-        }
-    }
-    let mut table = Table::new(
-        "DNS over UDP, names of others out of the cache, one core",
-        &["server", "q/s", "ours is", "CPU µs", "it/ours by CPU", "trouble"],
-    );
-    for (server, it) in servers.iter().zip(&turns) {
-        table.row(&[
-            server.name.to_owned(),
-            format!("{:.0}", it.rate()),
-            format!("{:.2} ×", turns[0].rate() / it.rate()),
-            format!("{:.2}", it.cost()),
-            format!("{:.2}", it.cost() / turns[0].cost()),
-            it.trouble(),
-        ]);
-    }
-    table.print(json);
-    Ok(())
+    let title = "DNS over UDP, names of others out of the cache, one core";
+    against_ours(title, &servers, options.rounds, json, |server| {
+        load::run(server.address, &questions, options.window, options.time())
+    })
 }
 
 /// Questions of names that no cache has, the first of two upstreams answering nothing.

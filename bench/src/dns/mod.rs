@@ -8,6 +8,7 @@ mod ours;
 mod peers;
 mod questions;
 mod tcp;
+mod turns;
 mod updates;
 mod zone;
 

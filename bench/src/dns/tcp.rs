@@ -1,7 +1,6 @@
 //! Questions over TCP, many on each connection.
 
-use super::{Options, answers::Turns, load::Answered, ours, peers, questions::Questions, zone::Zone};
-use crate::table::Table;
+use super::{Options, load::Answered, ours, peers, questions::Questions, turns::against_ours, zone::Zone};
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -28,29 +27,10 @@ pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
         }
     }
     let questions = zone.hits();
-    let mut turns: Vec<Turns> = servers.iter().map(|_| Turns::default()).collect();
-    for round in 0..options.rounds {
-        eprintln!("dns, TCP: round {} of {}", round + 1, options.rounds);
-        for (server, turns) in servers.iter().zip(&mut turns) {
-            turns.take(server, || ask(server.address, &questions, options.time()))?;
-        }
-    }
-    let mut table = Table::new(
-        "DNS over TCP, 10,000 names, 8 connections with 16 questions each, one core",
-        &["server", "q/s", "ours is", "CPU µs", "it/ours by CPU", "trouble"],
-    );
-    for (server, it) in servers.iter().zip(&turns) {
-        table.row(&[
-            server.name.to_owned(),
-            format!("{:.0}", it.rate()),
-            format!("{:.2} ×", turns[0].rate() / it.rate()),
-            format!("{:.2}", it.cost()),
-            format!("{:.2}", it.cost() / turns[0].cost()),
-            it.trouble(),
-        ]);
-    }
-    table.print(json);
-    Ok(())
+    let title = "DNS over TCP, 10,000 names, 8 connections with 16 questions each, one core";
+    against_ours(title, &servers, options.rounds, json, |server| {
+        ask(server.address, &questions, options.time())
+    })
 }
 
 /// All connections from one thread, in turn: each writes a batch and reads its replies.

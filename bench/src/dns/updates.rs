@@ -1,10 +1,9 @@
 //! Questions answered while services change.
 
 use super::{
-    Options,
-    answers::Turns,
-    load,
+    Options, load,
     ours::{self, Plan},
+    turns::Turns,
     zone::Zone,
 };
 use crate::table::Table;

@@ -22,6 +22,9 @@ use tokio::{
 /// Most octets of a query. Only transfers and updates need more, and those are refused.
 const MAX_QUERY: usize = 4096;
 
+/// Room for each read, or the kernel would hand out few octets at a time.
+const ROOM: usize = 2048;
+
 /// Replies wait for each other up to so many octets.
 const MOST_WAITING: usize = 16 << 10;
 
@@ -79,7 +82,7 @@ async fn connection(
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut quick = Quick::new(responder, Transport::Tcp);
-    let (mut arrived, mut replies, mut reply) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut arrived, mut replies, mut reply) = (Vec::with_capacity(ROOM), Vec::new(), Vec::new());
     loop {
         // All queries that are there whole are answered before the replies are sent, in as few segments as may be.
         let begun = Instant::now();
@@ -118,6 +121,7 @@ async fn connection(
                 {
                     return Ok::<_, io::Error>(false);
                 }
+                arrived.reserve(ROOM);
             }
             Ok(true)
         });
