@@ -8,8 +8,9 @@ use super::{
     parts::{announce, delete, service, spec},
 };
 use mesh_control::{
-    LocalChange, OverlayNetwork,
-    model::{Origin, ServiceKey},
+    ClusterKey, KeyChange, LocalChange, OverlayNetwork,
+    model::{KeyId, Origin, ServiceKey},
+    node::Node,
 };
 use rand::{RngExt, seq::IndexedRandom};
 use std::{
@@ -62,13 +63,16 @@ enum Step {
     Delete,
     Recreate,
     Announce,
+    AddKey,
+    UseKey,
+    RemoveKey,
 }
 
 impl Kind {
     fn steps(self) -> Vec<Step> {
         use Step::{
-            Announce, CrashKeepingDisk, CrashLosingDisk, Declare, Delete, Edit, Jump, Leave, Mend, OneWay,
-            Recreate, Restart, Split, Stall,
+            AddKey, Announce, CrashKeepingDisk, CrashLosingDisk, Declare, Delete, Edit, Jump, Leave, Mend,
+            OneWay, Recreate, RemoveKey, Restart, Split, Stall, UseKey,
         };
         let mut steps = vec![Declare, Edit, Edit, Delete, Recreate, Announce, Announce];
         let splits = [Split, OneWay, Mend];
@@ -77,7 +81,7 @@ impl Kind {
             Kind::Mixed => {
                 steps.extend(splits);
                 steps.extend(churn);
-                steps.extend([Stall, Jump]);
+                steps.extend([Stall, Jump, AddKey, UseKey, RemoveKey]);
             }
             Kind::Split => steps.extend(splits),
             Kind::Storm => steps.extend([Stall, Stall]),
@@ -241,6 +245,10 @@ impl Story {
         let sim = &self.sim;
         sim.check_claims(when);
         let view = sim.check_equal();
+        for i in sim.alive() {
+            let (own, first) = (sim.node(i).sealing_key(), sim.node(sim.alive()[0]).sealing_key());
+            assert_eq!(own, first, "{}: {when}: n{i} seals with another key", sim.failed());
+        }
         for (key, fact) in self.facts.iter().filter(|(_, fact)| !fact.asleep) {
             let shown = view.services.get(key).and_then(|s| s.spec.ttl);
             assert_eq!(
@@ -298,6 +306,7 @@ impl Story {
                 let skew = *[-HOUR, HOUR, 0, -60_000, 60_000].choose(&mut self.sim.rng).expect("some");
                 self.sim.set_skew(any, skew);
             }
+            Step::AddKey | Step::UseKey | Step::RemoveKey if self.may_work(any) => self.rotate(step, any),
             Step::Declare if self.may_work(any) => self.declare(any),
             Step::Edit | Step::Delete | Step::Recreate if self.may_work(any) => self.work(step, any),
             Step::Announce if self.may_work(any) => {
@@ -307,6 +316,39 @@ impl Story {
             }
             _ => {}
         }
+    }
+
+    /// One step of a rotation, as node `i` lets it happen: it refuses what would lock out a node that it knows of.
+    fn rotate(&mut self, step: Step, i: usize) {
+        let (sealing, keys) = (self.sim.node(i).sealing_key(), self.sim.node(i).keys());
+        let other = keys.iter().find(|k| k.id != sealing && !k.removed).map(|k| k.id);
+        let change = match (step, other) {
+            (Step::AddKey, None) => {
+                // 32 bytes in base64, the same ones in every run.
+                let text: String = (0..42).map(|_| self.sim.rng.random_range('a'..='z')).collect();
+                Some(KeyChange::Add(format!("{text}A=").parse::<ClusterKey>().expect("a good key")))
+            }
+            // Two sides that each use a key of their own would not hear each other again.
+            (Step::UseKey, Some(id))
+                if self.sim.alive().into_iter().all(|j| self.sim.node(j).knows_key(id)) =>
+            {
+                Some(KeyChange::Use { id, force: false })
+            }
+            // Who is away and seals with it, though it may hold the other, would not be heard when it comes back.
+            (Step::RemoveKey, Some(id)) if self.sim.dead().is_empty() && self.all_left(id) => {
+                Some(KeyChange::Remove { id, force: false })
+            }
+            _ => None,
+        };
+        if let Some(change) = change {
+            let submit = |node: &mut Node, now| node.submit(vec![LocalChange::Key(change)], now);
+            self.sim.act(i, |node, now| submit(node, now).unwrap_or_default());
+        }
+    }
+
+    /// Whether no node seals with key `id`.
+    fn all_left(&self, id: KeyId) -> bool {
+        self.sim.alive().into_iter().all(|j| self.sim.node(j).sealing_key() != id)
     }
 
     /// People work at nodes that run, and that know what was there before the troubles.
@@ -407,7 +449,11 @@ impl Story {
         }
     }
 
+    /// Node `i` starts again; its configuration has the key in use by now, as docs/control-plane.md asks for.
     fn restart(&mut self, i: usize) {
+        let here = self.sim.alive().into_iter().find(|j| self.sim.side(*j) == self.sim.side(i));
+        let in_use = here.unwrap_or(self.sim.alive()[0]);
+        self.sim.key = self.sim.node(in_use).expose_sealing_key().expose();
         self.sim.restart(i);
         self.facts.values_mut().filter(|fact| fact.by == i).for_each(|fact| fact.asleep = false);
     }
