@@ -89,7 +89,7 @@ async fn connection(
         let mut at = 0;
         while let Some(packet) = message(&arrived[at..]) {
             if packet.len() > MAX_QUERY {
-                return Ok(());
+                return flush(&mut stream, &mut replies, idle).await;
             }
             at += 2 + packet.len();
             let verdict = {
@@ -98,7 +98,7 @@ async fn connection(
             };
             match verdict {
                 None => push(&mut replies, &reply)?,
-                Some(Verdict::Drop) => return Ok(()),
+                Some(Verdict::Drop) => return flush(&mut stream, &mut replies, idle).await,
                 Some(Verdict::Reply(other)) => push(&mut replies, &other)?,
                 Some(Verdict::Forward(pending)) => {
                     // Nobody waits for another's upstream.

@@ -17,6 +17,7 @@ mod lengths;
 mod load;
 mod mesh;
 mod networks;
+mod pipelined;
 mod properties;
 mod regressions;
 mod size;
