@@ -10,6 +10,7 @@ use crate::{
     metrics::{Dropped, Metrics, Transport},
 };
 use std::{
+    io,
     net::SocketAddr,
     os::fd::AsFd as _,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -40,21 +41,31 @@ pub(super) async fn serve(socket: UdpSocket, responder: Arc<Responder>) {
             tracing::error!(%error, "DNS over UDP ends");
             return;
         }
+        let mut more = true;
         for _ in 0..TURNS {
-            match socket.try_io(Interest::READABLE, || batch.receive(socket.as_fd())) {
-                Ok(arrived) => {
-                    worker.handle(&mut batch);
-                    if arrived < BATCH {
-                        break;
-                    }
+            let mut arrived = 0;
+            let taken = socket.try_io(Interest::READABLE, || {
+                arrived = batch.receive(socket.as_fd())?;
+                // Fewer than there is room for: there are no more. Said so, the next wait does not try in vain first.
+                if arrived < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            if arrived > 0 {
+                worker.handle(&mut batch);
+            }
+            match taken {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    more = false;
+                    break;
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 // An ICMP error of an earlier reply; the socket is fine.
                 Err(error) => tracing::trace!(%error, "UDP receive"),
             }
         }
         while worker.forwards.try_join_next().is_some() {}
-        tokio::task::yield_now().await;
+        if more {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
