@@ -7,6 +7,7 @@ mod load;
 mod ours;
 mod peers;
 mod questions;
+mod soak;
 mod tcp;
 mod turns;
 mod updates;
@@ -29,14 +30,17 @@ pub(crate) struct Options {
     /// Questions outstanding.
     #[arg(long, default_value_t = 512)]
     window: usize,
-    /// Only this part: answers, updates, forwards, tcp.
+    /// Only this part: answers, updates, forwards, tcp; or soak, which is no part of the whole.
     #[arg(long)]
     only: Option<String>,
+    /// How long to soak.
+    #[arg(long, default_value_t = 10.0)]
+    minutes: f64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { rounds: 5, millis: 1_000, window: 512, only: None }
+        Options { rounds: 5, millis: 1_000, window: 512, only: None, minutes: 10.0 }
     }
 }
 
@@ -53,6 +57,9 @@ impl Options {
 /// Runs and prints.
 pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
     pin_load();
+    if options.only.as_deref() == Some("soak") {
+        return soak::run(options, options.minutes, json);
+    }
     if options.wants("answers") {
         for names in [10_000, 100_000] {
             answers::run(options, names, json)?;

@@ -120,6 +120,8 @@ pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
         std::io::stdin().read_to_end(&mut Vec::new())?;
         drop((handle, sender));
     }
+    let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather())?;
+    anyhow::ensure!(!text.contains("reason=\"defect\""), "a query brought out a defect");
     Ok(())
 }
 

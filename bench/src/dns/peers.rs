@@ -10,7 +10,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -58,6 +58,12 @@ impl Server {
             }
         }
         bail!("{name} does not answer at {address} after {BOUND:?}")
+    }
+
+    /// Lets one of our own end by itself, as it does when its standard input ends.
+    pub(crate) fn finish(mut self) -> anyhow::Result<ExitStatus> {
+        drop(self.child.stdin.take());
+        self.child.wait().context(self.name)
     }
 
     /// Processor time of all its threads so far.

@@ -1,0 +1,143 @@
+//! Minutes of valid and garbage load: memory stays flat, nothing panics, and the answers are right in the end.
+
+use super::{
+    Options, load,
+    ours::{self, Plan},
+    peers,
+    questions::{A, AAAA, Questions, Want, packet},
+    zone::Zone,
+};
+use crate::table::Table;
+use anyhow::ensure;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use std::{
+    io::Write as _,
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+/// Memory may be so much greater in the second half than in the first.
+const GROWTH: f64 = 1.1;
+/// Parts of the time after which memory is looked at.
+const PARTS: u32 = 10;
+
+/// Runs for `minutes` and prints; an error is a failure.
+pub(super) fn run(options: &Options, minutes: f64, json: bool) -> anyhow::Result<()> {
+    let (zone, folder) = (Zone::new(10_000), tempfile::tempdir()?);
+    let upstream = peers::knot_upstream(&zone, folder.path())?;
+    let plan = Plan { workers: 2, updates: 100, upstreams: vec![upstream.address], times: None };
+    let server = ours::planned(&zone, &plan)?;
+    let part = Duration::from_secs_f64(minutes * 60.0 / f64::from(PARTS));
+    let (stop, garbage) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut table =
+        Table::new("DNS: soak", &["part", "resident MiB", "answered", "lost", "wrong", "garbage sent"]);
+    let mut sizes = Vec::new();
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        let address = server.address;
+        for seed in [1, 2] {
+            let (stop, garbage) = (&stop, &garbage);
+            scope.spawn(move || rubbish(address, seed, stop, garbage));
+        }
+        for i in 0..PARTS {
+            let answered = valid(address, &zone, options, part, i);
+            let size = server.memory("VmRSS");
+            if answered.is_err() || size.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            let (answered, size) = (answered?, size?);
+            sizes.push(size);
+            table.row(&[
+                format!("{} of {PARTS}", i + 1),
+                format!("{:.1}", size as f64 / f64::from(1 << 20)),
+                answered.replies.to_string(),
+                answered.lost.to_string(),
+                answered.wrong.to_string(),
+                garbage.load(Ordering::Relaxed).to_string(),
+            ]);
+        }
+        stop.store(true, Ordering::Relaxed);
+        Ok(())
+    })?;
+    table.print(json);
+    let last = load::run(server.address, &zone.hits(), 64, Duration::from_secs(1))?;
+    ensure!(last.wrong == 0 && last.replies > 1_000, "in the end {last:?}");
+    let status = server.finish()?;
+    ensure!(status.success(), "the server ended with {status}: a query brought out a defect");
+    let half = |sizes: &[u64]| sizes.iter().copied().max().unwrap_or(0) as f64;
+    let (first, second) = sizes.split_at(sizes.len() / 2);
+    let growth = half(second) / half(first);
+    println!("memory of the second half: {growth:.3} of the first; no defect");
+    ensure!(growth <= GROWTH, "memory grew");
+    Ok(())
+}
+
+/// Questions that have an answer, of all kinds in turn, for about `time`.
+fn valid(
+    server: SocketAddr,
+    zone: &Zone,
+    options: &Options,
+    time: Duration,
+    part: u32,
+) -> anyhow::Result<load::Answered> {
+    let cold = (0..5_000).map(|i| format!("never-{part}-{i}.{}", super::zone::FOREIGN));
+    let kinds = [
+        zone.hits(),
+        zone.absent(),
+        zone.no_data(),
+        Questions::new((0..1_000).map(|i| zone.foreign(i)), A, Want::Answer),
+        Questions::new(cold, A, Want::Absent),
+    ];
+    let (mut all, begun) = (load::Answered::default(), Instant::now());
+    while begun.elapsed() < time {
+        for questions in &kinds {
+            let each = Duration::from_millis(200);
+            let some = load::run(server, questions, options.window.min(128), each)?;
+            all.replies += some.replies;
+            all.lost += some.lost;
+            all.wrong += some.wrong;
+        }
+    }
+    Ok(all)
+}
+
+/// Damaged queries, floods of names, and connections that bring nothing, until told to stop.
+#[expect(clippy::disallowed_methods, reason = "garbage comes at a rate, or the valid load would get nothing")]
+fn rubbish(server: SocketAddr, seed: u64, stop: &AtomicBool, sent: &AtomicU64) -> anyhow::Result<()> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut idle: Vec<TcpStream> = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        for _ in 0..64 {
+            let name = match rng.random_range(0..3) {
+                0 => format!("service-{}.cluster", rng.random_range(0..10_000)),
+                1 => format!("{}.cluster", "x".repeat(rng.random_range(1..64))),
+                _ => format!("{:x}.{:x}.cluster", rng.random::<u64>(), rng.random::<u64>()),
+            };
+            let mut octets = packet(&name, [A, AAAA, 33, 12, 255, 252][rng.random_range(0..6)]);
+            for _ in 0..rng.random_range(0..6) {
+                let at = rng.random_range(0..octets.len());
+                octets[at] = rng.random();
+            }
+            if rng.random_range(0..4) == 0 {
+                octets.truncate(rng.random_range(0..octets.len()));
+            }
+            if rng.random_range(0..50) == 0 {
+                octets.resize(rng.random_range(1..9_000), rng.random());
+            }
+            // Whether it is taken is the server's matter.
+            let _ = socket.send_to(&octets, server);
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Ok(mut stream) = TcpStream::connect(server) {
+            let junk: Vec<u8> = (0..rng.random_range(0..300)).map(|_| rng.random()).collect();
+            let _ = stream.write_all(&junk);
+            idle.push(stream);
+            if idle.len() > 50 {
+                idle.remove(rng.random_range(0..50));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
