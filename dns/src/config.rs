@@ -72,6 +72,8 @@ pub struct Limits {
     pub udp_workers: usize,
     /// TCP connections open at once, over all addresses; more are closed as they come.
     pub tcp_connections: usize,
+    /// Of those, connections of one client; more are closed as they come. 0 for no such bound.
+    pub client_connections: usize,
     /// How long a TCP connection may take for its next whole query, and for reading one answer.
     pub tcp_idle: Duration,
     /// Queries being forwarded at once; more are REFUSED.
@@ -112,6 +114,7 @@ impl Default for Limits {
         Limits {
             udp_workers: 0,
             tcp_connections: 256,
+            client_connections: 128,
             tcp_idle: Duration::from_secs(10),
             forwards: 512,
             client_forwards: 256,

@@ -58,6 +58,8 @@ pub(crate) enum Limited {
     Queries,
     /// Its forwards under way.
     Forwards,
+    /// Its TCP connections.
+    Connections,
 }
 
 /// The server's metrics.
@@ -105,7 +107,7 @@ impl Metrics {
             dropped: counters("dropped_total", "Packets and connections without a reply.", &["reason"])?,
             limited: counters(
                 "client_limited_total",
-                "Queries refused because their client had reached a limit.",
+                "Queries refused, or connections closed, because their client had reached a limit.",
                 &["limit"],
             )?,
             tcp_connections: gauge("tcp_connections", "Open TCP connections.")?,
@@ -158,6 +160,7 @@ impl Metrics {
         let limit = match limit {
             Limited::Queries => "queries",
             Limited::Forwards => "forwards",
+            Limited::Connections => "connections",
         };
         self.limited.with_label_values(&[limit]).inc();
     }
