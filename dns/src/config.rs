@@ -2,7 +2,7 @@
 
 use crate::{address::UpstreamAddress, scope::Scope, zone::ZoneError};
 use ipnetwork::IpNetwork;
-use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// How to start a [`crate::DnsServer`].
 #[derive(Clone, Debug)]
@@ -72,6 +72,8 @@ pub struct Limits {
     pub udp_workers: usize,
     /// TCP connections open at once, over all addresses; more are closed as they come.
     pub tcp_connections: usize,
+    /// Of those, connections of one client; more are closed as they come. 0 for no such bound.
+    pub client_connections: usize,
     /// How long a TCP connection may take for its next whole query, and for reading one answer.
     pub tcp_idle: Duration,
     /// Queries being forwarded at once; more are REFUSED.
@@ -112,6 +114,7 @@ impl Default for Limits {
         Limits {
             udp_workers: 0,
             tcp_connections: 256,
+            client_connections: 128,
             tcp_idle: Duration::from_secs(10),
             forwards: 512,
             client_forwards: 256,
@@ -176,7 +179,7 @@ pub enum DnsError {
         /// What the kernel said.
         source: io::Error,
         /// What probably helps.
-        fix: &'static str,
+        fix: Cow<'static, str>,
     },
     /// An upstream is this server.
     #[error(
@@ -214,10 +217,19 @@ pub enum DnsError {
 }
 
 impl DnsError {
-    pub(crate) fn bind(address: SocketAddr, protocol: &'static str, source: io::Error) -> Self {
+    /// `owner` says who holds the address, when that is known.
+    pub(crate) fn bind(
+        address: SocketAddr,
+        protocol: &'static str,
+        source: io::Error,
+        owner: Option<String>,
+    ) -> Self {
         let fix = match source.kind() {
             io::ErrorKind::AddrInUse => {
-                "another process (often systemd-resolved or dnsmasq) holds it: stop that, or listen on another address or port"
+                let holder =
+                    owner.unwrap_or_else(|| "another process (often systemd-resolved or dnsmasq)".to_owned());
+                let fix = format!("{holder} holds it: stop that, or listen on another address or port");
+                return DnsError::Bind { address, protocol, source, fix: fix.into() };
             }
             io::ErrorKind::PermissionDenied => {
                 "ports below 1024 need root or CAP_NET_BIND_SERVICE: grant it, or use a higher port"
@@ -227,6 +239,6 @@ impl DnsError {
             }
             _ => "use another address or port",
         };
-        DnsError::Bind { address, protocol, source, fix }
+        DnsError::Bind { address, protocol, source, fix: fix.into() }
     }
 }

@@ -58,6 +58,8 @@ pub(crate) enum Limited {
     Queries,
     /// Its forwards under way.
     Forwards,
+    /// Its TCP connections.
+    Connections,
 }
 
 /// The server's metrics.
@@ -67,10 +69,13 @@ pub(crate) struct Metrics {
     responses: IntCounterVec,
     duration: Histogram,
     dropped: IntCounterVec,
+    panics: IntCounter,
     limited: IntCounterVec,
     pub(crate) tcp_connections: IntGauge,
     pub(crate) view_revision: IntGauge,
     pub(crate) view_services: IntGauge,
+    /// Unix time, seconds; 0 while new snapshots may come.
+    pub(crate) view_orphaned: IntGauge,
 }
 
 impl Metrics {
@@ -85,6 +90,8 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
+        let panics = IntCounter::new("mesh_dns_panics_total", "Queries whose answering panicked: a defect.")?;
+        registry.register(Box::new(panics.clone()))?;
         let buckets = prometheus::exponential_buckets(0.000_025, 4.0, 10)?;
         let duration = Histogram::with_opts(
             HistogramOpts::new(
@@ -103,14 +110,19 @@ impl Metrics {
             responses: counters("responses_total", "Replies by response code.", &["rcode"])?,
             duration,
             dropped: counters("dropped_total", "Packets and connections without a reply.", &["reason"])?,
+            panics,
             limited: counters(
                 "client_limited_total",
-                "Queries refused because their client had reached a limit.",
+                "Queries refused, or connections closed, because their client had reached a limit.",
                 &["limit"],
             )?,
             tcp_connections: gauge("tcp_connections", "Open TCP connections.")?,
             view_revision: gauge("view_revision", "Revision of the snapshot that is answered from.")?,
             view_services: gauge("view_services", "Services that have names.")?,
+            view_orphaned: gauge(
+                "view_orphaned_since_seconds",
+                "When the control plane went away, in Unix time; answers are the last known since. 0 while it is there.",
+            )?,
         })
     }
 
@@ -152,12 +164,16 @@ impl Metrics {
 
     pub(crate) fn dropped(&self, reason: Dropped) {
         self.dropped.with_label_values(&[reason.as_str()]).inc();
+        if reason == Dropped::Defect {
+            self.panics.inc();
+        }
     }
 
     pub(crate) fn limited(&self, limit: Limited) {
         let limit = match limit {
             Limited::Queries => "queries",
             Limited::Forwards => "forwards",
+            Limited::Connections => "connections",
         };
         self.limited.with_label_values(&[limit]).inc();
     }

@@ -1,5 +1,6 @@
 //! Binding: one UDP socket and one TCP listener for each address, on the same port.
 
+use super::owner::owner;
 use crate::config::DnsError;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{io, net::SocketAddr};
@@ -31,14 +32,19 @@ fn one(wanted: SocketAddr, workers: usize) -> Result<Bound, DnsError> {
     let mut tries = if wanted.port() == 0 { TRIES } else { 1 };
     loop {
         tries -= 1;
-        let taken = |e| DnsError::bind(wanted, "UDP", e);
+        let taken = |e| refused(wanted, "UDP", e);
         let (address, udp) = shared(wanted, workers).map_err(taken)?;
         match tcp(address) {
             Ok(tcp) => return Ok(Bound { address, udp, tcp }),
             Err(e) if tries > 0 && e.kind() == io::ErrorKind::AddrInUse => {}
-            Err(e) => return Err(DnsError::bind(wanted, "TCP", e)),
+            Err(e) => return Err(refused(wanted, "TCP", e)),
         }
     }
+}
+
+fn refused(address: SocketAddr, protocol: &'static str, source: io::Error) -> DnsError {
+    let holder = (source.kind() == io::ErrorKind::AddrInUse).then(|| owner(address, protocol)).flatten();
+    DnsError::bind(address, protocol, source, holder)
 }
 
 /// A socket for each worker. The first gets SO_REUSEPORT only when it has the port: otherwise it would share that of
@@ -90,7 +96,8 @@ mod tests {
         let Bound { address, udp, .. } = &bound[0];
         assert_eq!(udp.len(), 4);
         let error = all(&[*address], 4).unwrap_err().to_string();
-        assert!(error.contains("another process"), "{error}");
+        let holder = format!("(pid {}) holds it: stop that", std::process::id());
+        assert!(error.contains(&holder), "{error}");
         // That all of 64 clients should come to one socket by chance happens once in 4^63 times.
         for _ in 0..64 {
             let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();

@@ -34,15 +34,17 @@ impl Client {
 pub(super) struct Clients {
     rate: Option<Rate>,
     shares: Option<Arc<Shares>>,
+    connections: Option<Arc<Shares>>,
 }
 
 impl Clients {
     pub(super) fn new(limits: &Limits, now: Instant) -> Clients {
-        let &Limits { client_queries, client_burst, client_forwards, .. } = limits;
-        let shares = || Arc::new(Shares { most: client_forwards, held: Mutex::default() });
+        let &Limits { client_queries, client_burst, client_forwards, client_connections, .. } = limits;
+        let shares = |most| (most > 0).then(|| Arc::new(Shares { most, held: Mutex::default() }));
         Clients {
             rate: (client_queries > 0).then(|| Rate::new(client_queries, client_burst, now)),
-            shares: (client_forwards > 0).then(shares),
+            shares: shares(client_forwards),
+            connections: shares(client_connections),
         }
     }
 
@@ -53,10 +55,19 @@ impl Clients {
 
     /// The right to have one more query forwarded, until it is dropped; `None` when the client has its share.
     pub(super) fn share(&self, address: IpAddr) -> Option<Share> {
-        match &self.shares {
-            Some(shares) => shares.take(Client::new(address)),
-            None => Some(Share(None)),
-        }
+        take(self.shares.as_ref(), address)
+    }
+
+    /// The same for one more TCP connection.
+    pub(super) fn connection(&self, address: IpAddr) -> Option<Share> {
+        take(self.connections.as_ref(), address)
+    }
+}
+
+fn take(shares: Option<&Arc<Shares>>, address: IpAddr) -> Option<Share> {
+    match shares {
+        Some(shares) => shares.take(Client::new(address)),
+        None => Some(Share(None)),
     }
 }
 
@@ -112,14 +123,14 @@ impl Rate {
     }
 }
 
-/// The forwards under way of each client; no more entries than there are forwards at all.
+/// The forwards under way, or the connections, of each client; no more entries than there are of those at all.
 #[derive(Debug)]
 struct Shares {
     most: usize,
     held: Mutex<HashMap<Client, usize>>,
 }
 
-/// One forward of a client.
+/// One forward or connection of a client.
 #[derive(Debug)]
 pub(super) struct Share(Option<(Client, Arc<Shares>)>);
 
@@ -227,5 +238,17 @@ mod tests {
         assert!(again.is_some() && clients.share(ip("10.0.0.1")).is_none());
         drop((two, again, other));
         assert!(clients.shares.as_ref().is_some_and(|shares| lock(&shares.held).is_empty()));
+    }
+
+    #[test]
+    fn connections_are_counted_apart_from_forwards() {
+        let limits = Limits { client_connections: 1, client_forwards: 1, ..Limits::default() };
+        let clients = Clients::new(&limits, Instant::now());
+        let forward = clients.share(ip("10.0.0.1"));
+        let one = clients.connection(ip("10.0.0.1"));
+        assert!(forward.is_some() && one.is_some() && clients.connection(ip("10.0.0.1")).is_none());
+        assert!(clients.connection(ip("10.0.0.2")).is_some(), "another has its own");
+        drop(one);
+        assert!(clients.connection(ip("10.0.0.1")).is_some());
     }
 }

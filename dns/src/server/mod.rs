@@ -10,6 +10,7 @@ mod bind;
 mod clients;
 mod follow;
 mod lookup;
+mod owner;
 mod quick;
 mod respond;
 mod supervise;
@@ -33,7 +34,11 @@ use clients::Clients;
 use hickory_proto::rr::RecordType;
 use mesh_control::model::Snapshot;
 use respond::Responder;
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 use supervise::{Part, Supervised};
 use tokio::{
     sync::{Semaphore, watch},
@@ -179,6 +184,8 @@ async fn follow(
         }
         if snapshots.changed().await.is_err() {
             // The control plane is gone; what was known last is answered on.
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            metrics.view_orphaned.set(i64::try_from(since).unwrap_or(i64::MAX));
             return;
         }
     }

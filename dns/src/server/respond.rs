@@ -156,6 +156,15 @@ impl Responder {
         Verdict::Reply(reply)
     }
 
+    /// The right of this client to one more TCP connection, until it is dropped; counted when it has its share.
+    pub(super) fn connection(&self, client: SocketAddr) -> Option<Share> {
+        let share = self.clients.connection(client.ip());
+        if share.is_none() {
+            self.metrics.limited(Limited::Connections);
+        }
+        share
+    }
+
     /// The right to forward one query of this client now.
     fn admit(&self, client: SocketAddr) -> Option<(Permit, Share)> {
         let permit = self.forwarder.admit()?;

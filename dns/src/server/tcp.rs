@@ -54,13 +54,14 @@ pub(super) async fn serve(
             responder.metrics.dropped(Dropped::TooManyConnections);
             continue;
         };
+        let Some(share) = responder.connection(client) else { continue };
         let responder = Arc::clone(&responder);
         connections.spawn(async move {
             responder.metrics.tcp_connections.inc();
             let _open = Open(&responder);
             // How a client ends its connection concerns nobody.
             let _ = connection(stream, client, &responder, idle).await;
-            drop(permit);
+            drop((permit, share));
         });
     }
 }

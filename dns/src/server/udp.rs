@@ -146,5 +146,8 @@ mod tests {
         let counted: Vec<_> = dropped.iter().flat_map(|family| family.get_metric()).collect();
         assert_eq!(counted.len(), 1);
         assert_eq!(counted[0].get_label()[0].value(), "defect");
+        let panics = families.iter().find(|f| f.name() == "mesh_dns_panics_total");
+        let panics: Vec<_> = panics.iter().flat_map(|family| family.get_metric()).collect();
+        assert_eq!(panics[0].get_counter().get_value().to_string(), "1");
     }
 }

@@ -120,6 +120,44 @@ async fn connections_are_capped_and_idle_ones_end() {
 }
 
 #[tokio::test]
+async fn one_client_gets_no_more_than_its_connections() {
+    let limits = Limits { client_connections: 1, ..Limits::default() };
+    let server = Server::start(mesh::example(), &[], limits).await;
+    let packet = query("web.cluster", RecordType::A, None);
+    let mut first = TcpStream::connect(server.at()).await.unwrap();
+    tcp(&mut first, &packet).await.unwrap();
+    let mut second = TcpStream::connect(server.at()).await.unwrap();
+    assert!(tcp(&mut second, &packet).await.is_err(), "one too many is closed");
+    assert_eq!(server.metric("mesh_dns_client_limited_total", &[("limit", "connections")]), 1);
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = other.connect(server.at()).await.unwrap();
+    assert_eq!(tcp(&mut other, &packet).await.unwrap().answers.len(), 1, "another client has its own");
+    assert_eq!(tcp(&mut first, &packet).await.unwrap().answers.len(), 1, "the first goes on");
+}
+
+#[tokio::test]
+async fn that_the_control_plane_went_away_is_shown_and_the_last_known_is_answered() {
+    let Server { handle, snapshots, registry } = Server::start(mesh::example(), &[], Limits::default()).await;
+    let since = || {
+        let families = registry.gather();
+        let family = families.iter().find(|f| f.name() == "mesh_dns_view_orphaned_since_seconds");
+        family.map(|f| f.get_metric()[0].get_gauge().get_value()).unwrap()
+    };
+    assert!(since() < 1.0, "it is there");
+    drop(snapshots);
+    let shown = async {
+        while since() < 1.0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, shown).await.expect("it is shown");
+    let reply = udp(handle.addresses()[0], &query("web.cluster", RecordType::A, None)).await.unwrap();
+    assert_eq!(reply.answers.len(), 1);
+    assert!(handle.is_serving());
+}
+
+#[tokio::test]
 async fn a_taken_port_and_a_wildcard_are_named_with_the_fix() {
     let server = Server::start(mesh::example(), &[], Limits::default()).await;
     let start = |listen: std::net::SocketAddr| async move {
@@ -128,7 +166,8 @@ async fn a_taken_port_and_a_wildcard_are_named_with_the_fix() {
         DnsServer::start(config, feed, &prometheus::Registry::new()).await.unwrap_err().to_string()
     };
     let taken = start(server.at()).await;
-    assert!(taken.contains(&server.at().to_string()) && taken.contains("another process"), "{taken}");
+    let holder = format!("(pid {}) holds it: stop that", std::process::id());
+    assert!(taken.contains(&server.at().to_string()) && taken.contains(&holder), "{taken}");
     let wildcard = start("0.0.0.0:5353".parse().unwrap()).await;
     assert!(wildcard.contains("wildcard") && wildcard.contains("0.0.0.0:5353"), "{wildcard}");
 }

@@ -85,7 +85,7 @@ pub(super) fn dns(config: &Config) -> Option<mesh_dns::DnsConfig> {
         upstream_ca: chosen.upstream_ca.clone(),
         local_reverse: config.vip_cidr.clone(),
         kubernetes: chosen.kubernetes.clone(),
-        limits: mesh_dns::Limits::default(),
+        limits: chosen.limits.clone(),
     })
 }
 

@@ -3,6 +3,7 @@
 
 mod check;
 mod host;
+mod limits;
 mod load;
 mod read;
 mod scopes;

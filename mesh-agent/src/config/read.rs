@@ -3,6 +3,7 @@
 use super::{
     check::{Bound, check},
     host::HostFacts,
+    limits::limits,
     scopes::{kubernetes, listener},
     secrets,
     types::{
@@ -202,6 +203,7 @@ fn dns(map: Option<Map<'_>>, base: &Path, domain: &str, bounds: &mut Vec<Bound>)
         ttl: 5,
         negative_ttl: 5,
         kubernetes: None,
+        limits: mesh_dns::Limits::default(),
     };
     let listen_field = map.as_ref().and_then(|m| m.get("listen"));
     let items: Vec<Field<'_>> = listen_field.iter().flat_map(Field::one_or_list).collect();
@@ -215,6 +217,7 @@ fn dns(map: Option<Map<'_>>, base: &Path, domain: &str, bounds: &mut Vec<Bound>)
         found.negative_ttl = map.get("negative_ttl").and_then(|f| f.number(0..=86_400)).unwrap_or(found.ttl);
         found.kubernetes = map.get("kubernetes").and_then(|f| kubernetes(&f, domain));
         upstreams(&map, base, &mut found);
+        found.limits = section(&map, "limits").map(limits).unwrap_or_default();
         map.finish();
     }
     if let Some(field) = &listen_field {

@@ -3,7 +3,7 @@
 use ipnetwork::IpNetwork;
 use mesh_control::OverlayNetwork;
 use mesh_control::model::{Addresses, Name, PortRange};
-use mesh_dns::{Scope, UpstreamAddress};
+use mesh_dns::{Limits, Scope, UpstreamAddress};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -149,6 +149,8 @@ pub struct DnsConfig {
     pub negative_ttl: u32,
     /// The domain of names as Kubernetes writes them.
     pub kubernetes: Option<String>,
+    /// What it may take of the host, and one client of it.
+    pub limits: Limits,
 }
 
 /// Where names outside the mesh are asked.
