@@ -32,13 +32,13 @@ pub(super) fn run(options: &Options, minutes: f64, json: bool) -> anyhow::Result
     let (stop, garbage) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut table =
         Table::new("DNS: soak", &["part", "resident MiB", "answered", "lost", "wrong", "garbage sent"]);
-    let mut sizes = Vec::new();
+    let (mut sizes, mut wrong) = (Vec::new(), 0);
     std::thread::scope(|scope| -> anyhow::Result<()> {
         let address = server.address;
-        for seed in [1, 2] {
+        let senders = [1, 2].map(|seed| {
             let (stop, garbage) = (&stop, &garbage);
-            scope.spawn(move || rubbish(address, seed, stop, garbage));
-        }
+            scope.spawn(move || rubbish(address, seed, stop, garbage))
+        });
         for i in 0..PARTS {
             let answered = valid(address, &zone, options, part, i);
             let size = server.memory("VmRSS");
@@ -47,6 +47,7 @@ pub(super) fn run(options: &Options, minutes: f64, json: bool) -> anyhow::Result
             }
             let (answered, size) = (answered?, size?);
             sizes.push(size);
+            wrong += answered.wrong;
             table.row(&[
                 format!("{} of {PARTS}", i + 1),
                 format!("{:.1}", size as f64 / f64::from(1 << 20)),
@@ -57,8 +58,13 @@ pub(super) fn run(options: &Options, minutes: f64, json: bool) -> anyhow::Result
             ]);
         }
         stop.store(true, Ordering::Relaxed);
+        for sender in senders {
+            sender.join().map_err(|_| anyhow::anyhow!("a sender of garbage panicked"))??;
+        }
         Ok(())
     })?;
+    ensure!(garbage.load(Ordering::Relaxed) > 10_000, "hardly any garbage was sent");
+    ensure!(wrong == 0, "{wrong} replies were wrong");
     table.print(json);
     let last = load::run(server.address, &zone.hits(), 64, Duration::from_secs(1))?;
     ensure!(last.wrong == 0 && last.replies > 1_000, "in the end {last:?}");
@@ -80,17 +86,21 @@ fn valid(
     time: Duration,
     part: u32,
 ) -> anyhow::Result<load::Answered> {
-    let cold = (0..5_000).map(|i| format!("never-{part}-{i}.{}", super::zone::FOREIGN));
     let kinds = [
         zone.hits(),
         zone.absent(),
         zone.no_data(),
         Questions::new((0..1_000).map(|i| zone.foreign(i)), A, Want::Answer),
-        Questions::new(cold, A, Want::Absent),
     ];
     let (mut all, begun) = (load::Answered::default(), Instant::now());
-    while begun.elapsed() < time {
-        for questions in &kinds {
+    for turn in 0.. {
+        if begun.elapsed() >= time {
+            break;
+        }
+        // Names that nobody asked before: no cache helps.
+        let cold = (0..50_000).map(|i| format!("never-{part}-{turn}-{i}.{}", super::zone::FOREIGN));
+        let cold = Questions::new(cold, A, Want::Absent);
+        for questions in kinds.iter().chain([&cold]) {
             let each = Duration::from_millis(200);
             let some = load::run(server, questions, options.window.min(128), each)?;
             all.replies += some.replies;

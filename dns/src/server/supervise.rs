@@ -1,5 +1,6 @@
 //! The task that owns all others of a server.
 
+use crate::metrics::{Dropped, Metrics};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -8,6 +9,16 @@ use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
 };
+
+/// Takes leave of the tasks that have ended, one for each connection or forward; a defect is counted.
+pub(super) fn reap(tasks: &mut JoinSet<()>, metrics: &Metrics) {
+    while let Some(ended) = tasks.try_join_next() {
+        if ended.is_err_and(|error| error.is_panic()) {
+            tracing::error!("a defect: a query got no reply");
+            metrics.dropped(Dropped::Defect);
+        }
+    }
+}
 
 /// What a task was, told at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +106,24 @@ mod tests {
     #[tokio::test]
     async fn a_socket_that_nobody_serves_any_more_is_told() {
         is_told(with_one_that(async { Part::Socket })).await;
+    }
+
+    #[tokio::test]
+    async fn a_defect_in_a_connection_is_counted() {
+        let registry = prometheus::Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {});
+        tasks.spawn(async { panic!("as a defect would") });
+        let all = async {
+            while !tasks.is_empty() {
+                reap(&mut tasks, &metrics);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), all).await.expect("both end");
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        assert!(text.contains("mesh_dns_panics_total 1"), "{text}");
     }
 
     #[tokio::test]

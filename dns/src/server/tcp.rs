@@ -3,6 +3,7 @@
 use super::{
     quick::Quick,
     respond::{Responder, Verdict},
+    supervise::reap,
 };
 use crate::metrics::{Dropped, Transport};
 use std::{
@@ -41,7 +42,7 @@ pub(super) async fn serve(
     let mut connections = JoinSet::new();
     loop {
         let accepted = listener.accept().await;
-        while connections.try_join_next().is_some() {}
+        reap(&mut connections, &responder.metrics);
         let (stream, client) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {

@@ -4,6 +4,7 @@ use super::{
     batch::{BATCH, Batch},
     quick::Quick,
     respond::{Responder, Verdict},
+    supervise::reap,
 };
 use crate::{
     fast,
@@ -62,7 +63,7 @@ pub(super) async fn serve(socket: UdpSocket, responder: Arc<Responder>) {
                 Err(error) => tracing::trace!(%error, "UDP receive"),
             }
         }
-        while worker.forwards.try_join_next().is_some() {}
+        reap(&mut worker.forwards, &worker.responder.metrics);
         if more {
             tokio::task::yield_now().await;
         }
