@@ -85,7 +85,10 @@ impl Worker {
         let view = responder.view();
         let context = responder.context(&view);
         if batch.packets().len() >= MANY {
-            fast::warm(&context, batch.packets());
+            contained(&responder.metrics, || {
+                fast::warm(&context, batch.packets());
+                true
+            });
         }
         batch.answer(|packet, client, out| {
             contained(&responder.metrics, || {

@@ -74,7 +74,7 @@ fn packet(text: &str) -> Vec<u8> {
 fn said(query: &[u8], reply: &[u8]) -> String {
     assert_eq!(reply[..2], query[..2], "the id");
     assert_eq!(reply[2] & 0xf8, 0x80 | query[2] & 0x78, "a response of the same opcode");
-    assert_eq!(reply[3] & 0x60, 0, "neither Z nor AD");
+    assert_eq!((reply[2] & 0x02, reply[3] & 0x70), (0, 0), "none of TC, Z, AD and CD");
     let count = |at: usize| u16::from_be_bytes([reply[at], reply[at + 1]]);
     // An OPT is the last record here: root, type 41, size, extended code, version, flags, no options.
     let opt = reply.len().checked_sub(11).map(|at| &reply[at..]).filter(|opt| opt[..3] == [0, 0, 41]);
