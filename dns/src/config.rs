@@ -29,6 +29,8 @@ pub struct DnsConfig {
     pub local_reverse: Vec<IpNetwork>,
     /// The domain below which names are answered as Kubernetes writes them too, as `cluster.local`.
     pub kubernetes: Option<String>,
+    /// One query in so many of each UDP worker and TCP connection is logged (`mesh_dns::query`, level info); none for 0.
+    pub query_log: u64,
     /// Bounds on memory and time.
     pub limits: Limits,
 }
@@ -47,6 +49,7 @@ impl Default for DnsConfig {
             upstream_ca: None,
             local_reverse: Vec::new(),
             kubernetes: None,
+            query_log: 0,
             limits: Limits::default(),
         }
     }

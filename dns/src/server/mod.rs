@@ -11,6 +11,7 @@ mod clients;
 mod follow;
 mod lookup;
 mod owner;
+mod query_log;
 mod quick;
 mod respond;
 mod supervise;
@@ -83,7 +84,8 @@ impl DnsServer {
         show(&metrics, &view);
         let view = Arc::new(ArcSwap::from_pointee(view));
         let clients = Arc::new(Clients::new(&config.limits, Instant::now()));
-        let responder = Responder::new(Arc::clone(&view), options, forwarder, metrics.clone(), clients);
+        let mut responder = Responder::new(Arc::clone(&view), options, forwarder, metrics.clone(), clients);
+        responder.log_every = config.query_log;
         let responder = Arc::new(responder);
         let mut tasks = JoinSet::new();
         let feed = follow(snapshots, Arc::clone(&view), metrics);

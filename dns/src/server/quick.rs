@@ -1,6 +1,7 @@
 //! From a packet to its reply: the fast path where it will do, the common one where not.
 
 use super::{
+    query_log::{self, QueryLog},
     respond::{Responder, STEP, Verdict, mixed},
     tally::Tally,
 };
@@ -17,11 +18,13 @@ pub(super) struct Quick {
     pub(super) tally: Tally,
     /// Counts the queries: where lists begin. One of its own, not to fight over with other workers.
     turns: u64,
+    log: QueryLog,
 }
 
 impl Quick {
     pub(super) fn new(responder: &Responder, transport: Transport) -> Quick {
-        Quick { transport, tally: Tally::new(&responder.metrics, transport), turns: rand::random() }
+        let (tally, turns) = (Tally::new(&responder.metrics, transport), rand::random());
+        Quick { transport, tally, turns, log: QueryLog::new(responder.log_every) }
     }
 
     /// Answers a packet. `None`: the reply is in `out`.
@@ -36,19 +39,31 @@ impl Quick {
         if let Some(limited) = responder.limited(packet, client, self.transport, now) {
             return Some(limited);
         }
+        let (logged, from) = (self.log.due(), (client, self.transport));
         if let Some(query) = &Query::read(packet) {
             self.turns = self.turns.wrapping_add(STEP);
             let udp = self.transport == Transport::Udp;
-            let code = match fast::reply(context, query, mixed(self.turns), out) {
-                Outcome::Written(code) => Some(code),
-                Outcome::NotOurs => responder.forwarder.cached(packet, udp, now, out),
-                Outcome::Unusual => None,
+            let (code, source) = match fast::reply(context, query, mixed(self.turns), out) {
+                Outcome::Written(code) => (Some(code), "mesh"),
+                Outcome::NotOurs => (responder.forwarder.cached(packet, udp, now, out), "cache"),
+                Outcome::Unusual => (None, "mesh"),
             };
             if let Some(code) = code {
                 self.tally.note(client, query.kind, code);
+                if logged {
+                    query_log::write(from, packet, out, source, now.elapsed());
+                }
                 return None;
             }
         }
-        Some(responder.respond(packet, client, self.transport))
+        let mut verdict = responder.respond(packet, client, self.transport);
+        match &mut verdict {
+            Verdict::Forward(pending) => pending.logged = logged,
+            Verdict::Reply(reply) if logged => {
+                query_log::write(from, packet, reply, "mesh", now.elapsed());
+            }
+            _ => {}
+        }
+        Some(verdict)
     }
 }

@@ -1,6 +1,9 @@
 //! From a packet to its reply, the same for both transports.
 
-use super::clients::{Clients, Share};
+use super::{
+    clients::{Clients, Share},
+    query_log,
+};
 use crate::{
     answer::{Answer, AnswerOptions, Question, answer},
     encode::{self, Screened},
@@ -25,6 +28,8 @@ use std::{
 /// Everything a reply depends on.
 #[derive(Debug)]
 pub(super) struct Responder {
+    /// One query in so many is logged; none for 0.
+    pub(super) log_every: u64,
     view: Arc<ArcSwap<DnsView>>,
     pub(super) options: AnswerOptions,
     pub(super) forwarder: Arc<Forwarder>,
@@ -57,6 +62,8 @@ pub(super) struct Pending {
     _share: Share,
     /// What is known already, when it leads to a name that is not ours.
     known: Option<Answer>,
+    /// Whether the query log is to have it.
+    pub(super) logged: bool,
 }
 
 impl Responder {
@@ -68,6 +75,7 @@ impl Responder {
         clients: Arc<Clients>,
     ) -> Self {
         Responder {
+            log_every: 0,
             view,
             options,
             forwarder,
@@ -83,7 +91,7 @@ impl Responder {
         let (view, forwarder) = (Arc::clone(&self.view), Arc::clone(&self.forwarder));
         let (metrics, clients) = (self.metrics.clone(), Arc::clone(&self.clients));
         let new = Responder::new(view, self.options.clone(), forwarder, metrics, clients);
-        Responder { scope: Arc::new(scope), ..new }
+        Responder { scope: Arc::new(scope), log_every: self.log_every, ..new }
     }
 
     /// What becomes of a packet whose sender has had its queries for now; `None` when it has not. To be asked once for
@@ -145,7 +153,8 @@ impl Responder {
             None if !recursion => Answer::bare(ResponseCode::Refused),
             known => match self.admit(client) {
                 Some((permit, share)) => {
-                    let pending = Pending { request, transport, arrived, permit, _share: share, known };
+                    let pending =
+                        Pending { request, transport, arrived, permit, _share: share, known, logged: false };
                     return Verdict::Forward(Box::new(pending));
                 }
                 None => Answer::bare(ResponseCode::Refused),
@@ -194,7 +203,19 @@ impl Responder {
 
     /// Asks the upstreams and always comes to a reply, if only SERVFAIL.
     pub(super) async fn forward(&self, pending: Pending) -> Vec<u8> {
-        let Pending { request, transport, arrived, permit, _share, known } = pending;
+        if !pending.logged {
+            return self.forwarded(pending).await;
+        }
+        let (packet, from) =
+            (pending.request.as_slice().to_vec(), (pending.request.src(), pending.transport));
+        let arrived = pending.arrived;
+        let reply = self.forwarded(pending).await;
+        query_log::write(from, &packet, &reply, "upstream", arrived.elapsed());
+        reply
+    }
+
+    async fn forwarded(&self, pending: Pending) -> Vec<u8> {
+        let Pending { request, transport, arrived, permit, _share, known, logged: _ } = pending;
         let udp = transport == Transport::Udp;
         if let (Some(known), Some(question)) = (known, encode::question(&request)) {
             let answer = self.complete(known, question.kind, permit).await;

@@ -259,3 +259,58 @@ async fn promtool_accepts_the_metrics() {
     let output = check.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// One query in so many, from the mesh, the cache and an upstream, over both transports.
+#[test]
+fn the_query_log_tells_of_every_so_manyth_query() {
+    use tracing::subscriber::with_default;
+    let lines = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer({
+            let lines = Arc::clone(&lines);
+            move || Lines(Arc::clone(&lines))
+        })
+        .with_ansi(false)
+        .finish();
+    // One thread, so that all of the server's tasks log here.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    with_default(subscriber, || {
+        runtime.block_on(async {
+            // Each worker and each connection counts for itself.
+            let limits = Limits { udp_workers: 1, ..Limits::default() };
+            let (upstreams, query_log) = (Upstreams::None, 2);
+            let config = DnsConfig { upstreams, query_log, limits, ..DnsConfig::default() };
+            let server = Server::with(mesh::example(), config).await;
+            for name in ["web.cluster", "WEB.cluster", "nothing.cluster", "example.org"] {
+                server.ask(name, RecordType::A).await;
+            }
+            let mut stream = TcpStream::connect(server.at()).await.unwrap();
+            for name in ["web.cluster", "tasks.web.cluster"] {
+                tcp(&mut stream, &query(name, RecordType::TXT, None)).await.unwrap();
+            }
+        });
+    });
+    let text = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+    let logged: Vec<&str> = text.lines().filter(|line| line.contains("mesh_dns::query")).collect();
+    assert_eq!(logged.len(), 3, "{text}");
+    for (line, parts) in logged.iter().zip([
+        ["name=WEB.cluster.", "kind=1 rcode=0 source=\"mesh\"", "protocol=\"udp\""],
+        ["name=example.org.", "kind=1 rcode=5", "protocol=\"udp\""],
+        ["name=tasks.web.cluster.", "kind=16 rcode=0 source=\"mesh\"", "protocol=\"tcp\""],
+    ]) {
+        assert!(parts.iter().all(|part| line.contains(part)), "{line}: {parts:?}");
+    }
+}
+
+/// Where the log goes in a test.
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -86,6 +86,7 @@ pub(super) fn dns(config: &Config) -> Option<mesh_dns::DnsConfig> {
         local_reverse: config.vip_cidr.clone(),
         kubernetes: chosen.kubernetes.clone(),
         limits: chosen.limits.clone(),
+        query_log: chosen.query_log,
     })
 }
 

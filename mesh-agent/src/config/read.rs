@@ -204,6 +204,7 @@ fn dns(map: Option<Map<'_>>, base: &Path, domain: &str, bounds: &mut Vec<Bound>)
         negative_ttl: 5,
         kubernetes: None,
         limits: mesh_dns::Limits::default(),
+        query_log: 0,
     };
     let listen_field = map.as_ref().and_then(|m| m.get("listen"));
     let items: Vec<Field<'_>> = listen_field.iter().flat_map(Field::one_or_list).collect();
@@ -217,6 +218,7 @@ fn dns(map: Option<Map<'_>>, base: &Path, domain: &str, bounds: &mut Vec<Bound>)
         found.negative_ttl = map.get("negative_ttl").and_then(|f| f.number(0..=86_400)).unwrap_or(found.ttl);
         found.kubernetes = map.get("kubernetes").and_then(|f| kubernetes(&f, domain));
         upstreams(&map, base, &mut found);
+        found.query_log = map.get("query_log").and_then(|f| f.number(0..=1_000_000_000)).unwrap_or(0);
         found.limits = section(&map, "limits").map(limits).unwrap_or_default();
         map.finish();
     }

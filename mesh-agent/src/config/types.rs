@@ -151,6 +151,8 @@ pub struct DnsConfig {
     pub kubernetes: Option<String>,
     /// What it may take of the host, and one client of it.
     pub limits: Limits,
+    /// One query in so many is logged; none for 0.
+    pub query_log: u64,
 }
 
 /// Where names outside the mesh are asked.
