@@ -74,7 +74,10 @@ async fn a_rotation_fails_no_connection_and_a_token_lets_a_new_node_in() {
         anyhow::Ok(())
     })
     .await;
-    let (_, status) = mesh.node(3).admin("/v1/status").await.unwrap();
+    // It says so as soon as it knows, which can be before its socket is there.
+    let status =
+        until("node 3 answers", BOUND, || async { anyhow::Ok(mesh.node(3).admin("/v1/status").await?.1) })
+            .await;
     assert_eq!((&status["joined"], &status["control"]["members_up"]), (&false.into(), &0.into()), "{status}");
     let (_, nodes) = mesh.node(1).admin("/v1/nodes").await.unwrap();
     let third = nodes["nodes"].as_array().unwrap().iter().find(|n| n["name"] == "node-3").unwrap();
