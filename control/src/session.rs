@@ -8,7 +8,7 @@
 //! frames: dropped, repeated or reordered ones do not authenticate.
 
 use crate::{
-    keyring::{Keyring, WireId, wire_id},
+    keyring::{Keyring, WireId},
     packet::{VERSION, nonce},
 };
 use ring::aead::{Aad, LessSafeKey};
@@ -53,11 +53,11 @@ pub(crate) struct Session {
     pub(crate) receive: Half,
 }
 
-/// The initiator's first bytes.
-pub(crate) fn greeting(ring: &Keyring, salt: [u8; 16]) -> [u8; GREETING] {
+/// The initiator's first bytes, for a connection under the cluster key `id`.
+pub(crate) fn greeting(id: WireId, salt: [u8; 16]) -> [u8; GREETING] {
     let mut bytes = [0; GREETING];
     bytes[0] = VERSION;
-    bytes[1..5].copy_from_slice(&wire_id(ring.sealing().id()));
+    bytes[1..5].copy_from_slice(&id);
     bytes[5..].copy_from_slice(&salt);
     bytes
 }
@@ -84,13 +84,14 @@ pub(crate) fn respond(
 /// The initiator's side, after the answer.
 pub(crate) fn initiate(
     ring: &Keyring,
+    id: WireId,
     salt: [u8; 16],
     answer: &[u8; ANSWER],
 ) -> Result<Session, SessionError> {
     if answer[0] != VERSION {
         return Err(SessionError::Version);
     }
-    let (forth, back) = halves(ring, wire_id(ring.sealing().id()), &salt, &answer[1..])?;
+    let (forth, back) = halves(ring, id, &salt, &answer[1..])?;
     Ok(Session { send: forth, receive: back })
 }
 
@@ -150,12 +151,17 @@ impl Half {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keyring::tests::ring;
+    use crate::keyring::{tests::ring, wire_id};
+
+    /// The wire's name of the key of [`ring`].
+    fn id(byte: u8) -> WireId {
+        wire_id(ring(byte).sealing().id())
+    }
 
     fn connect() -> (Session, Session) {
-        let hello = greeting(&ring(1), [1; 16]);
+        let hello = greeting(id(1), [1; 16]);
         let (answer, responder) = respond(&ring(1), &hello, [2; 16]).unwrap();
-        (initiate(&ring(1), [1; 16], &answer).unwrap(), responder)
+        (initiate(&ring(1), id(1), [1; 16], &answer).unwrap(), responder)
     }
 
     fn sealed(half: &mut Half, frame: &[u8]) -> Vec<u8> {
@@ -176,14 +182,14 @@ mod tests {
         assert_eq!(b.receive.open(second).unwrap(), b"two");
         assert_eq!(a.receive.open(first.clone()).unwrap_err(), SessionError::Forged);
         // A recorded frame opens in no other connection.
-        let hello = greeting(&ring(1), [1; 16]);
+        let hello = greeting(id(1), [1; 16]);
         let (_, mut later) = respond(&ring(1), &hello, [3; 16]).unwrap();
         assert_eq!(later.receive.open(first).unwrap_err(), SessionError::Forged);
     }
 
     #[test]
     fn strangers_other_versions_and_long_frames_are_refused() {
-        let mut hello = greeting(&ring(9), [1; 16]);
+        let mut hello = greeting(id(9), [1; 16]);
         assert_eq!(respond(&ring(1), &hello, [2; 16]).err(), Some(SessionError::UnknownKey));
         hello[0] = 9;
         assert_eq!(respond(&ring(1), &hello, [2; 16]).err(), Some(SessionError::Version));

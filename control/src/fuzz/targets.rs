@@ -9,7 +9,7 @@ use crate::{
     frame::{BucketList, Frame},
     hlc::Hlc,
     key::{self, Key, RecordId},
-    keyring::ClusterKey,
+    keyring::{ClusterKey, wire_id},
     membership::MAX_MEMBERS,
     model::{Endpoint, Name, Origin, PortRange, Protocol, ServiceKey, ServiceSpec},
     node::{
@@ -158,9 +158,10 @@ fn datagrams() {
 /// Greeting, answer and sealed frames of a connection.
 #[test]
 fn connections() {
-    let hello = session::greeting(&ring(), [1; 16]);
+    let id = wire_id(ring().sealing().id());
+    let hello = session::greeting(id, [1; 16]);
     let (answer, _) = session::respond(&ring(), &hello, [2; 16]).unwrap();
-    let mut sender = session::initiate(&ring(), [1; 16], &answer).unwrap();
+    let mut sender = session::initiate(&ring(), id, [1; 16], &answer).unwrap();
     let mut sealed = Vec::new();
     sender.send.seal(b"some frame", &mut sealed).unwrap();
     let good = [&hello[..], &answer, &sealed].concat();
@@ -173,7 +174,7 @@ fn connections() {
             "the version and the key decide, the salt does not"
         );
         let Some((answer, rest)) = rest.split_first_chunk() else { return false };
-        assert_eq!(session::initiate(&ring(), [1; 16], answer).is_ok(), answer[0] == hello[0]);
+        assert_eq!(session::initiate(&ring(), id, [1; 16], answer).is_ok(), answer[0] == hello[0]);
         let (Ok((_, mut session)), Some((prefix, rest))) = (responded, rest.split_first_chunk()) else {
             return false;
         };

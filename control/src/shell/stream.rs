@@ -2,7 +2,7 @@
 
 use crate::keyring::random;
 use crate::{
-    keyring::{Keyring, SharedRing},
+    keyring::{Keyring, SharedRing, WireId, wire_id},
     model::KeyId,
     node::{ExchangeId, Input, Target},
     session::{self, ANSWER, GREETING, Half, Session, SessionError},
@@ -115,14 +115,13 @@ impl Streams {
                 }
                 Err(error) => {
                     tracing::debug!(?target, %error, "no exchange");
-                    let hung_up = error.get_ref().and_then(|e| e.downcast_ref()) == Some(&SessionError::HungUp);
                     let key = Some(ring.sealing().id());
                     let mut told = shut_out.lock().unwrap_or_else(PoisonError::into_inner);
-                    if hung_up && std::mem::replace(&mut *told, key) != key {
+                    if hung_up(&error) && std::mem::replace(&mut *told, key) != key {
                         tracing::warn!(
                             ?target,
                             key = %ring.sealing().id(),
-                            "the node there does not hold the cluster key that this one seals with: one of the two missed a \
+                            "the node there holds none of the cluster keys of this one: one of the two missed a \
                              rotation; the one outside the mesh joins with a token (`mesh-agent token create` on a \
                              running node), or gets the key in use into its cluster.keys"
                         );
@@ -241,7 +240,8 @@ async fn read_frame(reader: &mut (impl AsyncRead + Unpin), half: &mut Half) -> i
     half.open(sealed).map_err(io::Error::other)
 }
 
-/// A connection, and how long the peer's kernel took to accept it, in microseconds.
+/// A connection, and how long the peer's kernel took to accept it, in microseconds. A peer that hangs up at one key is
+/// offered the next of the ring: one of the two may have missed a part of a rotation.
 async fn connect(target: &Target, ring: &Keyring) -> io::Result<(TcpStream, Session, u32)> {
     let addresses: Vec<SocketAddr> = match target {
         Target::Address(address) => vec![*address],
@@ -249,25 +249,35 @@ async fn connect(target: &Target, ring: &Keyring) -> io::Result<(TcpStream, Sess
     };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
-        let attempt = async {
-            let start = Instant::now();
-            let mut stream = TcpStream::connect(address).await?;
-            let rtt = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
-            let session = greet(&mut stream, ring).await?;
-            io::Result::Ok((stream, session, rtt))
-        };
-        match timeout(CONNECT, attempt).await.map_err(io::Error::from).flatten() {
-            Ok(connected) => return Ok(connected),
-            Err(error) => last = error,
+        for key in ring.ids() {
+            let attempt = async {
+                let start = Instant::now();
+                let mut stream = TcpStream::connect(address).await?;
+                let rtt = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
+                let session = greet(&mut stream, ring, wire_id(key)).await?;
+                io::Result::Ok((stream, session, rtt))
+            };
+            match timeout(CONNECT, attempt).await.map_err(io::Error::from).flatten() {
+                Ok(connected) => return Ok(connected),
+                Err(error) => last = error,
+            }
+            if !hung_up(&last) {
+                break;
+            }
         }
     }
     Err(last)
 }
 
-async fn greet(stream: &mut TcpStream, ring: &Keyring) -> io::Result<Session> {
+/// Whether the peer ended the connection at the greeting, as it does when it lacks the key.
+fn hung_up(error: &io::Error) -> bool {
+    error.get_ref().and_then(|e| e.downcast_ref()) == Some(&SessionError::HungUp)
+}
+
+async fn greet(stream: &mut TcpStream, ring: &Keyring, key: WireId) -> io::Result<Session> {
     stream.set_nodelay(true)?;
     let salt = random().map_err(io::Error::other)?;
-    stream.write_all(&session::greeting(ring, salt)).await?;
+    stream.write_all(&session::greeting(key, salt)).await?;
     let mut answer = [0; ANSWER];
     stream.read_exact(&mut answer).await.map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
@@ -275,7 +285,7 @@ async fn greet(stream: &mut TcpStream, ring: &Keyring) -> io::Result<Session> {
         }
         _ => e,
     })?;
-    session::initiate(ring, salt, &answer).map_err(io::Error::other)
+    session::initiate(ring, key, salt, &answer).map_err(io::Error::other)
 }
 
 async fn answer(stream: &mut TcpStream, ring: &SharedRing) -> io::Result<Session> {

@@ -60,10 +60,11 @@ struct Slot {
 }
 
 impl Slot {
-    /// Whether it runs, and knows the key that `other` seals with.
+    /// Whether it runs, and knows a key of `other`, which offers one after the other.
     fn opens(&self, other: &Slot) -> bool {
-        let sealing = other.node.as_ref().map(Node::sealing_key);
-        self.node.as_ref().is_some_and(|node| sealing.is_some_and(|key| node.knows_key(key)))
+        let (Some(node), Some(other)) = (&self.node, &other.node) else { return false };
+        node.knows_key(other.sealing_key())
+            || other.keys().iter().any(|key| !key.removed && node.knows_key(key.id))
     }
 }
 
