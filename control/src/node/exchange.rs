@@ -1,6 +1,6 @@
 //! Exchanges over TCP: membership push/pull, the last try before a suspect is down, and anti-entropy, in one.
 
-use super::exchanges::{ANYWAY, Exchange, FIRST_GROUP, PERIOD, Role};
+use super::exchanges::{ANYWAY, Exchange, FIRST_GROUP, PERIOD, Role, Seed};
 use super::{
     core::Node,
     io::{ExchangeId, Output, Target},
@@ -10,6 +10,7 @@ use crate::{
     hlc::Now,
     key::RecordId,
     member::{Identity, Member},
+    model::NodeName,
 };
 use rand::{RngExt, seq::IteratorRandom};
 use std::collections::VecDeque;
@@ -111,17 +112,22 @@ impl Node {
             let most = if alone { ALONE } else { PERIOD };
             self.exchanges.seed_at = now.mono + self.rng.random_range(most / 2..most);
             self.try_seed(now);
-            if alone {
+            let answered = |seed: &Seed| seed.answered.as_ref().is_some_and(|n| self.is_me_or_up(n));
+            if alone || !self.exchanges.seeds.iter().any(answered) {
                 self.try_remembered(now);
             }
         }
     }
 
-    /// Tries one of those that were up once. The failure detector asks them only while it knows somebody, and the seeds
-    /// may be gone for good.
+    fn is_me_or_up(&self, name: &NodeName) -> bool {
+        *name == self.config.name || self.membership.peers().is_up(name)
+    }
+
+    /// Tries one of those that were up once and are not: the seeds may be gone for good, and the failure detector asks
+    /// rarely, and only while it knows somebody.
     fn try_remembered(&mut self, now: Now) {
         let peers = self.membership.peers();
-        let known = peers.names().filter_map(|name| peers.latest(name));
+        let known = peers.names().filter(|name| !peers.is_up(name)).filter_map(|name| peers.latest(name));
         if let Some(addr) = known.map(|(id, _)| id.addr).choose(&mut self.rng)
             && self.exchanges.outgoing() < MAX_OUTGOING
         {
@@ -145,8 +151,7 @@ impl Node {
         for step in 0..count {
             let index = (self.exchanges.next_seed + step) % count;
             let seed = &self.exchanges.seeds[index];
-            let known = seed.answered.as_ref();
-            let there = known.is_some_and(|n| *n == self.config.name || self.membership.peers().is_up(n));
+            let there = seed.answered.as_ref().is_some_and(|n| self.is_me_or_up(n));
             if !there && self.exchanges.outgoing() < MAX_OUTGOING {
                 self.exchanges.next_seed = index + 1;
                 let role = Role::Initiator {
