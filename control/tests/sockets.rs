@@ -1,7 +1,8 @@
 //! Three nodes on real sockets of one machine.
 
 use mesh_control::{
-    Control, ControlConfig, ControlError, ControlHandle, LocalChange, OverlayNetwork, generate_key,
+    Control, ControlConfig, ControlError, ControlHandle, KeyChange, LocalChange, OverlayNetwork,
+    generate_key,
     model::{
         Endpoint, Name, NodeInfo, NodeState, Origin, Protocol, Publish, PublishMode, ServiceKey, ServicePort,
         ServiceSpec, Snapshot,
@@ -325,6 +326,30 @@ async fn two_thousand_services_reach_a_node_that_joins_late() {
     wait(&n1, "a change the other way", |s| s.services.get(&web()).is_some_and(|s| s.vips.v6.is_some()))
         .await;
     for node in [n1, n2] {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_seals_with_a_key_the_others_removed_comes_in_by_another_of_its_keys() {
+    let (old, new) = (generate_key().expect("good"), generate_key().expect("good"));
+    let n1 = Control::start(config(1, &new, vec![])).await.expect("good");
+    let seeds = vec![n1.address().to_string()];
+    let mut behind = config(2, &old, seeds.clone());
+    behind.keys.push(new.clone());
+    let n2 = Control::start(behind).await.expect("good");
+    let n3 = Control::start(config(3, &old, seeds)).await.expect("good");
+    n1.submit(vec![declare(Origin::Cluster)]).await.expect("good");
+    let known = |s: &Snapshot| s.services.contains_key(&web());
+    wait(&n2, "the service of n1", known).await;
+    // Until then it was heard by connections only.
+    let id = new.parse::<mesh_control::ClusterKey>().expect("good").id();
+    n2.submit(vec![LocalChange::Key(KeyChange::Use { id, force: false })]).await.expect("good");
+    wait(&n1, "n2", |s| state(s, "n2") == Some(NodeState::Alive)).await;
+    wait(&n2, "n1", |s| state(s, "n1") == Some(NodeState::Alive)).await;
+    // Who has the old key only stays outside.
+    assert!(!n3.joined() && !known(&n3.snapshots().borrow()));
+    for node in [n1, n2, n3] {
         node.shutdown().await;
     }
 }
