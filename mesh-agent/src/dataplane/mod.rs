@@ -8,6 +8,8 @@ mod any;
 mod counters;
 mod explain;
 pub mod fake;
+#[cfg(feature = "nftables")]
+pub mod nftables;
 mod plane;
 pub mod userspace;
 

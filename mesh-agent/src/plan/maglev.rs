@@ -7,7 +7,7 @@
 //! secret; a client that knows them can choose its backend, as with any unkeyed source hash.
 
 use super::backend::BackendId;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// The fixed constant that keys every hash: the bytes `mesh-v1\0`.
 pub const KEY: u64 = 0x6d65_7368_2d76_3100;
@@ -27,21 +27,54 @@ pub const fn mix(mut x: u64) -> u64 {
     x ^ (x >> 33)
 }
 
-/// The hash of a client's address: its 16 bytes, IPv4 in the IPv4-mapped form of RFC 4291 section 2.5.5.2, as two
-/// big-endian words `hi` and `lo`: `mix(mix(KEY ^ hi) ^ lo)`. The port plays no part.
+/// The seed of [`client_hash`].
+pub const SEED: u32 = 0x6d65_7368;
+
+/// The hash of a client's address: Bob Jenkins' lookup3 (public domain, 2006) over its 4 or 16 bytes, as the kernel
+/// has it in `linux/jhash.h` with [`SEED`], in the upper 32 bits. Of the hashes there are it is the one that nf_tables
+/// computes too, so that every data plane sends a client to the same backend. The port plays no part, and an
+/// IPv4-mapped IPv6 address is that of IPv4.
 #[must_use]
 pub fn client_hash(client: IpAddr) -> u64 {
-    let octets = match client {
-        IpAddr::V4(a) => mapped(a),
-        IpAddr::V6(a) => u128::from(a),
+    let hash = match client.to_canonical() {
+        IpAddr::V4(a) => jhash(&a.octets(), SEED),
+        IpAddr::V6(a) => jhash(&a.octets(), SEED),
     };
-    let low = u64::try_from(octets & u128::from(u64::MAX)).unwrap_or(0);
-    let high = u64::try_from(octets >> 64).unwrap_or(0);
-    mix(mix(KEY ^ high) ^ low)
+    u64::from(hash) << 32
 }
 
-fn mapped(a: Ipv4Addr) -> u128 {
-    u128::from(a.to_ipv6_mapped())
+/// `jhash()` of the kernel on a little-endian machine, for whole words.
+fn jhash(bytes: &[u8], seed: u32) -> u32 {
+    let len = u32::try_from(bytes.len()).unwrap_or(0);
+    let start = 0xdead_beef_u32.wrapping_add(len).wrapping_add(seed);
+    let [mut a, mut b, mut c] = [start; 3];
+    let mut words = bytes.chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]));
+    let mut left = len / 4;
+    let mut next = || words.next().unwrap_or(0);
+    while left > 3 {
+        a = a.wrapping_add(next());
+        b = b.wrapping_add(next());
+        c = c.wrapping_add(next());
+        for (x, y, z, turn) in [(0, 2, 1, 4), (1, 0, 2, 6), (2, 1, 0, 8), (0, 2, 1, 16), (1, 0, 2, 19), (2, 1, 0, 4)] {
+            let mut r = [a, b, c];
+            r[x] = r[x].wrapping_sub(r[y]) ^ r[y].rotate_left(turn);
+            r[y] = r[y].wrapping_add(r[z]);
+            [a, b, c] = r;
+        }
+        left -= 3;
+    }
+    if left == 0 {
+        return c;
+    }
+    a = a.wrapping_add(next());
+    b = b.wrapping_add(next());
+    c = c.wrapping_add(next());
+    for (x, y, turn) in [(2, 1, 14), (0, 2, 11), (1, 0, 25), (2, 1, 16), (0, 2, 4), (1, 0, 14), (2, 1, 24)] {
+        let mut r = [a, b, c];
+        r[x] = (r[x] ^ r[y]).wrapping_sub(r[y].rotate_left(turn));
+        [a, b, c] = r;
+    }
+    c
 }
 
 /// The hash of a backend: 64-bit FNV-1a (Fowler, Noll, Vo) over `instance@node`, then [`mix`] with [`KEY`].
@@ -108,7 +141,8 @@ impl MaglevTable {
     /// The backend for a client hash: an index into the list the table was built from.
     #[must_use]
     pub fn pick(&self, hash: u64) -> Option<usize> {
-        let slot = hash.checked_rem(u64::try_from(self.slots.len()).ok()?)?;
+        // The kernel's reciprocal_scale() of the upper half.
+        let slot = (hash >> 32) * u64::try_from(self.slots.len()).ok()? >> 32;
         self.slots.get(usize::try_from(slot).ok()?).map(|index| usize::from(*index))
     }
 

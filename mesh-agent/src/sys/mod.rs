@@ -1,7 +1,10 @@
 //! The only code that talks to the kernel beside the data planes.
 
+pub mod conntrack;
 pub mod file;
 pub mod link;
 pub mod netns;
+#[cfg(feature = "nftables")]
+pub mod nft;
 pub mod process;
 pub mod rlimit;

@@ -1,0 +1,219 @@
+//! What backends and frontends got, from the counters of elements and the table of flows.
+
+use super::{
+    flows::{leads_to, over},
+    layout::Layout,
+    sets::{BACKENDS, DENIED, LIMITED, SERVICES, SLOTS},
+    slots::slots,
+    state::State,
+    write::Change,
+};
+use crate::{
+    dataplane::counters::{BackendCounters, Counters, FrontendCounters},
+    plan::{BackendId, Entry, FrontendKey, Listen, Table},
+    sys::{
+        conntrack::{Conntrack, Filter, FlowEntry, Masked, status},
+        nft::{Element, Nft},
+    },
+};
+use mesh_control::model::{Family, Protocol, ServiceKey};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::IpAddr,
+};
+
+type BackendKey = (ServiceKey, BackendId, Protocol);
+
+/// What counters said that are gone, because their elements changed. With it, counts never go down.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    established: BTreeMap<BackendKey, u64>,
+    reset: BTreeMap<BackendKey, u64>,
+    frontends: BTreeMap<FrontendKey, Refused>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Refused {
+    no_backend: u64,
+    denied: u64,
+    limited: u64,
+}
+
+/// The sets whose elements count.
+const COUNTED: [&str; 5] = [SERVICES, SLOTS, BACKENDS, DENIED, LIMITED];
+
+impl Tally {
+    /// Notes what the counters say that a change will remove.
+    pub(super) fn before(&mut self, nft: &mut Nft, state: &State, change: &Change) -> io::Result<()> {
+        for (side, elements) in state.sides.iter().zip(&change.elements) {
+            let out = COUNTED.iter().filter_map(|set| elements.out.get_key_value(set));
+            let out: Vec<_> = out.collect();
+            if out.is_empty() || !side.base {
+                continue;
+            }
+            let places = Places::new(&change.next.table, &side.layout);
+            for (set, elements) in out {
+                // Of frontends that go nobody asks any more.
+                let keys: Vec<Vec<u8>> = elements
+                    .iter()
+                    .filter(|e| places.find(&side.layout, &e.key).is_some())
+                    .map(|e| e.key.clone())
+                    .collect();
+                let found = if keys.is_empty() { Vec::new() } else { nft.get(&side.layout.table, set, &keys)? };
+                for element in found {
+                    self.add(&side.layout, &state.table, set, &element, &places);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts flows that were reset.
+    pub(super) fn reset(&mut self, ended: BTreeMap<BackendKey, u64>) {
+        for (key, count) in ended {
+            *self.reset.entry(key).or_default() += count;
+        }
+    }
+
+    /// Forgets services that are gone.
+    pub(super) fn forget(&mut self, key: &FrontendKey) {
+        self.frontends.remove(key);
+    }
+
+    fn add(&mut self, layout: &Layout, table: &Table, set: &str, element: &Element, places: &Places) {
+        let Some(packets) = element.count.map(|count| count.packets).filter(|packets| *packets > 0) else { return };
+        let Some(entry) = places.find(layout, &element.key).and_then(|key| table.get(&key)) else { return };
+        match set {
+            SERVICES => {
+                if !entry.backends.iter().any(crate::plan::Backend::takes_new_flows) {
+                    self.frontends.entry(entry.frontend.key).or_default().no_backend += packets;
+                }
+            }
+            DENIED => self.frontends.entry(entry.frontend.key).or_default().denied += packets,
+            LIMITED => self.frontends.entry(entry.frontend.key).or_default().limited += packets,
+            _ => {
+                let rest = element.key.get(layout.key_bytes()..).unwrap_or_default();
+                let backend = match set {
+                    SLOTS => rest.first_chunk().and_then(|slot| {
+                        let slot = usize::try_from(u32::from_ne_bytes(*slot)).ok()?;
+                        entry.backends.get(*slots(entry)?.1.get(slot)?)
+                    }),
+                    _ => entry.backends.iter().find(|b| super::realize::backend_id(b) == rest),
+                };
+                if let Some(backend) = backend {
+                    let service = entry.frontend.service.clone();
+                    let key = (service, backend.id.clone(), entry.frontend.key.protocol);
+                    *self.established.entry(key).or_default() += packets;
+                }
+            }
+        }
+    }
+}
+
+/// Which frontend an address and a port belong to.
+struct Places {
+    exact: HashMap<(Option<IpAddr>, Protocol, u16), FrontendKey>,
+}
+
+impl Places {
+    fn new(table: &Table, layout: &Layout) -> Places {
+        let mut exact = HashMap::new();
+        for key in table.keys().filter(|key| key.listen.family() == layout.family) {
+            let address = match key.listen {
+                Listen::Vip(a) | Listen::Address(a) => Some(a),
+                Listen::AnyLocal(_) => None,
+            };
+            exact.extend(key.ports.iter().map(|port| ((address, key.protocol, port), *key)));
+        }
+        Places { exact }
+    }
+
+    fn find(&self, layout: &Layout, key: &[u8]) -> Option<FrontendKey> {
+        self.exact.get(&layout.read_key(key)?).copied()
+    }
+
+    /// The frontend that a flow was dialled at.
+    fn dialled<'t>(&self, table: &'t Table, flow: &FlowEntry) -> Option<&'t Entry> {
+        let protocol = match flow.original.proto {
+            6 => Protocol::Tcp,
+            17 => Protocol::Udp,
+            _ => return None,
+        };
+        let at = |address| self.exact.get(&(address, protocol, flow.original.dport));
+        table.get(at(Some(flow.original.dst)).or_else(|| at(None))?)
+    }
+}
+
+/// Everything counted, as of now. Costs time in elements and flows.
+pub(super) fn read(
+    nft: &mut Nft,
+    conntrack: &mut Conntrack,
+    state: &State,
+    tally: &Tally,
+) -> io::Result<Counters> {
+    let mut now = Tally {
+        established: tally.established.clone(),
+        reset: tally.reset.clone(),
+        frontends: tally.frontends.clone(),
+    };
+    let mut active: BTreeMap<BackendKey, u64> = BTreeMap::new();
+    for side in state.sides.iter().filter(|side| side.base) {
+        let places = Places::new(&state.table, &side.layout);
+        for set in COUNTED {
+            for element in nft.elements(&side.layout.table, set)? {
+                now.add(&side.layout, &state.table, set, &element, &places);
+            }
+        }
+        let family = match side.layout.family {
+            Family::V4 => crate::sys::conntrack::Family::V4,
+            Family::V6 => crate::sys::conntrack::Family::V6,
+        };
+        let translated =
+            Filter { family: Some(family), status: Some(Masked::all(status::DST_NAT)), ..Filter::default() };
+        conntrack.for_each(&translated, |flow| {
+            let Some(entry) = places.dialled(&state.table, &flow).filter(|_| !over(&flow)) else { return };
+            let offset = flow.original.dport.saturating_sub(entry.frontend.key.ports.first());
+            if let Some(backend) = entry.backends.iter().find(|b| leads_to(&flow, b, offset)) {
+                let key = (entry.frontend.service.clone(), backend.id.clone(), entry.frontend.key.protocol);
+                *active.entry(key).or_default() += 1;
+            }
+        })?;
+    }
+    Ok(told(&state.table, &now, &active))
+}
+
+fn told(table: &Table, now: &Tally, active: &BTreeMap<BackendKey, u64>) -> Counters {
+    let mut backends: BTreeMap<BackendKey, &'static str> = BTreeMap::new();
+    let mut frontends = Vec::new();
+    for entry in table.values() {
+        let frontend = &entry.frontend;
+        for backend in entry.backends.iter() {
+            let key = (frontend.service.clone(), backend.id.clone(), frontend.key.protocol);
+            backends.insert(key, backend.state.as_str());
+        }
+        let refused = now.frontends.get(&frontend.key).copied().unwrap_or_default();
+        frontends.push(FrontendCounters {
+            service: frontend.service.clone(),
+            frontend: frontend.key,
+            no_backend: refused.no_backend,
+            denied: refused.denied,
+            limited: refused.limited,
+        });
+    }
+    let of = |counts: &BTreeMap<BackendKey, u64>, key: &BackendKey| counts.get(key).copied().unwrap_or(0);
+    let backends = backends.into_iter().map(|(key, state)| BackendCounters {
+        active: of(active, &key),
+        established: of(&now.established, &key),
+        failed: 0,
+        reset: of(&now.reset, &key),
+        // Flows are counted, not their packets: nothing of ours sees those.
+        bytes_in: 0,
+        bytes_out: 0,
+        service: key.0,
+        backend: key.1,
+        protocol: key.2,
+        state,
+    });
+    Counters { backends: backends.collect(), frontends }
+}

@@ -1,0 +1,204 @@
+//! What becomes of flows when their backend or frontend changes: TCP connections are marked, and both sides get a reset
+//! with their next packet; UDP flows are forgotten, so that the next datagram begins a new one.
+
+use super::{layout::number, sets::RESET};
+use crate::{
+    plan::{Backend, BackendId, BackendState, Entry, FrontendKey, Listen, Table},
+    sys::conntrack::{Conntrack, Filter, FlowEntry, Masked, TcpState, status},
+};
+use mesh_control::model::{Family, Protocol, ServiceKey};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io,
+    net::IpAddr,
+};
+
+/// The flows of one frontend that have to end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Cut {
+    pub(super) frontend: FrontendKey,
+    pub(super) service: ServiceKey,
+    /// Those to this backend; without, all datagrams, also those from before the frontend was there.
+    pub(super) backend: Option<Backend>,
+}
+
+/// What has to end at once, and what later, by deadline (Unix ms).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Cuts {
+    pub(super) now: Vec<Cut>,
+    pub(super) later: Vec<(u64, Cut)>,
+}
+
+/// What follows for flows from a change of the table.
+pub(super) fn cuts(before: &Table, after: &Table, touched: &BTreeSet<FrontendKey>) -> Cuts {
+    let mut cuts = Cuts::default();
+    for key in touched {
+        match (before.get(key), after.get(key)) {
+            (Some(old), Some(new)) => between(&mut cuts, old, new),
+            (Some(old), None) => cuts.now.extend(old.backends.iter().map(|b| of(old, b))),
+            // Datagrams that came before the frontend was there have a flow past it.
+            (None, Some(new)) => {
+                if key.protocol == Protocol::Udp {
+                    cuts.now.push(all(new));
+                }
+                deadlines(&mut cuts, new);
+            }
+            (None, None) => {}
+        }
+    }
+    cuts
+}
+
+fn all(entry: &Entry) -> Cut {
+    Cut { frontend: entry.frontend.key, service: entry.frontend.service.clone(), backend: None }
+}
+
+fn of(entry: &Entry, backend: &Backend) -> Cut {
+    Cut { backend: Some(backend.clone()), ..all(entry) }
+}
+
+fn between(cuts: &mut Cuts, old: &Entry, new: &Entry) {
+    let udp = new.frontend.key.protocol == Protocol::Udp;
+    for backend in old.backends.iter() {
+        let now = new.backends.iter().find(|b| b.id == backend.id);
+        let moved = now.is_none_or(|b| (b.address, b.port) != (backend.address, backend.port));
+        let down = udp && now.is_some_and(|b| b.state == BackendState::Down) && backend.state != BackendState::Down;
+        if moved || down {
+            cuts.now.push(of(old, backend));
+        }
+    }
+    deadlines(cuts, new);
+}
+
+/// The deadlines of an entry.
+pub(super) fn deadlines(cuts: &mut Cuts, entry: &Entry) {
+    for backend in entry.backends.iter() {
+        if let BackendState::Draining { deadline: Some(at) } = backend.state {
+            cuts.later.push((at, of(entry, backend)));
+        }
+    }
+}
+
+/// Whether a cut that was planned for a deadline still stands: the backend may have come back, or got more time.
+pub(super) fn stands(table: &Table, at: u64, cut: &Cut) -> bool {
+    let held = table.get(&cut.frontend).zip(cut.backend.as_ref());
+    held.is_some_and(|(entry, backend)| {
+        let due = BackendState::Draining { deadline: Some(at) };
+        entry.backends.iter().any(|b| b.id == backend.id && b.state == due)
+    })
+}
+
+/// Ends flows; how many of each backend of a service.
+pub(super) fn cut(
+    conntrack: &mut Conntrack,
+    cuts: &[Cut],
+) -> io::Result<BTreeMap<(ServiceKey, BackendId, Protocol), u64>> {
+    let mut ended = BTreeMap::new();
+    if cuts.is_empty() {
+        return Ok(ended);
+    }
+    let wanted = Wanted::new(cuts);
+    let mut flows = Vec::new();
+    conntrack.for_each(&wanted.filter(), |flow| {
+        if let Some(cut) = wanted.find(&flow) {
+            flows.push((cut, flow));
+        }
+    })?;
+    for (cut, flow) in flows {
+        let tcp = cut.frontend.protocol == Protocol::Tcp;
+        let gone = match tcp {
+            true if over(&flow) => false,
+            true => conntrack.set_mark(&flow, RESET, u32::MAX)?,
+            false => conntrack.delete(&flow)?,
+        };
+        if let (true, Some(backend)) = (gone, &cut.backend) {
+            let key = (cut.service.clone(), backend.id.clone(), cut.frontend.protocol);
+            *ended.entry(key).or_default() += 1;
+        }
+    }
+    Ok(ended)
+}
+
+/// Forgets flows, whatever their protocol.
+pub(super) fn forget(conntrack: &mut Conntrack, cuts: &[Cut]) -> io::Result<()> {
+    if cuts.is_empty() {
+        return Ok(());
+    }
+    let wanted = Wanted::new(cuts);
+    let mut flows = Vec::new();
+    conntrack.for_each(&wanted.filter(), |flow| flows.extend(wanted.find(&flow).map(|_| flow)))?;
+    for flow in flows {
+        conntrack.delete(&flow)?;
+    }
+    Ok(())
+}
+
+/// Whether a connection is at its end anyway.
+pub(super) fn over(flow: &FlowEntry) -> bool {
+    matches!(flow.tcp, Some(TcpState::TimeWait | TcpState::Close))
+}
+
+/// Finds the cut that a flow meets.
+struct Wanted<'a> {
+    exact: HashMap<(u8, IpAddr, u16), Vec<&'a Cut>>,
+    any: HashMap<(u8, Family, u16), Vec<&'a Cut>>,
+    /// The one protocol and family of all of them, if it is one.
+    protocol: Option<u8>,
+    untranslated: bool,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(cuts: &'a [Cut]) -> Wanted<'a> {
+        let first = cuts.first().map(|cut| number(cut.frontend.protocol));
+        let protocol = first.filter(|p| cuts.iter().all(|cut| number(cut.frontend.protocol) == *p));
+        let untranslated = cuts.iter().any(|cut| cut.backend.is_none());
+        let mut wanted =
+            Wanted { exact: HashMap::new(), any: HashMap::new(), protocol, untranslated };
+        for cut in cuts {
+            let FrontendKey { listen, ports, protocol } = cut.frontend;
+            let protocol = number(protocol);
+            for port in ports.iter() {
+                match listen {
+                    Listen::Vip(a) | Listen::Address(a) => {
+                        wanted.exact.entry((protocol, a, port)).or_default().push(cut);
+                    }
+                    Listen::AnyLocal(family) => {
+                        wanted.any.entry((protocol, family, port)).or_default().push(cut);
+                    }
+                }
+            }
+        }
+        wanted
+    }
+
+    /// What the kernel may leave out of the list.
+    fn filter(&self) -> Filter {
+        let translated = Masked::all(status::DST_NAT);
+        Filter {
+            proto: self.protocol,
+            status: (!self.untranslated).then_some(translated),
+            ..Filter::default()
+        }
+    }
+
+    fn find(&self, flow: &FlowEntry) -> Option<&'a Cut> {
+        let (to, proto) = (flow.original.dst, flow.original.proto);
+        let exact = self.exact.get(&(proto, to, flow.original.dport));
+        let any = self.any.get(&(proto, Family::of(&to), flow.original.dport));
+        let meets = |cut: &&&'a Cut| match &cut.backend {
+            None => true,
+            Some(backend) => {
+                let offset = flow.original.dport.saturating_sub(cut.frontend.ports.first());
+                leads_to(flow, backend, offset)
+            }
+        };
+        exact.into_iter().chain(any).flatten().find(meets).copied()
+    }
+}
+
+/// Whether a flow goes to that port of a backend.
+pub(super) fn leads_to(flow: &FlowEntry, backend: &Backend, offset: u16) -> bool {
+    flow.status & status::DST_NAT != 0
+        && flow.reply.src == backend.address
+        && flow.reply.sport == backend.port.saturating_add(offset)
+}

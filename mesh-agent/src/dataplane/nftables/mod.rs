@@ -1,0 +1,276 @@
+//! The nftables data plane: a fixed number of rules, and maps that hold the services.
+//!
+//! ```text
+//!  first packet ─▶ prerouting/output ─▶ map services ─▶ chain of that shape ─▶ map slots ─▶ dnat
+//!                   (nat, -105)          address . protocol . port               … . number
+//! ```
+//!
+//! One chain serves all frontends of its shape ([`chain`]), so a packet of a new flow costs two lookups whatever the
+//! number of services, and a change of an endpoint changes a few map elements in one transaction ([`write`]). What
+//! stands for a frontend is a pure function of it ([`realize`]); elements carry names and policies along ([`note`]), so
+//! the whole table can be read back and compared ([`observe`]), also by another run of the agent.
+
+mod chain;
+mod counters;
+mod deadline;
+mod explain;
+mod flows;
+mod layout;
+mod note;
+mod observe;
+mod realize;
+mod sets;
+mod slots;
+mod state;
+mod write;
+
+pub use layout::TABLE;
+pub use sets::RESET;
+
+use super::{
+    counters::Counters,
+    explain::{Explanation, Flow},
+    plane::{ApplyError, ApplyReport, Capabilities, DataPlane, PlaneError},
+};
+use crate::{
+    plan::{Entry, FrontendKey, Op, Table, apply_ops},
+    sys::{
+        conntrack::Conntrack,
+        nft::{Nft, Transaction},
+    },
+};
+use counters::Tally;
+use deadline::Deadlines;
+use ipnetwork::IpNetwork;
+use mesh_control::model::{NodeName, Protocol, Scheduler};
+use realize::Place;
+use state::State;
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use write::Change;
+
+const NAME: &str = "nftables";
+
+/// What the plane has to know.
+#[derive(Clone, Debug)]
+pub struct NftablesConfig {
+    /// This node, as backends name it.
+    pub node: NodeName,
+    /// Where VIPs are claimed: what is dialled there and served by nobody is refused.
+    pub vip_cidrs: Vec<IpNetwork>,
+    /// The overlay: from there answers come back through this node, so that backends may see the client's address.
+    pub overlay: Vec<IpNetwork>,
+}
+
+/// The nftables data plane of the network namespace it was started in.
+#[derive(Debug)]
+pub struct NftablesPlane {
+    place: Place,
+    vip_cidrs: Vec<IpNetwork>,
+    nft: Mutex<Nft>,
+    conntrack: Mutex<Conntrack>,
+    state: State,
+    tally: Arc<Mutex<Tally>>,
+    deadlines: Deadlines,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn failed(action: &'static str) -> impl Fn(io::Error) -> PlaneError {
+    move |source| PlaneError { plane: NAME, action, source }
+}
+
+/// Lets other tasks of this thread go on elsewhere, where the runtime can: netlink calls block while the kernel works.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+impl NftablesPlane {
+    /// Opens the sockets, in the calling thread's network namespace. Changes nothing: what an earlier run left serves
+    /// on and is read by [`DataPlane::observe`].
+    ///
+    /// # Errors
+    /// [`PlaneError`] when the kernel has no nf_tables or the process may not use it.
+    pub fn start(config: NftablesConfig) -> Result<NftablesPlane, PlaneError> {
+        let mut nft = Nft::open().map_err(failed("open a netlink socket"))?;
+        for layout in layout::Layout::both() {
+            nft.chains(&layout.table).map_err(failed("read the ruleset (needs CAP_NET_ADMIN)"))?;
+        }
+        let tally = Arc::<Mutex<Tally>>::default();
+        Ok(NftablesPlane {
+            place: Place { node: config.node, overlay: config.overlay },
+            vip_cidrs: config.vip_cidrs,
+            nft: Mutex::new(nft),
+            conntrack: Mutex::new(Conntrack::open().map_err(failed("open a conntrack socket"))?),
+            state: State::empty(),
+            deadlines: Deadlines::start(Arc::clone(&tally)).map_err(failed("start the drain thread"))?,
+            tally,
+        })
+    }
+
+    /// Brings the kernel from what it holds to `work`, where they differ in `touched`.
+    fn bring(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> io::Result<()> {
+        let mut change = Change::plan(&self.state, &self.place, work, touched);
+        if !change.is_empty(&self.state) {
+            let mut nft = locked(&self.nft);
+            locked(&self.tally).before(&mut nft, &self.state, &change)?;
+            nft.commit(change.transaction(&self.state, &self.vip_cidrs))?;
+        }
+        let cuts = flows::cuts(&self.state.table, work, touched);
+        self.state = change.next;
+        for key in touched.iter().filter(|key| !work.contains_key(*key)) {
+            locked(&self.tally).forget(key);
+        }
+        let ended = flows::cut(&mut locked(&self.conntrack), &cuts.now);
+        self.deadlines.follow(&self.state.table, cuts);
+        locked(&self.tally).reset(ended?);
+        Ok(())
+    }
+
+    /// Reads the kernel; what every frontend depends on is laid anew when it is damaged.
+    fn read(&mut self) -> io::Result<()> {
+        let (state, damaged) = observe::read(&mut locked(&self.nft), &self.place, &self.vip_cidrs)?;
+        self.state = state;
+        if damaged {
+            tracing::warn!(plane = NAME, "chains or sets were changed by somebody else: laid anew");
+            let table = std::mem::take(&mut self.state.table);
+            self.state = State::empty();
+            let all = table.keys().copied().collect();
+            self.bring(&table, &all)?;
+        }
+        let mut cuts = flows::Cuts::default();
+        self.state.table.values().for_each(|entry| flows::deadlines(&mut cuts, entry));
+        self.deadlines.follow(&self.state.table, cuts);
+        Ok(())
+    }
+
+    /// After the kernel refused a change: reads what it holds, tries again, then each frontend on its own, so that one
+    /// that the kernel refuses does not stop the others.
+    fn one_by_one(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> Vec<(FrontendKey, io::Error)> {
+        let again = self.read().and_then(|()| self.bring(work, touched));
+        if again.is_ok() {
+            return Vec::new();
+        }
+        let mut refused = Vec::new();
+        for key in touched {
+            let mut table = self.state.table.clone();
+            match work.get(key) {
+                Some(entry) => drop(table.insert(*key, entry.clone())),
+                None => drop(table.remove(key)),
+            }
+            if let Err(error) = self.bring(&table, &BTreeSet::from([*key])) {
+                refused.push((*key, error));
+            }
+        }
+        refused
+    }
+}
+
+impl DataPlane for NftablesPlane {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            schedulers: vec![Scheduler::Rr, Scheduler::Wrr, Scheduler::Random, Scheduler::Maglev],
+            protocols: vec![Protocol::Tcp, Protocol::Udp],
+            proxy_protocol: false,
+            keeps_client_address: true,
+            survives_restart: true,
+            hold: false,
+        }
+    }
+
+    async fn observe(&mut self) -> Result<Table, PlaneError> {
+        blocking(|| self.read()).map_err(failed("read the ruleset"))?;
+        Ok(self.state.table.clone())
+    }
+
+    async fn apply(&mut self, ops: &[Op]) -> ApplyReport {
+        let mut report = ApplyReport::default();
+        let (mut good, mut at) = (Vec::with_capacity(ops.len()), Vec::with_capacity(ops.len()));
+        for (index, op) in ops.iter().enumerate() {
+            match op {
+                Op::PutFrontend(frontend) => {
+                    let empty = Entry { frontend: Arc::clone(frontend), backends: Arc::new([]) };
+                    if let Some(reason) = realize::unsupported(&empty) {
+                        let error = ApplyError::Unsupported { frontend: frontend.key, reason };
+                        report.failed.push((index, error));
+                        continue;
+                    }
+                }
+                Op::PutBackend { .. } | Op::RemoveBackend { .. } | Op::RemoveFrontend(_) => {}
+            }
+            good.push(op.clone());
+            at.push(index);
+        }
+        let mut work = self.state.table.clone();
+        for index in apply_ops(&mut work, &good) {
+            report.failed.push((at[index], ApplyError::NoSuchFrontend(good[index].frontend())));
+        }
+        let touched: BTreeSet<FrontendKey> = good.iter().map(Op::frontend).collect();
+        let refused = blocking(|| match self.bring(&work, &touched) {
+            Ok(()) => Vec::new(),
+            Err(error) => {
+                tracing::debug!(plane = NAME, %error, "a change was refused: again, one frontend at a time");
+                self.one_by_one(&work, &touched)
+            }
+        });
+        for (key, error) in &refused {
+            for (op, index) in good.iter().zip(&at).filter(|(op, _)| op.frontend() == *key) {
+                let source = io::Error::new(error.kind(), error.to_string());
+                let failed = ApplyError::System { frontend: op.frontend(), action: "program", source };
+                report.failed.push((*index, failed));
+            }
+        }
+        report.failed.sort_by_key(|(index, _)| *index);
+        report.failed.dedup_by_key(|(index, _)| *index);
+        report.applied = ops.len() - report.failed.len();
+        report
+    }
+
+    fn counters(&self) -> Counters {
+        let read = || {
+            let (mut nft, mut conntrack) = (locked(&self.nft), locked(&self.conntrack));
+            counters::read(&mut nft, &mut conntrack, &self.state, &locked(&self.tally))
+        };
+        blocking(read).unwrap_or_else(|error| {
+            tracing::warn!(plane = NAME, %error, "cannot read the counters");
+            Counters::default()
+        })
+    }
+
+    fn explain(&self, flow: &Flow) -> Explanation {
+        blocking(|| explain::explain(&mut locked(&self.nft), &self.state, &self.place, flow))
+    }
+
+    /// The kernel serves on without the agent, so there is nothing to refuse.
+    async fn refuse_new(&mut self) {}
+
+    async fn teardown(&mut self) -> Result<(), PlaneError> {
+        let all: BTreeSet<FrontendKey> = self.state.table.keys().copied().collect();
+        let cuts = flows::cuts(&self.state.table, &Table::new(), &all);
+        let mut batch = Transaction::new();
+        for layout in layout::Layout::both() {
+            batch.delete_table(&layout.table);
+        }
+        blocking(|| {
+            locked(&self.nft).commit(batch)?;
+            self.state = State::empty();
+            self.deadlines.follow(&self.state.table, flows::Cuts::default());
+            // Without our rules nobody resets what is marked: what was translated is forgotten.
+            flows::forget(&mut locked(&self.conntrack), &cuts.now)
+        })
+        .map_err(failed("remove the tables"))
+    }
+}

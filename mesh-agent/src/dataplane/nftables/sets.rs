@@ -1,0 +1,202 @@
+//! The sets of a table, and its base chains. Pure.
+
+use super::{
+    chain::{DROP, REJECT, Rule, comment, limit_set},
+    layout::Layout,
+};
+use crate::sys::nft::{
+    Expr, Holds, Hook, HookKind,
+    Kind::{self, Ipv4, Ipv6, Mark, Port, Protocol},
+    Set, reg,
+};
+use ipnetwork::IpNetwork;
+use mesh_control::model::Family;
+
+/// Frontends: address, protocol, port → chain.
+pub(super) const SERVICES: &str = "services";
+/// Slots: frontend, number → address, port.
+pub(super) const SLOTS: &str = "slots";
+/// Slots of frontends with affinity: frontend, number → backend's id.
+pub(super) const PICKS: &str = "picks";
+/// Backends of frontends with affinity: frontend, backend's id → address, port.
+pub(super) const BACKENDS: &str = "backends";
+/// Frontends with affinity → their service's id.
+pub(super) const IDS: &str = "ids";
+/// What clients are remembered by: service's id, client → backend's id.
+pub(super) const AFFINITY: &str = "affinity";
+/// Who may connect: frontend, source.
+pub(super) const ALLOW: &str = "allow";
+/// Frontends with such a list; they count whom they turn away.
+pub(super) const DENIED: &str = "denied";
+/// Frontends with a limit; they count whom they turn away.
+pub(super) const LIMITED: &str = "limited";
+/// Backends that take no new flows, with no data: only so that they can be read back.
+pub(super) const IDLE: &str = "idle";
+/// Backends of this node that may dial themselves: address, the same address.
+pub(super) const HAIRPIN: &str = "hairpin";
+/// Backends that would answer past us.
+pub(super) const MASQUERADE: &str = "masquerade";
+/// VIPs in use, which answer ping.
+pub(super) const VIPS: &str = "vips";
+
+/// The mark of a connection that is to be reset: under the mesh's mask, out of the way of the marks of nodes.
+pub const RESET: u32 = 0x4dff_fffe;
+
+/// The sets that are always there.
+pub(super) fn sets(layout: &Layout) -> Vec<Set> {
+    let key = layout.kinds(&[Ipv4, Protocol, Port], &[Ipv6, Protocol, Port]);
+    let numbered = layout.kinds(&[Ipv4, Protocol, Port, Mark], &[Ipv6, Protocol, Port, Mark]);
+    let named = layout.kinds(&[Ipv4, Protocol, Port, Mark, Mark], &[Ipv6, Protocol, Port, Mark, Mark]);
+    let address = layout.kinds(&[Ipv4], &[Ipv6]);
+    let socket = Holds::Data(layout.kinds(&[Ipv4, Port], &[Ipv6, Port]));
+    let id = Holds::Data(&[Mark, Mark]);
+    let counting = |set: Set| Set { counts: true, ..set };
+    let keys = Holds::Keys;
+    vec![
+        counting(Set::new(SERVICES, key, Holds::Verdicts)),
+        counting(Set::new(SLOTS, numbered, socket)),
+        Set::new(PICKS, numbered, id),
+        counting(Set::new(BACKENDS, named, socket)),
+        Set::new(IDS, key, id),
+        Set {
+            timeouts: true,
+            dynamic: true,
+            ..Set::new(AFFINITY, layout.kinds(&[Mark, Mark, Ipv4], &[Mark, Mark, Ipv6]), id)
+        },
+        Set {
+            ranges: true,
+            ..Set::new(
+                ALLOW,
+                layout.kinds(&[Ipv4, Protocol, Port, Ipv4], &[Ipv6, Protocol, Port, Ipv6]),
+                keys,
+            )
+        },
+        counting(Set::new(DENIED, key, keys)),
+        counting(Set::new(LIMITED, key, keys)),
+        Set::new(IDLE, named, keys),
+        Set::new(HAIRPIN, layout.kinds(&[Ipv4, Ipv4], &[Ipv6, Ipv6]), keys),
+        Set::new(MASQUERADE, address, keys),
+        Set::new(VIPS, address, keys),
+    ]
+}
+
+/// The set that counts flows for a limit.
+pub(super) fn counting_set(layout: &Layout, most: u32) -> Set {
+    let key: &'static [Kind] = layout.kinds(&[Ipv4, Port], &[Ipv6, Port]);
+    Set { dynamic: true, ..Set::new(&limit_set(most), key, Holds::Keys) }
+}
+
+/// A base chain, or a chain that is always there.
+pub(super) struct Base {
+    pub(super) name: &'static str,
+    pub(super) hook: Option<Hook>,
+    pub(super) rules: Vec<Rule>,
+}
+
+/// The chains that are always there.
+pub(super) fn chains(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Base> {
+    let hook = |kind, number, priority| Some(Hook { kind, number, priority, device: None });
+    let tcp = |mut rest: Vec<Expr>| {
+        let mut rule = vec![Expr::meta(reg(0), libc::NFT_META_L4PROTO), Expr::cmp(reg(0), true, &[6])];
+        rule.append(&mut rest);
+        rule
+    };
+    let reset = || {
+        let mark = RESET.to_ne_bytes();
+        let marked = [Expr::ct(reg(1), libc::NFT_CT_MARK), Expr::cmp(reg(1), true, &mark), Expr::tcp_reset()];
+        vec![(tcp(marked.to_vec()), comment("connections that lost their backend"))]
+    };
+    let refuse = vec![
+        (tcp(vec![Expr::tcp_reset()]), comment("refuse")),
+        (vec![Expr::port_unreachable(layout.port_unreachable())], comment("refuse")),
+    ];
+    let silent = vec![(vec![Expr::verdict(libc::NF_DROP)], comment("stay silent"))];
+    let nat = |number| Base {
+        name: if number == libc::NF_INET_PRE_ROUTING { "prerouting" } else { "output" },
+        // Before Docker's and kube-proxy's -100: of equal ones the later registered wins.
+        hook: hook(HookKind::Nat, number, -105),
+        rules: destination(layout, vip_cidrs),
+    };
+    // After conntrack (-200), before any NAT.
+    let early = |name, number| Base { name, hook: hook(HookKind::Filter, number, -150), rules: reset() };
+    vec![
+        Base { name: REJECT, hook: None, rules: refuse },
+        Base { name: DROP, hook: None, rules: silent },
+        early("reset-prerouting", libc::NF_INET_PRE_ROUTING),
+        early("reset-output", libc::NF_INET_LOCAL_OUT),
+        nat(libc::NF_INET_PRE_ROUTING),
+        nat(libc::NF_INET_LOCAL_OUT),
+        Base {
+            name: "postrouting",
+            hook: hook(HookKind::Nat, libc::NF_INET_POST_ROUTING, 95),
+            rules: source(layout),
+        },
+    ]
+}
+
+/// Where a new flow goes.
+fn destination(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
+    let mut exact = layout.load_key(false).to_vec();
+    exact.push(Expr::map(reg(0), 0, SERVICES));
+    let local = libc::RTN_LOCAL.to_ne_bytes_u32();
+    let mut any = vec![Expr::destination_type(reg(0)), Expr::cmp(reg(0), true, &local)];
+    any.extend(layout.load_key(true));
+    any.push(Expr::map(reg(0), 0, SERVICES));
+    let (icmp, echo) = layout.icmp();
+    let ping = vec![
+        Expr::meta(reg(0), libc::NFT_META_L4PROTO),
+        Expr::cmp(reg(0), true, &[icmp]),
+        Expr::transport(reg(0), 0, 1),
+        Expr::cmp(reg(0), true, &[echo]),
+        layout.destination(0),
+        Expr::lookup(reg(0), VIPS),
+        Expr::redirect(),
+    ];
+    let mut rules = vec![
+        (exact, comment("VIPs, and ports published on one address")),
+        (any, comment("ports published on every local address")),
+        (ping, comment("VIPs answer ping")),
+    ];
+    for cidr in vip_cidrs.iter().filter(|c| Family::of(&c.ip()) == layout.family) {
+        let (network, mask) = (super::layout::octets(cidr.network()), super::layout::octets(cidr.mask()));
+        let nobody = vec![
+            layout.destination(0),
+            Expr::mask(reg(0), reg(0), &mask),
+            Expr::cmp(reg(0), true, &network),
+            Expr::goto(REJECT),
+        ];
+        rules.push((nobody, comment(&format!("nobody serves this in {cidr}"))));
+    }
+    rules
+}
+
+/// Whose source address has to change: only flows whose answers would not come back through us.
+fn source(layout: &Layout) -> Vec<Rule> {
+    let local = libc::RTN_LOCAL.to_ne_bytes_u32();
+    let foreign = || [Expr::source_type(reg(8)), Expr::cmp(reg(8), false, &local)];
+    // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
+    let translated = (1_u32 << 5).to_ne_bytes();
+    let mut hairpin = foreign().to_vec();
+    hairpin.extend([layout.both_addresses(0), Expr::lookup(reg(0), HAIRPIN), Expr::masquerade()]);
+    let mut past = foreign().to_vec();
+    past.extend([
+        Expr::ct(reg(0), libc::NFT_CT_STATUS),
+        Expr::mask(reg(0), reg(0), &translated),
+        Expr::cmp(reg(0), false, &[0; 4]),
+        layout.destination(0),
+        Expr::lookup(reg(0), MASQUERADE),
+        Expr::masquerade(),
+    ]);
+    vec![(hairpin, comment("a backend that dials itself")), (past, comment("backends outside the overlay"))]
+}
+
+/// `RTN_*` are bytes in `libc` and words in registers.
+trait Word {
+    fn to_ne_bytes_u32(self) -> [u8; 4];
+}
+
+impl Word for u8 {
+    fn to_ne_bytes_u32(self) -> [u8; 4] {
+        u32::from(self).to_ne_bytes()
+    }
+}
