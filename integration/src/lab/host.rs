@@ -106,12 +106,15 @@ impl Host {
         self.addresses(name, addresses)
     }
 
-    /// Lays a cable from a port of this host's bridge to `link` of `other`.
+    /// Lays a cable from a port of this host's bridge to `link` of `other`; packets pass when this returns.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn cable(&self, bridge: &str, port: &str, other: &Host, link: &str) -> io::Result<()> {
-        connect(&self.netns, bridge, port, &other.netns, link)
+        connect(&self.netns, bridge, port, &other.netns, link)?;
+        net::until_running(self, port)?;
+        net::until_running(self, bridge)?;
+        net::until_running(other, link)
     }
 
     /// Lets frames leave by the bridge port that they came from. A container needs it to reach itself through its node

@@ -1,16 +1,27 @@
 //! What labs ask of rtnetlink(7) beyond `mesh_agent::sys::link`.
 
 use super::host::Host;
+use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
 use rtnetlink::{
     Handle, LinkBridgePort, RouteMessageBuilder, new_connection,
     packet_route::{
         address::AddressHeaderFlags,
+        link::{LinkAttribute, State},
         route::{RouteScope, RouteType},
     },
 };
 use rustix::net::{AddressFamily, SocketType, netdevice::name_to_index, socket};
-use std::{fmt::Display, io, net::IpAddr};
+use std::{
+    fmt::Display,
+    io,
+    net::{IpAddr, Ipv6Addr},
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+/// Longest wait for a link to come up.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where a route leads.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +35,7 @@ pub(super) enum To {
 /// Runs requests on a netlink socket of `host`; an error gets the host's name.
 fn netlink(host: &Host, requests: impl AsyncFnOnce(Handle) -> io::Result<()> + Send) -> io::Result<()> {
     let done = host.netns().run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let (connection, handle, _) = new_connection()?;
             let serving = tokio::spawn(connection);
@@ -55,6 +66,9 @@ pub(super) fn add_addresses(host: &Host, link: &str, addresses: &[IpNetwork]) ->
             // Usable when this returns: nobody else has an address of a lab (RFC 4862 section 5.4 would wait).
             request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
             request.execute().await.map_err(of(a))?;
+            if let IpAddr::V6(address) = a.ip() {
+                until_heard(link, address).await?;
+            }
         }
         Ok(())
     })
@@ -90,4 +104,44 @@ pub(super) fn hairpin(host: &Host, port: &str) -> io::Result<()> {
 /// When the prefix is longer than the address.
 pub(crate) fn network(address: impl Into<IpAddr>, prefix: u8) -> IpNetwork {
     IpNetwork::new(address.into(), prefix).expect("labs are laid with fitting prefixes")
+}
+
+/// Waits until a link carries packets. One that was just set up drops them until a worker of the kernel has noticed.
+pub(super) fn until_running(host: &Host, link: &str) -> io::Result<()> {
+    netlink(host, async |handle| {
+        until(&format!("{link} is up"), async || {
+            let mut found = pin!(handle.link().get().match_name(link.to_owned()).execute());
+            let found = found.try_next().await.map_err(of(link))?;
+            let up = |a: &LinkAttribute| *a == LinkAttribute::OperState(State::Up);
+            Ok(found.is_some_and(|link| link.attributes.iter().any(up)))
+        })
+        .await
+    })
+}
+
+/// Waits until `address` of `link` hears the question who has it (RFC 4861 section 4.3): a worker of the kernel joins
+/// the group that is asked, and a question that comes before is asked again after a second.
+async fn until_heard(link: &str, address: Ipv6Addr) -> io::Result<()> {
+    let [.., a, b, c] = address.octets();
+    let group = format!("ff0200000000000000000001ff{a:02x}{b:02x}{c:02x}");
+    until(&format!("{address} is heard"), async || {
+        let groups = std::fs::read_to_string("/proc/thread-self/net/igmp6")?;
+        let joined = |line: &str| {
+            let mut words = line.split_whitespace().skip(1);
+            words.next() == Some(link) && words.next() == Some(group.as_str())
+        };
+        Ok(groups.lines().any(joined))
+    })
+    .await
+}
+
+async fn until(what: &str, condition: impl AsyncFn() -> io::Result<bool>) -> io::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !condition().await? {
+        if Instant::now() > end {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("never: {what}")));
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(())
 }
