@@ -3,7 +3,7 @@
 //! ```text
 //!   clients 10.9.0.0/16 ──10.10.0.0/24── node ──10.11.0.0/24── elsewhere: has every other address and refuses
 //!                                          │                   aloud whatever is dialled there
-//!                                10.44.0.1/16 (a bridge) 
+//!                                10.44.0.1/16 (a bridge)
 //!                                          │
 //!                            backends: one namespace, an address for every instance
 //! ```

@@ -164,7 +164,8 @@ impl<P: PlaneUnderTest> World<P> {
         let mut front = self.front(Protocol::Tcp);
         front.frontend.scheduler = scheduler;
         let report = self.put.plane().apply(&[Op::PutFrontend(front.entry().frontend)]).await;
-        let refused = |e: &ApplyError| matches!(e, ApplyError::Unsupported { reason, .. } if !reason.is_empty());
+        let refused =
+            |e: &ApplyError| matches!(e, ApplyError::Unsupported { reason, .. } if !reason.is_empty());
         assert!(report.failed.len() == 1 && refused(&report.failed[0].1), "{scheduler}: {report:?}");
         assert_eq!(self.observed().await, self.table, "{scheduler} was refused");
         false

@@ -1,10 +1,9 @@
 //! The packets of a host, as tcpdump(8) prints them.
 
-use super::host::Host;
+use super::{host::Host, process::Process};
 use std::{
     collections::VecDeque,
     io::{self, BufRead, BufReader},
-    process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
@@ -16,7 +15,7 @@ const KEPT: usize = 1000;
 #[derive(Debug)]
 pub struct Capture {
     host: Host,
-    child: Child,
+    _process: Process,
     lines: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -26,21 +25,11 @@ impl Capture {
     /// # Errors
     /// When tcpdump is absent or refuses, with its own words.
     pub fn start(host: &Host, filter: &str) -> io::Result<Capture> {
-        let mut child = host
-            .inside(|| {
-                Command::new("tcpdump")
-                    .args(["-i", "any", "-nn", "-l", "--immediate-mode", filter])
-                    .stdin(Stdio::null())
-                    .stdout(Stdio::piped())
-                    .stderr(Stdio::piped())
-                    .spawn()
-            })
-            .flatten()
-            .map_err(|e| io::Error::new(e.kind(), format!("tcpdump: {e}")))?;
+        let arguments = ["-i", "any", "-nn", "-l", "--immediate-mode", filter];
+        let mut process = Process::start(host, "tcpdump", &arguments)?;
+        let (out, err) = process.output().ok_or(io::ErrorKind::BrokenPipe)?;
         let lines = Arc::<Mutex<VecDeque<String>>>::default();
-        let (out, err) = (child.stdout.take(), child.stderr.take());
-        let capture = Capture { host: host.clone(), child, lines: Arc::clone(&lines) };
-        let (Some(out), Some(err)) = (out, err) else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        let capture = Capture { host: host.clone(), _process: process, lines: Arc::clone(&lines) };
         let mut said = BufReader::new(err);
         let mut words = String::new();
         while !words.contains("listening on") {
@@ -48,7 +37,7 @@ impl Capture {
                 return Err(io::Error::other(format!("tcpdump {filter}: {words}")));
             }
         }
-        // Both end with the child, which ends with the capture.
+        // Both end with the process, which ends with the capture.
         thread::spawn(move || io::copy(&mut said, &mut io::sink()));
         thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(Result::ok) {
@@ -72,13 +61,5 @@ impl Capture {
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
-    }
-}
-
-impl Drop for Capture {
-    fn drop(&mut self) {
-        if self.child.kill().is_ok() {
-            drop(self.child.wait());
-        }
     }
 }

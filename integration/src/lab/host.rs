@@ -2,12 +2,14 @@
 
 use ipnetwork::IpNetwork;
 use mesh_agent::sys::{
-    link::{add_bridge, connect, set_up},
+    link::{add_bridge, set_up},
     netns::Netns,
 };
 use std::{
+    fs::File,
     io,
     net::IpAddr,
+    os::fd::{AsRawFd, RawFd},
     process::{Command, Output},
     sync::Arc,
 };
@@ -21,6 +23,8 @@ pub struct Host {
     /// What messages call it.
     pub name: String,
     netns: Arc<Netns>,
+    /// The namespace as a file, for netlink messages that name it.
+    file: Arc<File>,
 }
 
 impl Host {
@@ -30,7 +34,9 @@ impl Host {
     /// # Errors
     /// What the kernel says, `EPERM` without `CAP_SYS_ADMIN`.
     pub fn new(name: &str) -> io::Result<Host> {
-        let host = Host { name: name.to_owned(), netns: Arc::new(Netns::new()?) };
+        let netns = Netns::new()?;
+        let file = netns.run(|| File::open("/proc/thread-self/ns/net")).flatten()?;
+        let host = Host { name: name.to_owned(), netns: Arc::new(netns), file: Arc::new(file) };
         set_up(&host.netns, "lo", true)?;
         for which in ["all", "default"] {
             host.sysctl(&format!("net/ipv6/conf/{which}/accept_dad"), "0")?;
@@ -42,6 +48,10 @@ impl Host {
     #[must_use]
     pub fn netns(&self) -> &Netns {
         &self.netns
+    }
+
+    pub(super) fn namespace_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Does `work` in the namespace and waits: sockets and processes that it makes are in there for good, tokio's too
@@ -111,10 +121,7 @@ impl Host {
     /// # Errors
     /// What the kernel says.
     pub fn cable(&self, bridge: &str, port: &str, other: &Host, link: &str) -> io::Result<()> {
-        connect(&self.netns, bridge, port, &other.netns, link)?;
-        net::until_running(self, port)?;
-        net::until_running(self, bridge)?;
-        net::until_running(other, link)
+        net::cable(self, bridge, port, other, link)
     }
 
     /// Lets frames leave by the bridge port that they came from. A container needs it to reach itself through its node

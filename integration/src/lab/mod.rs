@@ -15,10 +15,12 @@ mod capture;
 mod host;
 mod hosts;
 pub(crate) mod net;
+mod process;
 
 pub use capture::Capture;
 pub use host::Host;
 pub use hosts::Hosts;
+pub use process::Process;
 
 use ipnetwork::IpNetwork;
 use std::{

@@ -4,10 +4,10 @@ use super::host::Host;
 use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
 use rtnetlink::{
-    Handle, LinkBridgePort, RouteMessageBuilder, new_connection,
+    Handle, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection,
     packet_route::{
         address::AddressHeaderFlags,
-        link::{LinkAttribute, State},
+        link::{InfoData, InfoVeth, LinkAttribute, State},
         route::{RouteScope, RouteType},
     },
 };
@@ -57,6 +57,23 @@ pub(super) fn index(name: &str) -> io::Result<u32> {
     name_to_index(&socket, name).map_err(|e| io::Error::new(e.kind(), format!("link {name}: {e}")))
 }
 
+/// See [`Host::cable`]. The far end is made where it belongs, so that nobody here may have its name.
+pub(super) fn cable(host: &Host, bridge: &str, port: &str, other: &Host, link: &str) -> io::Result<()> {
+    netlink(host, async |handle| {
+        let far = LinkUnspec::new_with_name(link).setns_by_fd(other.namespace_fd()).build();
+        let pair = LinkVeth::new(port, link)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+            .controller(index(bridge)?)
+            .up()
+            .build();
+        handle.link().add(pair).execute().await.map_err(of(port))
+    })?;
+    other.set_up(link, true)?;
+    until_running(host, port)?;
+    until_running(host, bridge)?;
+    until_running(other, link)
+}
+
 /// See [`Host::addresses`].
 pub(super) fn add_addresses(host: &Host, link: &str, addresses: &[IpNetwork]) -> io::Result<()> {
     netlink(host, async |handle| {
@@ -82,9 +99,7 @@ pub(super) fn add_route(host: &Host, network: IpNetwork, to: To) -> io::Result<(
             .map_err(io::Error::other)?;
         let route = match to {
             To::Neighbour(via) => route.gateway(via).map_err(io::Error::other)?,
-            To::Itself => {
-                route.kind(RouteType::Local).scope(RouteScope::Host).output_interface(index("lo")?)
-            }
+            To::Itself => route.kind(RouteType::Local).scope(RouteScope::Host).output_interface(index("lo")?),
         };
         handle.route().add(route.build()).execute().await.map_err(of(network))
     })
@@ -107,7 +122,7 @@ pub(crate) fn network(address: impl Into<IpAddr>, prefix: u8) -> IpNetwork {
 }
 
 /// Waits until a link carries packets. One that was just set up drops them until a worker of the kernel has noticed.
-pub(super) fn until_running(host: &Host, link: &str) -> io::Result<()> {
+fn until_running(host: &Host, link: &str) -> io::Result<()> {
     netlink(host, async |handle| {
         until(&format!("{link} is up"), async || {
             let mut found = pin!(handle.link().get().match_name(link.to_owned()).execute());
