@@ -1,10 +1,11 @@
 //! Multi-node tests: a harness that starts agents and reads like a sentence, and the data-plane contract suite.
 //!
 //! `Mesh::of(3).start(agent_binary!())` gives a running mesh; `mesh.node(3).whoami(8080)` asks it as a user would;
-//! `until(what, BOUND, condition)` waits.
+//! `until(what, BOUND, condition)` waits. `Lab::of(3)` gives hosts that are network namespaces.
 
 mod command;
 pub mod contract;
+pub mod lab;
 mod load;
 mod loopback;
 mod mesh;

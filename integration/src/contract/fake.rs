@@ -1,11 +1,11 @@
 //! The reference plane: flows are those it models.
 
-use super::fixture::{Dialed, PlaneUnderTest, Said};
+use super::fixture::{Dialed, PlaneUnderTest, Said, backend};
 use mesh_agent::{
     dataplane::fake::{FakePlane, FlowId, FlowState, Opening},
-    plan::{Backend, BackendId, BackendState},
+    plan::Backend,
 };
-use mesh_control::model::{Name, Protocol};
+use mesh_control::model::Protocol;
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -60,16 +60,14 @@ impl PlaneUnderTest for FakeFixture {
         SocketAddr::from(([10, 96, high, low], 80))
     }
 
+    fn published(&mut self) -> SocketAddr {
+        let number = self.number();
+        SocketAddr::from(([192, 0, 2, 1], 20_000 + number))
+    }
+
     async fn serve(&mut self, instance: &str, _ports: u16) -> Backend {
         let [high, low] = self.number().to_be_bytes();
-        let name = |text| Name::new(text).expect("scenarios use good names");
-        Backend {
-            id: BackendId { instance: name(instance), node: name("n2") },
-            address: [10, 0, high, low].into(),
-            port: 8080,
-            weight: 100,
-            state: BackendState::Active,
-        }
+        backend(instance, [10, 0, high, low].into(), 8080)
     }
 
     fn client(&self, n: u16) -> IpAddr {

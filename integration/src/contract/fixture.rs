@@ -1,10 +1,13 @@
 //! What a data plane brings to the suite.
 
-use mesh_agent::{dataplane::DataPlane, plan::Backend};
-use mesh_control::model::Protocol;
+use mesh_agent::{
+    dataplane::DataPlane,
+    plan::{Backend, BackendId, BackendState},
+};
+use mesh_control::model::{Name, Protocol};
 use std::{
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// What a client meets when it opens a flow and speaks once.
@@ -58,6 +61,11 @@ pub trait PlaneUnderTest: Sized {
     /// A client's end of a flow; dropping it hangs up.
     type Flow;
 
+    /// Whether it can run here; what it lacks is printed, and `CI` skips nothing.
+    fn possible() -> bool {
+        true
+    }
+
     /// An empty plane, nothing behind it.
     async fn start() -> Self;
 
@@ -79,6 +87,9 @@ pub trait PlaneUnderTest: Sized {
 
     /// An address and port that nobody uses, for a frontend; the next `ports - 1` ports are free too.
     fn vip(&mut self, ports: u16) -> SocketAddr;
+
+    /// An address of the node itself on which clients dial published ports, and a port that nobody uses.
+    fn published(&mut self) -> SocketAddr;
 
     /// Starts an instance that answers its name on a TCP and a UDP port of the same number, and on as many after it.
     /// Returns it as a backend: active, weight 100.
@@ -110,4 +121,25 @@ pub trait PlaneUnderTest: Sized {
 
     /// Lets a little time pass between two looks at a condition.
     async fn tick(&mut self);
+}
+
+/// An instance on another node as a backend: active, weight 100.
+///
+/// # Panics
+/// When `instance` is no name.
+pub(super) fn backend(instance: &str, address: IpAddr, port: u16) -> Backend {
+    let name = |text| Name::new(text).expect("scenarios use good names");
+    Backend {
+        id: BackendId { instance: name(instance), node: name("n2") },
+        address,
+        port,
+        weight: 100,
+        state: BackendState::Active,
+    }
+}
+
+/// The system's clock, in milliseconds.
+pub(super) fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -43,11 +43,11 @@ pub async fn a_policy_change_keeps_flows<P: PlaneUnderTest>() {
 pub async fn a_published_port_works_without_a_local_instance<P: PlaneUnderTest>() {
     let mut w = World::<P>::start().await;
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        let (open, far) = (w.put.vip(1), w.put.serve("far", 1).await);
+        let (open, far) = (w.put.published(), w.put.serve("far", 1).await);
         let view = published(open, protocol, &far);
         let name = |text| Name::new(text).expect("a good name");
         let node = |text| NodeFacts { name: name(text), zone: None };
-        let policy = Policy { publish: vec![open.ip()], families: vec![Family::V4] };
+        let policy = Policy { publish: vec![open.ip()], families: vec![Family::of(&open.ip())] };
         assert_ne!(far.id.node, name("elsewhere"));
         let mut table = w.table.clone();
         table.extend(

@@ -2,7 +2,7 @@
 
 use super::fixture::{Dialed, PlaneUnderTest, Said};
 use mesh_agent::{
-    dataplane::{DataPlane, Explanation, Flow},
+    dataplane::{ApplyError, DataPlane, Explanation, Flow},
     plan::{Backend, BackendState, Entry, Frontend, FrontendKey, Listen, Op, Table, diff},
 };
 use mesh_control::model::{NoBackend, PortRange, Protocol, Scheduler, ServiceKey};
@@ -151,6 +151,24 @@ impl<P: PlaneUnderTest> World<P> {
         let report = self.put.plane().apply(ops).await;
         assert!(report.failed.is_empty(), "{:?}", report.failed);
         assert_eq!(report.applied, ops.len());
+    }
+
+    /// Whether the plane has this scheduler. One that has not refuses it with a reason and changes nothing.
+    ///
+    /// # Panics
+    /// When it does otherwise.
+    pub async fn honours(&mut self, scheduler: Scheduler) -> bool {
+        if self.put.plane().capabilities().schedulers.contains(&scheduler) {
+            return true;
+        }
+        let mut front = self.front(Protocol::Tcp);
+        front.frontend.scheduler = scheduler;
+        let report = self.put.plane().apply(&[Op::PutFrontend(front.entry().frontend)]).await;
+        let refused =
+            |e: &ApplyError| matches!(e, ApplyError::Unsupported { reason, .. } if !reason.is_empty());
+        assert!(report.failed.len() == 1 && refused(&report.failed[0].1), "{scheduler}: {report:?}");
+        assert_eq!(self.observed().await, self.table, "{scheduler} was refused");
+        false
     }
 
     /// What the plane says it holds.

@@ -1,0 +1,226 @@
+//! Real clients and real instances in namespaces, for planes that program the kernel of a node.
+//!
+//! ```text
+//!   clients 10.9.0.0/16 ──10.10.0.0/24── node ──10.11.0.0/24── elsewhere: has every other address and refuses
+//!                                          │                   aloud whatever is dialled there
+//!                                10.44.0.1/16 (a bridge)
+//!                                          │
+//!                            backends: one namespace, an address for every instance
+//! ```
+//!
+//! In IPv6 the same with fd09::/64, fd10::/64, fd11::/64, fd44::/64. VIPs are 10.96.h.l and fd96::n.
+
+use super::{
+    fixture::{Dialed, PlaneUnderTest, Said, backend, unix_millis},
+    talk::{self, Opened, SocketFlow},
+};
+use crate::lab::{self, Host, Hosts};
+use ipnetwork::IpNetwork;
+use mesh_agent::{dataplane::DataPlane, plan::Backend};
+use mesh_control::model::Protocol;
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+use tokio::task::JoinSet;
+
+/// The node's link to the client, to elsewhere, and its bridge of the backends.
+const LINKS: [&str; 3] = ["clients", "uplink", "backends"];
+
+/// How to make a plane of the kernel.
+pub trait KernelPlane {
+    /// The plane.
+    type Plane: DataPlane + Send;
+
+    /// A new run of it. Called on a thread that is in the node's namespace, with tokio's runtime entered.
+    fn make() -> Self::Plane;
+
+    /// See [`PlaneUnderTest::shards`].
+    fn shards() -> u32 {
+        1
+    }
+
+    /// See [`PlaneUnderTest::rejects_udp_beside_old_flows`].
+    fn rejects_udp_beside_old_flows() -> bool {
+        true
+    }
+}
+
+/// The fixture of a [`KernelPlane`], of one address family, with the clients on another host or on the node.
+#[derive(Debug)]
+pub struct Kernel<K: KernelPlane, const V6: bool, const ON_NODE: bool> {
+    /// All hosts; told of when a test fails, before the plane and its sockets go.
+    pub hosts: Hosts,
+    plane: Option<K::Plane>,
+    instances: JoinSet<()>,
+    handed_out: u16,
+    /// The node.
+    pub node: Host,
+    /// Where the instances are.
+    pub backends: Host,
+    /// Where the clients are.
+    pub clients: Host,
+}
+
+/// Clients of another host, IPv4.
+pub type Routed4<K> = Kernel<K, false, false>;
+/// Clients of another host, IPv6.
+pub type Routed6<K> = Kernel<K, true, false>;
+/// Clients that are processes of the node, IPv4.
+pub type OnNode4<K> = Kernel<K, false, true>;
+/// Clients that are processes of the node, IPv6.
+pub type OnNode6<K> = Kernel<K, true, true>;
+
+/// The `n`th address of one of the networks above, by its second byte.
+fn address(v6: bool, network: u8, n: u16) -> IpAddr {
+    let [high, low] = n.to_be_bytes();
+    if v6 {
+        // Digits stay digits: 96 is fd96.
+        let digits = ((network / 10) << 4) | (network % 10);
+        return [0xfd00 | u16::from(digits), 0, 0, 0, 0, 0, 0, n].into();
+    }
+    [10, network, high, low].into()
+}
+
+impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> Kernel<K, V6, ON_NODE> {
+    /// The `n`th address of a network, with the prefix of the network.
+    fn at(network: u8, n: u16) -> IpNetwork {
+        let prefix = match (V6, network) {
+            (true, _) => 64,
+            (false, 10 | 11) => 24,
+            (false, _) => 16,
+        };
+        lab::net::network(address(V6, network, n), prefix)
+    }
+
+    fn build() -> io::Result<Self> {
+        let mut hosts = Hosts::default();
+        let node = hosts.add("node")?;
+        node.forwards()?;
+        let everything = lab::everything(V6);
+        // Every refusal is told, as far as these settings reach (icmp(7)).
+        node.sysctl("net/ipv4/icmp_ratemask", "0")?;
+        node.sysctl("net/ipv6/icmp/ratelimit", "0")?;
+        let mut neighbour = |name: &str, link: usize, network: u8| {
+            let host = hosts.add(name)?;
+            node.bridge(LINKS[link], &[Self::at(network, 1)])?;
+            node.cable(LINKS[link], name, &host, "eth0")?;
+            host.addresses("eth0", &[Self::at(network, 2)])?;
+            io::Result::Ok(host)
+        };
+        let clients = neighbour("client", 0, 10)?;
+        let elsewhere = neighbour("elsewhere", 1, 11)?;
+        let backends = neighbour("backend", 2, 44)?;
+        node.hairpin("backend")?;
+        backends.route(everything, address(V6, 44, 1))?;
+        clients.route(everything, address(V6, 10, 1))?;
+        node.route(everything, address(V6, 11, 2))?;
+        elsewhere.sysctl("net/ipv4/icmp_ratemask", "0")?;
+        elsewhere.sysctl("net/ipv6/icmp/ratelimit", "0")?;
+        elsewhere.owns(everything)?;
+        for network in [9, 44] {
+            elsewhere.route(Self::at(network, 0), address(V6, 11, 1))?;
+        }
+        if ON_NODE {
+            node.owns(Self::at(9, 0))?;
+        } else {
+            node.route(Self::at(9, 0), address(V6, 10, 2))?;
+            clients.owns(Self::at(9, 0))?;
+        }
+        let clients = if ON_NODE { node.clone() } else { clients };
+        Ok(Kernel { plane: None, instances: JoinSet::new(), handed_out: 0, node, backends, clients, hosts })
+    }
+
+    fn number(&mut self) -> u16 {
+        self.handed_out += 1;
+        self.handed_out
+    }
+}
+
+impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> PlaneUnderTest for Kernel<K, V6, ON_NODE> {
+    type Plane = K::Plane;
+    type Flow = SocketFlow;
+
+    fn possible() -> bool {
+        lab::possible()
+    }
+
+    async fn start() -> Self {
+        Self::build().expect("a lab")
+    }
+
+    fn plane(&mut self) -> &mut K::Plane {
+        let node = &self.node;
+        self.plane.get_or_insert_with(|| node.inside(K::make).expect("the node's namespace"))
+    }
+
+    async fn restart(&mut self) {
+        // The old run ends before the next begins, as with a process.
+        self.plane = None;
+        self.plane();
+    }
+
+    fn shards(&self) -> u32 {
+        K::shards()
+    }
+
+    fn rejects_udp_beside_old_flows(&self) -> bool {
+        K::rejects_udp_beside_old_flows()
+    }
+
+    fn vip(&mut self, _ports: u16) -> SocketAddr {
+        (address(V6, 96, self.number()), 80).into()
+    }
+
+    fn published(&mut self) -> SocketAddr {
+        (address(V6, 10, 1), 20_000 + self.number()).into()
+    }
+
+    async fn serve(&mut self, instance: &str, ports: u16) -> Backend {
+        // The first two are the bridge's and the namespace's own.
+        let own = Self::at(44, self.number() + 2);
+        self.backends.addresses("eth0", &[own]).expect("a new address");
+        let opened = self.backends.inside(|| Opened::at(own.ip(), ports)).flatten();
+        let opened = opened.expect("free ports of an address of its own");
+        let port = opened.serve(instance, &mut self.instances).expect("sockets that were just opened");
+        backend(instance, own.ip(), port)
+    }
+
+    fn client(&self, n: u16) -> IpAddr {
+        address(V6, 9, n)
+    }
+
+    async fn dial(
+        &mut self,
+        client: IpAddr,
+        to: SocketAddr,
+        protocol: Protocol,
+        patience: Duration,
+    ) -> Dialed<SocketFlow> {
+        // A backend may be a client too.
+        let host = if Self::at(44, 0).contains(client) { &self.backends } else { &self.clients };
+        let socket = host.inside(|| talk::client(client, protocol)).flatten();
+        talk::dial(socket.unwrap_or_else(|e| panic!("{client}: {e}")), to, protocol, patience).await
+    }
+
+    async fn say(&mut self, flow: &mut SocketFlow, patience: Duration) -> Said {
+        flow.say(patience).await
+    }
+
+    async fn half_close(&mut self, flow: &mut SocketFlow, patience: Duration) -> Said {
+        flow.half_close(patience).await
+    }
+
+    async fn hang_up(&mut self, flow: SocketFlow) {
+        drop(flow);
+    }
+
+    fn now(&self) -> u64 {
+        unix_millis()
+    }
+
+    async fn tick(&mut self) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
