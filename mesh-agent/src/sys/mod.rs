@@ -1,5 +1,6 @@
 //! The only code that talks to the kernel beside the data planes.
 
+pub mod conntrack;
 pub mod file;
 pub mod link;
 pub mod netns;
