@@ -177,7 +177,7 @@ impl Shape {
                 rule.push(Expr::map(reg(0), reg(at), IDS));
                 rule.push(layout.source(at + 2));
                 // Data of an element that is there would stay as it is.
-                rule.push(Expr::forget(reg(at), AFFINITY));
+                rule.push(Expr::forget(reg(at), reg(id), AFFINITY));
                 rule.push(Expr::learn(reg(at), Some(reg(id)), AFFINITY, Some(ms)));
                 rule.push(Expr::map(reg(0), reg(at), BACKENDS));
             } else {

@@ -264,10 +264,10 @@ impl Expr {
         expr
     }
 
-    /// Takes the key out of a set (`NFT_DYNSET_OP_DELETE`).
+    /// Takes the key out of a map (`NFT_DYNSET_OP_DELETE`); the kernel wants a register for data here too.
     #[must_use]
-    pub fn forget(key: u32, set: &str) -> Expr {
-        Self::dynset(key, set, 2)
+    pub fn forget(key: u32, data: u32, set: &str) -> Expr {
+        Self::dynset(key, set, 2).and(sys::NFTNL_EXPR_DYNSET_SREG_DATA, Value::U32(data))
     }
 
     /// Puts the key into a set and goes on only while at most `most` flows are counted at it.

@@ -1,0 +1,179 @@
+//! Netlink messages and attributes as bytes (netlink(7); uapi `linux/netlink.h`, `linux/netfilter/nfnetlink.h`).
+
+use std::net::IpAddr;
+
+/// `struct nlmsghdr`: length, type, flags, sequence number, port.
+const HEADER: usize = 16;
+/// `struct nfgenmsg`: family, version 0, resource id.
+const NFGEN: usize = 4;
+/// `NFNL_SUBSYS_CTNETLINK`, the upper byte of a message's type.
+const SUBSYSTEM: u16 = 1;
+const NLA_F_NESTED: u16 = 1 << 15;
+/// Without the two flags an attribute's type can carry.
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+/// A request while it is built.
+pub(super) struct Request(Vec<u8>);
+
+impl Request {
+    /// A request of conntrack's `IPCTNL_MSG_CT_*`; `family` is `AF_*`.
+    pub(super) fn new(message: u16, flags: u16, family: u8) -> Request {
+        let mut bytes = vec![0; HEADER];
+        bytes[4..6].copy_from_slice(&(SUBSYSTEM << 8 | message).to_ne_bytes());
+        bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+        bytes.extend([family, 0, 0, 0]);
+        Request(bytes)
+    }
+
+    /// Adds an attribute. Values are a few bytes here, so lengths fit.
+    pub(super) fn put(&mut self, kind: u16, value: &[u8]) {
+        let start = self.open(kind);
+        self.0.extend_from_slice(value);
+        self.close(start);
+    }
+
+    pub(super) fn put_u32(&mut self, kind: u16, value: u32) {
+        self.put(kind, &value.to_be_bytes());
+    }
+
+    /// `v4` or `v6` is the attribute's type.
+    pub(super) fn put_ip(&mut self, v4: u16, v6: u16, address: IpAddr) {
+        match address {
+            IpAddr::V4(address) => self.put(v4, &address.octets()),
+            IpAddr::V6(address) => self.put(v6, &address.octets()),
+        }
+    }
+
+    /// Adds an attribute that holds others.
+    pub(super) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Request)) {
+        let start = self.open(kind | NLA_F_NESTED);
+        fill(self);
+        self.close(start);
+    }
+
+    fn open(&mut self, kind: u16) -> usize {
+        let start = self.0.len();
+        self.0.extend([0, 0]);
+        self.0.extend(kind.to_ne_bytes());
+        start
+    }
+
+    fn close(&mut self, start: usize) {
+        let length = u16::try_from(self.0.len() - start).unwrap_or(u16::MAX);
+        self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    /// The bytes to send, with their length and `sequence` filled in.
+    pub(super) fn finish(&mut self, sequence: u32) -> &[u8] {
+        let length = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        self.0[..4].copy_from_slice(&length.to_ne_bytes());
+        self.0[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        &self.0
+    }
+}
+
+/// What one message of an answer says.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Answer<'a> {
+    /// The attributes of an entry, or of the table's figures.
+    Data(Attributes<'a>),
+    /// The end, with the error number (0 is well done).
+    End(i32),
+    /// Anything else.
+    Other,
+}
+
+/// The messages of a datagram with their sequence numbers; `Err` at one that is cut short, which is the last.
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<(u32, Answer<'_>), ()>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let message = message(rest);
+        rest = match &message {
+            Some((length, ..)) => rest.get(length.next_multiple_of(4)..).unwrap_or_default(),
+            None => &[],
+        };
+        Some(message.map(|(_, sequence, answer)| (sequence, answer)).ok_or(()))
+    })
+}
+
+fn message(bytes: &[u8]) -> Option<(usize, u32, Answer<'_>)> {
+    let length = usize::try_from(u32_at(bytes, 0)?).ok()?;
+    let kind = u16_at(bytes, 4)?;
+    let sequence = u32_at(bytes, 8)?;
+    let payload = bytes.get(HEADER..length)?;
+    // The lower numbers are common to all of netlink: 2 is NLMSG_ERROR, 3 NLMSG_DONE; a negative errno follows.
+    let answer = match kind {
+        2 => Answer::End(error(payload)?),
+        3 => Answer::End(error(payload).unwrap_or(0)),
+        kind if kind >> 8 == SUBSYSTEM => Answer::Data(Attributes(payload.get(NFGEN..)?)),
+        _ => Answer::Other,
+    };
+    Some((length, sequence, answer))
+}
+
+fn error(payload: &[u8]) -> Option<i32> {
+    let bytes = payload.get(..4)?.try_into().ok()?;
+    Some(i32::from_ne_bytes(bytes).saturating_neg())
+}
+
+/// Attributes in a row: (type, value). It ends at one that is cut short.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, Value<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = usize::from(u16_at(self.0, 0)?);
+        let kind = u16_at(self.0, 2)? & NLA_TYPE_MASK;
+        let value = self.0.get(4..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, Value(value)))
+    }
+}
+
+/// An attribute's value. Numbers are big-endian, and `None` when the length is another's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Value<'a>(&'a [u8]);
+
+impl<'a> Value<'a> {
+    pub(super) fn bytes<const N: usize>(self) -> Option<[u8; N]> {
+        self.0.try_into().ok()
+    }
+
+    pub(super) fn u16(self) -> Option<u16> {
+        self.bytes().map(u16::from_be_bytes)
+    }
+
+    pub(super) fn u32(self) -> Option<u32> {
+        self.bytes().map(u32::from_be_bytes)
+    }
+
+    pub(super) fn u64(self) -> Option<u64> {
+        self.bytes().map(u64::from_be_bytes)
+    }
+
+    pub(super) fn ip(self) -> Option<IpAddr> {
+        match self.0.len() {
+            4 => self.bytes::<4>().map(IpAddr::from),
+            _ => self.bytes::<16>().map(IpAddr::from),
+        }
+    }
+
+    /// The attributes in it.
+    pub(super) fn nested(self) -> Attributes<'a> {
+        Attributes(self.0)
+    }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
