@@ -103,7 +103,15 @@ pub(super) fn chains(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Base> {
     };
     let reset = || {
         let mark = RESET.to_ne_bytes();
-        let marked = [Expr::ct(reg(1), libc::NFT_CT_MARK), Expr::cmp(reg(1), true, &mark), Expr::tcp_reset()];
+        let marked = [
+            Expr::ct(reg(1), libc::NFT_CT_MARK),
+            Expr::cmp(reg(1), true, &mark),
+            // Not the resets themselves: RST is bit 2 of the flags at byte 13 (RFC 9293 section 3.1).
+            Expr::transport(reg(1), 13, 1),
+            Expr::mask(reg(1), reg(1), &[4]),
+            Expr::cmp(reg(1), true, &[0]),
+            Expr::tcp_reset(),
+        ];
         vec![(tcp(marked.to_vec()), comment("connections that lost their backend"))]
     };
     let refuse = vec![
