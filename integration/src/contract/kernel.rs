@@ -12,6 +12,7 @@
 
 use super::{
     fixture::{Dialed, PlaneUnderTest, Said, backend, unix_millis},
+    hosted::Hosted,
     talk::{self, Opened, SocketFlow},
 };
 use crate::lab::{self, Host, Hosts};
@@ -55,12 +56,11 @@ pub struct Kernel<K: KernelPlane, const V6: bool, const ON_NODE: bool> {
     plane: Option<K::Plane>,
     instances: JoinSet<()>,
     handed_out: u16,
-    /// The node.
-    pub node: Host,
+    node: Host,
     /// Where the instances are.
-    pub backends: Host,
+    backends: Host,
     /// Where the clients are.
-    pub clients: Host,
+    clients: Host,
 }
 
 /// Clients of another host, IPv4.
@@ -222,5 +222,19 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> PlaneUnderTest for Ker
 
     async fn tick(&mut self) {
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> Hosted for Kernel<K, V6, ON_NODE> {
+    fn node(&self) -> &Host {
+        &self.node
+    }
+
+    fn clients(&self) -> &Host {
+        &self.clients
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        [10, 11, 44].map(|network| address(V6, network, 1)).into()
     }
 }
