@@ -150,7 +150,8 @@ async fn moby_53141_a_node_whose_link_was_down_is_answered_again_without_a_touch
         let spawn = async move { Ok(Agent::spawn(agent_binary!(), &place)?) };
         agents.push(inside(netns, spawn).await.expect("it starts"));
     }
-    let nodes: Vec<Node> = layout.nodes.iter().map(|place| Node { place: place.clone() }).collect();
+    let nodes: Vec<Node> =
+        layout.nodes.iter().map(|place| Node { place: place.clone(), host: None }).collect();
     let others: Vec<(&Node, &Arc<Netns>)> = nodes.iter().zip(&network.nodes).take(2).collect();
     let port = layout.services[0].port;
 
