@@ -82,6 +82,10 @@ macro_rules! contract_suite_hosted {
         $crate::contract_tests! { $fixture;
             hosted::the_backend_sees_the_clients_own_address,
             hosted::a_port_published_everywhere_is_open_on_every_address_and_shadows_no_other,
+            hosted::a_range_of_two_hundred_ports_is_open,
+            hosted::a_rolling_update_of_32_instances_fails_nobody,
+            hosted::an_idle_connection_is_kept,
+            hosted::containers_of_one_bridge_reach_each_other_and_themselves,
             hosted::no_connection_fails_while_backends_change,
             hosted::tables_of_others_stay_as_they_are,
         }
