@@ -3,8 +3,10 @@
 //! `Mesh::of(3).start(agent_binary!())` gives a running mesh; `mesh.node(3).whoami(8080)` asks it as a user would;
 //! `until(what, BOUND, condition)` waits. `Lab::of(3)` gives hosts that are network namespaces.
 
+mod agents;
 mod command;
 pub mod contract;
+mod host_mesh;
 pub mod lab;
 mod load;
 mod loopback;
@@ -12,7 +14,9 @@ mod mesh;
 mod node;
 mod wait;
 
+pub use agents::Agents;
 pub use command::{Ran, ran};
+pub use host_mesh::HostMesh;
 pub use load::{Load, Seen};
 pub use loopback::LoopbackNet;
 pub use mesh::{Mesh, MeshBuilder};

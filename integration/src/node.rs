@@ -1,10 +1,11 @@
 //! What a test asks of one node, as a user would: `dig`, an HTTP request, a datagram, the admin socket.
 
+use crate::lab::Host;
 use anyhow::{Context, Result, bail, ensure};
 use mesh_agent::demo::layout;
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 use tokio::{
@@ -22,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub struct Node {
     /// Its addresses and files.
     pub place: layout::Node,
+    /// The host it runs in, if not this one: what is asked of it is asked there.
+    pub host: Option<Host>,
 }
 
 /// What `dig` printed.
@@ -55,13 +58,16 @@ impl Node {
     /// When dig is absent, or no answer came.
     pub async fn dig(&self, name: &str, kind: &str, more: &[&str]) -> Result<DigAnswer> {
         let dns = self.place.dns();
-        let output = Command::new("dig")
-            .args(["+tries=1", "+time=2", "+noall", "+comments", "+answer", "+authority"])
-            .args(more)
-            .args([&format!("@{}", dns.ip()), "-p", &dns.port().to_string(), name, kind])
-            .output()
-            .await
-            .context("cannot run dig (Debian: bind9-dnsutils)")?;
+        let mut dig = Command::new("dig");
+        dig.args(["+tries=1", "+time=2", "+noall", "+comments", "+answer", "+authority"]).args(more).args([
+            &format!("@{}", dns.ip()),
+            "-p",
+            &dns.port().to_string(),
+            name,
+            kind,
+        ]);
+        let output = async move { dig.output().await };
+        let output = self.there(output).await?.context("cannot run dig (Debian: bind9-dnsutils)")?;
         let text = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "dig {name} {kind} at {dns}: {}", text.trim());
         parse_dig(&text).with_context(|| format!("dig {name} {kind} at {dns} printed: {text}"))
@@ -80,7 +86,7 @@ impl Node {
     /// # Errors
     /// When the request fails or takes too long.
     pub async fn whoami(&self, published: u16) -> Result<Whoami> {
-        whoami((self.place.address, published).into()).await
+        self.there(whoami((self.place.address, published).into())).await?
     }
 
     /// GETs a path of the admin API; the status and the JSON.
@@ -102,7 +108,19 @@ impl Node {
     /// # Errors
     /// When the request fails.
     pub async fn metrics(&self, path: &str) -> Result<(u16, String)> {
-        http_get(self.place.metrics(), path).await
+        let (at, path) = (self.place.metrics(), path.to_owned());
+        self.there(async move { http_get(at, &path).await }).await?
+    }
+
+    /// Runs a future in the node's host.
+    async fn there<F>(&self, future: F) -> std::io::Result<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        match &self.host {
+            Some(host) => host.within(future).await,
+            None => Ok(future.await),
+        }
     }
 }
 
@@ -111,12 +129,12 @@ impl Node {
 /// # Errors
 /// When the request fails or takes too long.
 pub async fn http_get(at: SocketAddr, path: &str) -> Result<(u16, String)> {
-    http_get_from(Ipv4Addr::UNSPECIFIED, at, path).await
+    http_get_from(Ipv4Addr::UNSPECIFIED.into(), at, path).await
 }
 
-async fn http_get_from(from: Ipv4Addr, at: SocketAddr, path: &str) -> Result<(u16, String)> {
+async fn http_get_from(from: IpAddr, at: SocketAddr, path: &str) -> Result<(u16, String)> {
     let ask = async {
-        let socket = TcpSocket::new_v4()?;
+        let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if !from.is_unspecified() {
             socket.bind((from, 0).into())?;
         }
@@ -132,14 +150,14 @@ async fn http_get_from(from: Ipv4Addr, at: SocketAddr, path: &str) -> Result<(u1
 /// # Errors
 /// When the request fails or the answer is not whoami's.
 pub async fn whoami(at: SocketAddr) -> Result<Whoami> {
-    whoami_from(Ipv4Addr::UNSPECIFIED, at).await
+    whoami_from(Ipv4Addr::UNSPECIFIED.into(), at).await
 }
 
 /// As [`whoami`], from a local address of the caller's choice.
 ///
 /// # Errors
 /// As [`whoami`].
-pub async fn whoami_from(from: Ipv4Addr, at: SocketAddr) -> Result<Whoami> {
+pub async fn whoami_from(from: IpAddr, at: SocketAddr) -> Result<Whoami> {
     let (status, body) = http_get_from(from, at, "/").await?;
     ensure!(status == 200, "{at} answered {status}: {body}");
     let lines: BTreeMap<&str, &str> = body.lines().filter_map(|l| l.split_once(": ")).collect();

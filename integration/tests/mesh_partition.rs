@@ -10,7 +10,7 @@ use mesh_agent::{
     },
     sys::netns::Netns,
 };
-use mesh_integration::{BOUND, Node, agent_binary, until, whoami};
+use mesh_integration::{BOUND, Node, agent_binary, lab, until, whoami};
 use serde_json::Value;
 use std::{
     path::PathBuf,
@@ -24,16 +24,6 @@ use tokio::{
     task::spawn_blocking,
     time::timeout,
 };
-
-/// Whether network namespaces can be made here. In CI they must be.
-fn privileged(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    assert!(root || std::env::var_os("CI").is_none(), "{test} needs root, and CI skips nothing");
-    if !root {
-        eprintln!("SKIPPED: {test} needs root for network namespaces: run it with sudo");
-    }
-    root
-}
 
 fn start() -> Child {
     Command::new(agent_binary!())
@@ -64,7 +54,7 @@ fn left(folder: &std::path::Path) -> Vec<String> {
 
 #[tokio::test]
 async fn a_partition_of_namespaces_heals_and_nothing_is_left() {
-    if !privileged("the partition demo") {
+    if !lab::possible() {
         return;
     }
     let child = start();
@@ -87,7 +77,7 @@ async fn a_partition_of_namespaces_heals_and_nothing_is_left() {
 
 #[tokio::test]
 async fn an_interrupted_split_leaves_nothing_behind() {
-    if !privileged("the interrupted partition demo") {
+    if !lab::possible() {
         return;
     }
     let child = start();
@@ -132,7 +122,7 @@ async fn state(node: &Node, of: &str) -> Result<String> {
 /// moby#53141: after a node was away for 10 to 30 s its names stayed gone until somebody touched the service.
 #[tokio::test]
 async fn moby_53141_a_node_whose_link_was_down_is_answered_again_without_a_touch() {
-    if !privileged("moby_53141") {
+    if !lab::possible() {
         return;
     }
     let folder = tempfile::Builder::new().prefix("mesh-test-").tempdir().expect("a folder");
@@ -150,7 +140,8 @@ async fn moby_53141_a_node_whose_link_was_down_is_answered_again_without_a_touch
         let spawn = async move { Ok(Agent::spawn(agent_binary!(), &place)?) };
         agents.push(inside(netns, spawn).await.expect("it starts"));
     }
-    let nodes: Vec<Node> = layout.nodes.iter().map(|place| Node { place: place.clone() }).collect();
+    let nodes: Vec<Node> =
+        layout.nodes.iter().map(|place| Node { place: place.clone(), host: None }).collect();
     let others: Vec<(&Node, &Arc<Netns>)> = nodes.iter().zip(&network.nodes).take(2).collect();
     let port = layout.services[0].port;
 

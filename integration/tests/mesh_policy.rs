@@ -51,7 +51,7 @@ async fn mesh_list(node: &Node, name: &str) -> anyhow::Result<usize> {
 }
 
 async fn from(mesh: &Mesh, client: u8, node: &Node, port: u16) -> anyhow::Result<Whoami> {
-    whoami_from(mesh.net.address(200, client), (node.place.address, port).into()).await
+    whoami_from(mesh.net.address(200, client).into(), (node.place.address, port).into()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,14 +4,15 @@
 //!   clients 10.9.0.0/16 ──10.10.0.0/24── node ──10.11.0.0/24── elsewhere: has every other address and refuses
 //!                                          │                   aloud whatever is dialled there
 //!                                10.44.0.1/16 (a bridge)
-//!                                          │
-//!                            backends: one namespace, an address for every instance
+//!                                    │         │
+//!                                two containers: instances in turns, each with an address of its own
 //! ```
 //!
 //! In IPv6 the same with fd09::/64, fd10::/64, fd11::/64, fd44::/64. VIPs are 10.96.h.l and fd96::n.
 
 use super::{
     fixture::{Dialed, PlaneUnderTest, Said, backend, unix_millis},
+    hosted::Hosted,
     talk::{self, Opened, SocketFlow},
 };
 use crate::lab::{self, Host, Hosts};
@@ -25,8 +26,8 @@ use std::{
 };
 use tokio::task::JoinSet;
 
-/// The node's link to the client, to elsewhere, and its bridge of the backends.
-const LINKS: [&str; 3] = ["clients", "uplink", "backends"];
+/// The node's bridges, each with the number of its network: of the clients, of elsewhere, of the containers.
+const LINKS: [(&str, u8); 3] = [("clients", 10), ("uplink", 11), ("backends", 44)];
 
 /// How to make a plane of the kernel.
 pub trait KernelPlane {
@@ -55,12 +56,11 @@ pub struct Kernel<K: KernelPlane, const V6: bool, const ON_NODE: bool> {
     plane: Option<K::Plane>,
     instances: JoinSet<()>,
     handed_out: u16,
-    /// The node.
-    pub node: Host,
-    /// Where the instances are.
-    pub backends: Host,
+    node: Host,
+    /// Where the instances are, in turns.
+    containers: Vec<Host>,
     /// Where the clients are.
-    pub clients: Host,
+    clients: Host,
 }
 
 /// Clients of another host, IPv4.
@@ -102,18 +102,22 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> Kernel<K, V6, ON_NODE>
         // Every refusal is told, as far as these settings reach (icmp(7)).
         node.sysctl("net/ipv4/icmp_ratemask", "0")?;
         node.sysctl("net/ipv6/icmp/ratelimit", "0")?;
-        let mut neighbour = |name: &str, link: usize, network: u8| {
+        for (link, network) in LINKS {
+            node.bridge(link, &[Self::at(network, 1)])?;
+        }
+        let mut neighbour = |name: &str, (link, network): (&str, u8), n: u16| {
             let host = hosts.add(name)?;
-            node.bridge(LINKS[link], &[Self::at(network, 1)])?;
-            node.cable(LINKS[link], name, &host, "eth0")?;
-            host.addresses("eth0", &[Self::at(network, 2)])?;
+            node.cable(link, name, &host, "eth0")?;
+            host.addresses("eth0", &[Self::at(network, n)])?;
             io::Result::Ok(host)
         };
-        let clients = neighbour("client", 0, 10)?;
-        let elsewhere = neighbour("elsewhere", 1, 11)?;
-        let backends = neighbour("backend", 2, 44)?;
-        node.hairpin("backend")?;
-        backends.route(everything, address(V6, 44, 1))?;
+        let clients = neighbour("client", LINKS[0], 2)?;
+        let elsewhere = neighbour("elsewhere", LINKS[1], 2)?;
+        let containers = vec![neighbour("even", LINKS[2], 2)?, neighbour("odd", LINKS[2], 3)?];
+        for container in &containers {
+            node.hairpin(&container.name)?;
+            container.route(everything, address(V6, 44, 1))?;
+        }
         clients.route(everything, address(V6, 10, 1))?;
         node.route(everything, address(V6, 11, 2))?;
         elsewhere.sysctl("net/ipv4/icmp_ratemask", "0")?;
@@ -129,7 +133,7 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> Kernel<K, V6, ON_NODE>
             clients.owns(Self::at(9, 0))?;
         }
         let clients = if ON_NODE { node.clone() } else { clients };
-        Ok(Kernel { plane: None, instances: JoinSet::new(), handed_out: 0, node, backends, clients, hosts })
+        Ok(Kernel { hosts, plane: None, instances: JoinSet::new(), handed_out: 0, node, containers, clients })
     }
 
     fn number(&mut self) -> u16 {
@@ -178,10 +182,11 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> PlaneUnderTest for Ker
     }
 
     async fn serve(&mut self, instance: &str, ports: u16) -> Backend {
-        // The first two are the bridge's and the namespace's own.
-        let own = Self::at(44, self.number() + 2);
-        self.backends.addresses("eth0", &[own]).expect("a new address");
-        let opened = self.backends.inside(|| Opened::at(own.ip(), ports)).flatten();
+        // The first three are the bridge's and the containers' own.
+        let number = self.number() + 3;
+        let (own, container) = (Self::at(44, number), &self.containers[usize::from(number % 2)]);
+        container.addresses("eth0", &[own]).expect("a new address");
+        let opened = container.inside(|| Opened::at(own.ip(), ports)).flatten();
         let opened = opened.expect("free ports of an address of its own");
         let port = opened.serve(instance, &mut self.instances).expect("sockets that were just opened");
         backend(instance, own.ip(), port)
@@ -199,7 +204,8 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> PlaneUnderTest for Ker
         patience: Duration,
     ) -> Dialed<SocketFlow> {
         // A backend may be a client too.
-        let host = if Self::at(44, 0).contains(client) { &self.backends } else { &self.clients };
+        let instance = (0..=self.handed_out + 3).find(|n| client == address(V6, 44, *n));
+        let host = instance.map_or(&self.clients, |n| &self.containers[usize::from(n % 2)]);
         let socket = host.inside(|| talk::client(client, protocol)).flatten();
         talk::dial(socket.unwrap_or_else(|e| panic!("{client}: {e}")), to, protocol, patience).await
     }
@@ -222,5 +228,19 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> PlaneUnderTest for Ker
 
     async fn tick(&mut self) {
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> Hosted for Kernel<K, V6, ON_NODE> {
+    fn node(&self) -> &Host {
+        &self.node
+    }
+
+    fn clients(&self) -> &Host {
+        &self.clients
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        [10, 11, 44].map(|network| address(V6, network, 1)).into()
     }
 }

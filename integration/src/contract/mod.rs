@@ -10,6 +10,7 @@ pub mod drain;
 pub mod empty;
 pub mod fake;
 mod fixture;
+pub mod hosted;
 pub mod kernel;
 pub mod limits;
 pub mod loopback;
@@ -70,6 +71,23 @@ macro_rules! contract_suite_bytes {
     ($fixture:ty) => {
         $crate::contract_tests! { $fixture;
             removal::half_close_is_passed_on,
+        }
+    };
+}
+
+/// The scenarios of planes that program the kernel of a host (fixtures that are [`hosted::Hosted`]).
+#[macro_export]
+macro_rules! contract_suite_hosted {
+    ($fixture:ty) => {
+        $crate::contract_tests! { $fixture;
+            hosted::the_backend_sees_the_clients_own_address,
+            hosted::a_port_published_everywhere_is_open_on_every_address_and_shadows_no_other,
+            hosted::a_range_of_two_hundred_ports_is_open,
+            hosted::a_rolling_update_of_32_instances_fails_nobody,
+            hosted::an_idle_connection_is_kept,
+            hosted::containers_of_one_bridge_reach_each_other_and_themselves,
+            hosted::no_connection_fails_while_backends_change,
+            hosted::tables_of_others_stay_as_they_are,
         }
     };
 }

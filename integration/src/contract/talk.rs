@@ -1,7 +1,7 @@
 //! How real clients and real instances talk, whatever namespace their sockets are in.
 //!
-//! An instance answers each line (TCP) or datagram (UDP) with its name, and the end of the client's direction with
-//! its name once more before it closes.
+//! An instance answers each line (TCP) or datagram (UDP) with its name, or with the client's address when it is asked
+//! for that, and the end of the client's direction with its name once more before it closes.
 //!
 //! Sockets are opened by plain functions without waiting, so that a caller can open them inside a namespace; what
 //! waits comes after and runs anywhere.
@@ -21,6 +21,11 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+
+/// Asks for the instance's name.
+const WHO: &str = "who";
+/// Asks for the client's address as the instance sees it.
+const FROM: &str = "from";
 
 /// The client's end of a flow.
 #[derive(Debug)]
@@ -87,19 +92,20 @@ impl Opened {
 
 async fn serve_tcp(listener: TcpListener, name: Arc<str>) {
     let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok((stream, client)) = listener.accept().await {
         let name = Arc::clone(&name);
-        connections.spawn(async move { answer(stream, &name).await });
+        connections.spawn(async move { answer(stream, &name, client.ip()).await });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn answer(stream: TcpStream, name: &str) -> io::Result<()> {
+async fn answer(stream: TcpStream, name: &str, client: IpAddr) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    let (mut line, reply) = (String::new(), format!("{name}\n"));
+    let mut line = String::new();
     loop {
         line.clear();
         let read = stream.read_line(&mut line).await?;
+        let reply = if line.trim_end() == FROM { format!("{client}\n") } else { format!("{name}\n") };
         stream.get_mut().write_all(reply.as_bytes()).await?;
         if read == 0 {
             return stream.get_mut().shutdown().await;
@@ -111,8 +117,9 @@ async fn serve_udp(socket: UdpSocket, name: Arc<str>) {
     let mut buffer = [0; 64];
     loop {
         // A client that is gone makes itself known as an error of a later call.
-        if let Ok((_, client)) = socket.recv_from(&mut buffer).await {
-            drop(socket.send_to(name.as_bytes(), client).await);
+        if let Ok((read, client)) = socket.recv_from(&mut buffer).await {
+            let from = (buffer[..read] == *FROM.as_bytes()).then(|| client.ip().to_string());
+            drop(socket.send_to(from.as_deref().unwrap_or(&name).as_bytes(), client).await);
         }
     }
 }
@@ -146,7 +153,12 @@ pub(super) async fn dial(
 impl SocketFlow {
     /// Speaks and waits for the answer.
     pub(super) async fn say(&mut self, patience: Duration) -> Said {
-        said(self.converse(), patience).await
+        said(self.converse(WHO), patience).await
+    }
+
+    /// Asks for the client's address as the instance sees it.
+    pub(super) async fn seen(&mut self, patience: Duration) -> Said {
+        said(self.converse(FROM), patience).await
     }
 
     /// Ends the client's direction and waits for the answer.
@@ -159,11 +171,11 @@ impl SocketFlow {
         said(conversation, patience).await
     }
 
-    async fn converse(&mut self) -> io::Result<Option<String>> {
+    async fn converse(&mut self, word: &str) -> io::Result<Option<String>> {
         match self {
             SocketFlow::Tcp(stream) => {
                 // Past a half-close nothing can be written; what is left can be read.
-                if let Err(e) = stream.get_mut().write_all(b"who\n").await
+                if let Err(e) = stream.get_mut().write_all(format!("{word}\n").as_bytes()).await
                     && e.kind() != io::ErrorKind::BrokenPipe
                 {
                     return Err(e);
@@ -174,7 +186,7 @@ impl SocketFlow {
                 let mut buffer = [0; 64];
                 loop {
                     // What a filter drops of a process of its own host it tells that process; it is lost all the same.
-                    if let Err(e) = socket.send(b"who").await
+                    if let Err(e) = socket.send(word.as_bytes()).await
                         && e.kind() != io::ErrorKind::PermissionDenied
                     {
                         return Err(e);

@@ -98,6 +98,17 @@ impl Host {
         written.map_err(|e| io::Error::new(e.kind(), format!("{}: {path}: {e}", self.name)))
     }
 
+    /// The flows that its kernel keeps track of, a line each (/proc/net/nf_conntrack): family, protocol, number of the
+    /// protocol, seconds until it is forgotten, state, addresses.
+    ///
+    /// # Errors
+    /// When the kernel has no such file.
+    pub fn flows(&self) -> io::Result<Vec<String>> {
+        // A thread in another namespace than its process finds its own only here.
+        let text = self.inside(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack")).flatten()?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
     /// Makes it a router, of both families.
     ///
     /// # Errors

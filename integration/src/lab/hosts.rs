@@ -61,9 +61,8 @@ impl Hosts {
                 };
                 look(&mut text, host, &format!("{program} {}", arguments.join(" ")), seen.lines());
             }
-            // A thread in another namespace than its process finds its own only here.
-            let flows = host.inside(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack"));
-            look(&mut text, host, "conntrack", flows.flatten().unwrap_or_default().lines());
+            let flows = host.flows().unwrap_or_default();
+            look(&mut text, host, "conntrack", flows.iter().map(String::as_str));
         }
         for capture in &self.captures {
             let lines = capture.lines();

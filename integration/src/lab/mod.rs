@@ -91,6 +91,12 @@ impl Lab {
         Ok(Lab { hosts, hub, nodes: all, client, containers: 0 })
     }
 
+    /// How many nodes it has.
+    #[must_use]
+    pub fn nodes(&self) -> u8 {
+        u8::try_from(self.nodes.len()).unwrap_or(u8::MAX)
+    }
+
     /// The `i`-th node, from 1.
     #[must_use]
     pub fn node(&self, i: u8) -> &Host {
