@@ -36,6 +36,7 @@ mod address;
 mod answer;
 mod config;
 mod encode;
+mod explain;
 mod fast;
 mod forward;
 #[cfg(test)]
@@ -56,8 +57,11 @@ mod zone;
 pub use address::{HttpsHost, NoUpstream, UpstreamAddress};
 pub use answer::{Answer, AnswerOptions, Question, answer};
 pub use config::{DnsConfig, DnsError, Limits, Upstreams};
+pub use explain::{
+    Cached, Candidate, Explanation, ForwardPath, Origin, Outcome, Step, TtlOrigin, UpstreamState, explain,
+};
 pub use forward::ForwardError;
 pub use scope::Scope;
-pub use server::{AnswerSource, DnsHandle, DnsServer, LookupError, LookupRecord, LookupReply};
+pub use server::{AnswerSource, DnsHandle, DnsServer, Lookup, LookupError, LookupRecord, LookupReply};
 pub use view::DnsView;
 pub use zone::{Zone, ZoneError};

@@ -50,12 +50,17 @@ impl Named {
             && text[length + 1..] == *namespace
     }
 
-    /// The hash of its text.
-    fn hash(&self, hasher: &RandomState) -> u64 {
-        let (name, namespace) = match self.text.iter().position(|byte| *byte == 0) {
+    /// Its name and its namespace.
+    fn parts(&self) -> (Label<'_>, Label<'_>) {
+        match self.text.iter().position(|byte| *byte == 0) {
             Some(at) => (&self.text[..at], &self.text[at + 1..]),
             None => (&self.text[..], &[][..]),
-        };
+        }
+    }
+
+    /// The hash of its text.
+    fn hash(&self, hasher: &RandomState) -> u64 {
+        let (name, namespace) = self.parts();
         pair(hasher, namespace, name)
     }
 }
@@ -147,6 +152,21 @@ impl DnsView {
     pub(crate) fn has_namespace(&self, namespace: Label<'_>) -> bool {
         let hash = pair(&self.hasher, namespace, b"");
         self.namespaces.get(hash, |(name, _)| name.as_str().as_bytes() == namespace).is_some()
+    }
+
+    /// Every name that [`DnsView::service`] finds, with its namespace, in no order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (Label<'_>, Label<'_>)> {
+        self.names.iter().map(Named::parts)
+    }
+
+    /// Every namespace with a service, in no order.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Name> {
+        self.namespaces.iter().map(|(name, _)| name)
+    }
+
+    /// Where the server stands.
+    pub(crate) fn here(&self) -> &Here {
+        &self.here
     }
 
     /// Whose address this is.
