@@ -97,13 +97,12 @@ fn below_kubernetes_service(entry: &Entry, host: &[Label<'_>]) -> Absent {
             "the service is headless (dnsrr) and no endpoint may be answered: then it has no name (Kubernetes DNS specification 2.4.1)",
         );
     }
-    match *host {
-        [ref prefix @ ..] if prefix.first().is_some_and(|label| label.starts_with(b"_")) => {
-            bad_prefix(prefix).unwrap_or_else(|| {
+    match host {
+        prefix if prefix.first().is_some_and(|label| label.starts_with(b"_")) => bad_prefix(prefix)
+            .unwrap_or_else(|| {
                 let absent = no_port(entry, prefix);
                 Absent { why: format!("{}; only a port's name names it here", absent.why), ..absent }
-            })
-        }
+            }),
         [instance] if !entry.instances(instance).is_empty() => {
             Absent::new(format!("instance `{}` is there and not ready", text(instance)))
         }

@@ -4,12 +4,13 @@ use super::{follow::packet, record_type, respond::Responder};
 use crate::{
     answer::{Answer, Question},
     explain::Explanation,
-    forward::ForwardError,
+    forward::{ForwardError, Forwarded},
     metrics::code,
 };
 use hickory_proto::{
-    op::{Message, ResponseCode},
+    op::Message,
     rr::{Name, Record},
+    serialize::binary::DecodeError,
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Instant};
@@ -132,42 +133,49 @@ pub(super) async fn query(responder: &Arc<Responder>, asked: &Lookup) -> Result<
         authority: Vec::new(),
         explanation: None,
     };
-    let outside = known.as_ref().map_or(Some(&owner), |answer| answer.rest.as_ref());
-    let outside = outside.filter(|_| known.is_none() || !responder.forwarder.is_empty());
-    let Some(name) = outside else {
-        return Ok(reply.with(known.unwrap_or_else(|| Answer::bare(ResponseCode::ServFail)), explanation));
-    };
-    let packet = packet(name.clone(), kind).ok_or_else(|| LookupError::Name(short(&asked.name)))?;
-    let mut path = explanation.as_ref().map(|_| responder.forwarder.explain(&packet, Instant::now()));
-    let permit = responder.forwarder.admit().ok_or(LookupError::Busy)?;
+    let forwarder = &responder.forwarder;
+    let outside = known.as_ref().map_or(Some(owner), |answer| answer.rest.clone());
+    let packet = outside.and_then(|name| packet(name, kind));
+    if let (Some(explanation), Some(packet)) = (&mut explanation, &packet) {
+        explanation.forward = Some(forwarder.explain(packet, Instant::now()));
+    }
+    let permit = || forwarder.admit().ok_or(LookupError::Busy);
     let (answer, by) = match known {
-        Some(known) => responder.complete(known, kind, permit).await,
-        None => match (responder.forwarder.forward(&packet, true, permit).await, &path) {
-            (Ok(forwarded), _) => {
-                let upstream = forwarded.upstream;
-                reply.upstream = Some(upstream.to_string());
-                let message = Message::from_vec(&forwarded.reply);
-                let message = message.map_err(|e| LookupError::Malformed {
-                    upstream: upstream.to_string(),
-                    problem: e.to_string(),
-                })?;
-                let (rcode, answers, authority) =
-                    (message.metadata.response_code, message.answers, message.authorities);
-                (Answer { answers, authority, ..Answer::bare(rcode) }, Ok(upstream))
+        Some(known) if known.rest.is_none() || forwarder.is_empty() => (known, None),
+        Some(known) => {
+            let (answer, by) = responder.complete(known, kind, permit()?).await;
+            (answer, Some(by))
+        }
+        None => {
+            let packet = packet.ok_or_else(|| LookupError::Name(short(&asked.name)))?;
+            match forwarder.forward(&packet, true, permit()?).await {
+                Ok(Forwarded { reply: octets, upstream, .. }) => {
+                    reply.upstream = Some(upstream.to_string());
+                    (read(&octets, &upstream)?, Some(Ok(upstream)))
+                }
+                // Why there is no answer is what was asked for.
+                Err(error) if asked.explain => (Answer::bare(error.rcode()), Some(Err(error.to_string()))),
+                Err(error) => return Err(error.into()),
             }
-            // Why there is no answer is what was asked for.
-            (Err(error), Some(_)) => (Answer::bare(error.rcode()), Err(error.to_string())),
-            (Err(error), None) => return Err(error.into()),
-        },
+        }
     };
-    if let Some(path) = &mut path {
-        path.answered_by = by.as_ref().ok().map(ToString::to_string);
-        path.problem = by.err();
+    if let Some(path) = explanation.as_mut().and_then(|e| e.forward.as_mut()) {
+        path.answered_by = by.as_ref().and_then(|by| by.as_ref().ok()).map(ToString::to_string);
+        path.problem = by.and_then(Result::err);
     }
-    if let Some(explanation) = &mut explanation {
-        explanation.forward = path;
-    }
-    Ok(reply.with(answer, explanation))
+    reply.rcode = code(answer.rcode).to_owned();
+    reply.answers = answer.answers.iter().map(text).collect();
+    reply.authority = answer.authority.iter().map(text).collect();
+    reply.explanation = explanation;
+    Ok(reply)
+}
+
+/// An upstream's reply.
+fn read(octets: &[u8], upstream: &str) -> Result<Answer, LookupError> {
+    let malformed =
+        |e: DecodeError| LookupError::Malformed { upstream: upstream.into(), problem: e.to_string() };
+    let Message { metadata, answers, authorities, .. } = Message::from_vec(octets).map_err(malformed)?;
+    Ok(Answer { answers, authority: authorities, ..Answer::bare(metadata.response_code) })
 }
 
 /// The name asked when `name` is written, fully qualified, and how it came to be when that is another.
@@ -186,18 +194,6 @@ fn owner(name: &str, responder: &Responder) -> Result<(Name, Option<String>), Lo
     }
     owner.set_fqdn(true);
     Ok((owner, completed))
-}
-
-impl LookupReply {
-    fn with(self, answer: Answer, explanation: Option<Explanation>) -> Self {
-        LookupReply {
-            rcode: code(answer.rcode).to_owned(),
-            answers: answer.answers.iter().map(text).collect(),
-            authority: answer.authority.iter().map(text).collect(),
-            explanation,
-            ..self
-        }
-    }
 }
 
 fn short(text: &str) -> String {

@@ -42,7 +42,7 @@ fn shaken(rng: &mut StdRng) -> Snapshot {
                 2 => (e.endpoint.ready, e.endpoint.terminating) = (false, true),
                 3 => {
                     e.endpoint.addresses.v4 =
-                        e.endpoint.addresses.v6.map_or(e.endpoint.addresses.v4, |_| None)
+                        e.endpoint.addresses.v6.map_or(e.endpoint.addresses.v4, |_| None);
                 }
                 _ => {}
             }
@@ -219,6 +219,10 @@ async fn the_address_asked_decides_what_is_seen() {
     let path = told.explanation.unwrap().forward.unwrap();
     assert_eq!((path.upstreams.len(), path.problem.as_deref()), (0, Some("there is no upstream to ask")));
     assert!(handle.query("www.example.org", "A").await.is_err());
+    let told = handle.lookup(&lookup("mail.cluster", None)).await.unwrap();
+    assert_eq!((told.rcode.as_str(), told.answers.len()), ("NOERROR", 1), "as a client gets it");
+    let told = told.explanation.unwrap();
+    assert_eq!((told.steps[1].outcome, told.forward.unwrap().upstreams.len()), (Outcome::Forwarded, 0));
     handle.shutdown().await;
 }
 
