@@ -1,8 +1,9 @@
 //! The embedded DNS of the mesh.
 //!
 //! Data flows one way: a [`mesh_control::model::Snapshot`] becomes a [`DnsView`] (incrementally: one changed service
-//! costs O(log n)); [`answer()`] is a pure function from view and question to the sections of a reply; [`DnsServer`] is
-//! the thin shell of sockets around it, and hands every name that is not ours to a pass-through forwarder.
+//! costs O(log n)); [`answer()`] is a pure function from view and question to the sections of a reply, and [`explain()`]
+//! tells where they come from, out of the same lookups; [`DnsServer`] is the thin shell of sockets around it, and hands
+//! every name that is not ours to a pass-through forwarder.
 //!
 //! # What names answer
 //! Below the zone (`cluster.` by default), case-insensitively, with the question's case echoed:

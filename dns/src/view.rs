@@ -129,10 +129,24 @@ impl DnsView {
 
     /// The service with this name or else alias, both in lower case.
     pub(crate) fn service(&self, namespace: Label<'_>, name: Label<'_>) -> Option<&Arc<Entry>> {
-        let hash = pair(&self.hasher, namespace, name);
-        let named = self.names.get(hash, |named| named.is(namespace, name))?;
+        let named = self.find(namespace, name)?;
         let alias = || named.aliases.as_ref().and_then(Owners::first).map(|owner| &owner.entry);
         named.own.as_ref().or_else(alias)
+    }
+
+    /// Every service with this alias.
+    pub(crate) fn with_alias(
+        &self,
+        namespace: Label<'_>,
+        name: Label<'_>,
+    ) -> impl Iterator<Item = &Arc<Entry>> {
+        let aliases = self.find(namespace, name).and_then(|named| named.aliases.as_ref());
+        aliases.into_iter().flat_map(Owners::iter).map(|owner| &owner.entry)
+    }
+
+    fn find(&self, namespace: Label<'_>, name: Label<'_>) -> Option<&Named> {
+        let hash = pair(&self.hasher, namespace, name);
+        self.names.get(hash, |named| named.is(namespace, name))
     }
 
     /// Where [`DnsView::service`] looks.
@@ -177,8 +191,7 @@ impl DnsView {
     fn put(&mut self, key: &ServiceKey, service: Arc<ServiceView>) {
         let same = |named: &Named| named.own.as_ref().is_some_and(|own| Arc::ptr_eq(&own.view, &service));
         let (namespace, name) = (key.namespace.as_str().as_bytes(), key.name.as_str().as_bytes());
-        let hash = pair(&self.hasher, namespace, name);
-        if self.names.get(hash, |named| named.is(namespace, name)).is_some_and(same) {
+        if self.find(namespace, name).is_some_and(same) {
             return;
         }
         self.remove(key);
@@ -203,9 +216,7 @@ impl DnsView {
 
     fn remove(&mut self, key: &ServiceKey) {
         let (namespace, name) = (key.namespace.as_str().as_bytes(), key.name.as_str().as_bytes());
-        let hash = pair(&self.hasher, namespace, name);
-        let named = self.names.get(hash, |named| named.is(namespace, name));
-        let Some(entry) = named.and_then(|named| named.own.clone()) else { return };
+        let Some(entry) = self.find(namespace, name).and_then(|named| named.own.clone()) else { return };
         for (address, owner) in entry.owners() {
             if let Some(owners) = self.reverse.remove(&address)
                 && let Some(left) = owners.without(&owner)

@@ -87,7 +87,7 @@ impl Case<'_> {
             }
             _ => match self.options.find(self.seen, &labels) {
                 Some(found) => self.named(step, name, &labels, &found),
-                None => self.reversed(step, &lower),
+                None => self.reversed(step, &lower, &labels),
             },
         }
     }
@@ -119,6 +119,7 @@ impl Case<'_> {
             Style::Mesh => Origin::Mesh,
             Style::Kubernetes => Origin::Kubernetes,
         };
+        let label = words::label(target, naming.style, left);
         let mut reasons = Vec::new();
         let mut nearest = Vec::new();
         if matches!(target, Target::Absent) {
@@ -128,6 +129,7 @@ impl Case<'_> {
         } else {
             reasons.extend(words::why(target, self.question.kind, step.outcome, self.view.here()));
             reasons.extend(words::other_reading(*naming, target, left));
+            reasons.extend(label.and_then(|label| words::rivals(self.view, target, label)));
         }
         let (candidates, more) = match entry {
             Some(entry) if step.outcome != Outcome::Alias => {
@@ -139,7 +141,7 @@ impl Case<'_> {
         Step {
             origin,
             zone: Some(if *bare { name } else { naming.zone.origin() }.to_string()),
-            meaning: words::meaning(target, words::alias(target, naming.style, left)),
+            meaning: words::meaning(target, label),
             service: entry.map(|e| e.key().to_string()),
             reasons,
             nearest,
@@ -152,10 +154,10 @@ impl Case<'_> {
     }
 
     /// The name of an address, or one that is not ours.
-    fn reversed(&self, step: Step, lower: &Name) -> Step {
+    fn reversed(&self, step: Step, lower: &Name, labels: &[Label<'_>]) -> Step {
         let local = &self.options.local_reverse;
         let Some(pointer) = Pointer::find(self.seen, lower, local, usize::MAX) else {
-            let reasons = vec![words::not_ours(self.options)];
+            let reasons = words::not_ours(self.options, &self.question.scope, labels);
             return Step { meaning: "a name that is not the mesh's".to_owned(), reasons, ..step };
         };
         let first = pointer.owners.first().filter(|_| step.outcome == Outcome::Answer);

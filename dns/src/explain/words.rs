@@ -7,10 +7,15 @@ use crate::{
     naming::{Naming, Style},
     resolve::Target,
     reverse::Pointer,
+    scope::Scope,
+    view::DnsView,
     zone::Label,
 };
 use hickory_proto::rr::RecordType;
 use mesh_control::model::{EndpointMode, Locality};
+
+/// Most services that are named for claiming the same name.
+const MOST_RIVALS: usize = 3;
 
 /// A label as text.
 pub(super) fn text(label: Label<'_>) -> String {
@@ -29,31 +34,46 @@ pub(super) fn has_candidates(target: &Target<'_>, kind: RecordType) -> bool {
     }
 }
 
-/// The label that led to the service, when it is an alias.
-pub(super) fn alias(target: &Target<'_>, style: Style, left: &[Label<'_>]) -> Option<String> {
-    let key = target.entry()?.key();
-    let label = match (style, left) {
-        (Style::Kubernetes, [.., name, _, b"svc"]) => *name,
-        (Style::Kubernetes, _) => return None,
+/// The label that led to the service: its name or an alias.
+pub(super) fn label<'n>(target: &Target<'_>, style: Style, left: &[Label<'n>]) -> Option<Label<'n>> {
+    match (style, left) {
+        (Style::Kubernetes, [.., name, _, b"svc"]) => Some(name),
+        (Style::Kubernetes, _) => None,
         (Style::Mesh, _) => {
             let prefixes = left.iter().take_while(|l| l.starts_with(b"_")).count();
             let rest = left.get(prefixes..)?;
             let skipped = match (target, rest) {
-                (Target::Service(_) | Target::External(_), _) => 0,
                 (Target::Port { .. }, [b"tasks", _, ..]) | (Target::Tasks(_) | Target::Instance(..), _) => 1,
                 _ => 0,
             };
-            *rest.get(skipped)?
+            rest.get(skipped).copied()
         }
+    }
+}
+
+/// Which other services claim the name, when it is an alias or one has it as an alias.
+pub(super) fn rivals(view: &DnsView, target: &Target<'_>, label: Label<'_>) -> Option<String> {
+    let key = target.entry()?.key();
+    let rivals = view.with_alias(key.namespace.as_str().as_bytes(), label).map(|entry| entry.key());
+    let mut rivals: Vec<String> =
+        rivals.filter(|rival| *rival != key).map(|rival| format!("`{rival}`")).collect();
+    let more = if rivals.len() > MOST_RIVALS { " and others" } else { "" };
+    rivals.truncate(MOST_RIVALS);
+    let rule = if label == key.name.as_str().as_bytes() {
+        "a service's own name goes first"
+    } else {
+        "the one whose name sorts first has it"
     };
-    (label != key.name.as_str().as_bytes()).then(|| text(label))
+    (!rivals.is_empty())
+        .then(|| format!("{}{more} have `{}` as alias too: {rule}", rivals.join(", "), text(label)))
 }
 
 /// What the name stands for.
-pub(super) fn meaning(target: &Target<'_>, alias: Option<String>) -> String {
+pub(super) fn meaning(target: &Target<'_>, label: Option<Label<'_>>) -> String {
     let service = || {
         let Some(key) = target.entry().map(|entry| entry.key()) else { return String::new() };
-        let alias = alias.map_or_else(String::new, |alias| format!(", by its alias `{alias}`"));
+        let alias = label.filter(|label| *label != key.name.as_str().as_bytes());
+        let alias = alias.map_or_else(String::new, |alias| format!(", by its alias `{}`", text(alias)));
         format!("service `{}` in namespace `{}`{alias}", key.name, key.namespace)
     };
     match target {
@@ -199,8 +219,18 @@ pub(super) fn of_pointer(pointer: &Pointer<'_>, kind: RecordType, outcome: Outco
 }
 
 /// Why a name is forwarded.
-pub(super) fn not_ours(options: &AnswerOptions) -> String {
+pub(super) fn not_ours(options: &AnswerOptions, scope: &Scope, labels: &[Label<'_>]) -> Vec<String> {
     let mut zones = vec![format!("`{}`", options.zone.origin())];
     zones.extend(options.kubernetes.iter().map(|zone| format!("`{}`", zone.origin())));
-    format!("it is neither below {} nor of an address of the mesh", zones.join(" or "))
+    let mut all = vec![format!("it is neither below {} nor of an address of the mesh", zones.join(" or "))];
+    if scope.bare_names && matches!(labels, [_] | [b"tasks", _]) {
+        let namespace = scope.default_namespace();
+        all.push(format!(
+            "without the zone only services of namespace `{namespace}` are answered: none is called so"
+        ));
+    }
+    if options.kubernetes.is_none() && matches!(labels, [.., _, b"svc" | b"pod", _, _]) {
+        all.push("names as Kubernetes writes them are answered with dns.kubernetes only".to_owned());
+    }
+    all
 }

@@ -194,7 +194,7 @@ impl Responder {
     /// The same, and where it comes from.
     pub(super) fn explain(&self, question: &Question) -> (Option<Answer>, Explanation) {
         let question = question.clone().within(Arc::clone(&self.scope));
-        explain(&self.view.load(), &question, self.turn(), &self.options)
+        explain(&self.view.load_full(), &question, self.turn(), &self.options)
     }
 
     /// Whether names are answered without the zone.

@@ -181,8 +181,9 @@ fn lookup(name: &str, listen: Option<String>) -> Lookup {
 
 #[tokio::test]
 async fn the_address_asked_decides_what_is_seen() {
-    let (_keep, feed) =
-        watch::channel(Arc::new(mesh::read("service web vip=10.96.0.1\nservice web.shop vip=10.96.0.2")));
+    let (_keep, feed) = watch::channel(Arc::new(mesh::read(
+        "service web vip=10.96.0.1\nservice web.shop vip=10.96.0.2\nservice mail external=mail.example.org",
+    )));
     let shop = model::Name::new("shop").unwrap();
     let config = DnsConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap(), "127.0.0.2:0".parse().unwrap()],

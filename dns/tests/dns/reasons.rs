@@ -192,6 +192,32 @@ fn a_chain_is_told_step_by_step() {
 }
 
 #[test]
+fn who_else_claims_a_name_is_told() {
+    let mesh = "service a alias=x\nservice b alias=x,a\nservice c.shop alias=x";
+    for (name, rule) in [
+        ("x.cluster", "`b` have `x` as alias too: the one whose name sorts first has it"),
+        ("tasks.x.cluster", "`b` have `x` as alias too"),
+        ("a.cluster", "`b` have `a` as alias too: a service's own name goes first"),
+        ("x.default.svc.cluster.local", "`b` have `x` as alias too"),
+    ] {
+        let got = line(&told(mesh, name, RecordType::A).steps[0]);
+        assert!(got.contains(rule) && !got.contains("c.shop"), "{name}: {got}");
+    }
+}
+
+#[test]
+fn what_would_have_to_be_set_is_told() {
+    let view = DnsView::new(&mesh::read(MESH));
+    let bare = Scope { bare_names: true, ..Scope::default() };
+    let asked = question("wbe", RecordType::A).within(Arc::new(bare));
+    let told = explain(&view, &asked, 0, &options_of_all()).1;
+    assert!(line(&told.steps[0]).contains("only services of namespace `default` are answered"), "{told:?}");
+    let asked = question("web.default.svc.cluster.local", RecordType::A);
+    let told = explain(&view, &asked, 0, &crate::answers::options()).1;
+    assert!(line(&told.steps[0]).contains("answered with dns.kubernetes only"), "{told:?}");
+}
+
+#[test]
 fn both_readings_of_a_name_are_told() {
     let told = told(
         "service web\nendpoint web blue n1 10.0.0.9 ready\nservice blue.web vip=10.96.0.7",
