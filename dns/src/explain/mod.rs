@@ -13,7 +13,7 @@ use crate::{
     answer::{Answer, AnswerOptions, Found, MAX_CHAIN, Question, answer},
     index::Entry,
     naming::Style,
-    resolve::Target,
+    resolve::{Target, resolve},
     reverse::Pointer,
     scope::Seen,
     view::DnsView,
@@ -158,7 +158,11 @@ impl Case<'_> {
         let local = &self.options.local_reverse;
         let Some(pointer) = Pointer::find(self.seen, lower, local, usize::MAX) else {
             let reasons = words::not_ours(self.options, &self.question.scope, labels);
-            return Step { meaning: "a name that is not the mesh's".to_owned(), reasons, ..step };
+            // Somebody forgot the zone.
+            let meant = resolve(self.seen, labels).entry().is_some();
+            let full = meant.then(|| lower.clone().append_domain(self.options.zone.origin()).ok()).flatten();
+            let nearest = full.iter().map(ToString::to_string).collect();
+            return Step { meaning: "a name that is not the mesh's".to_owned(), reasons, nearest, ..step };
         };
         let first = pointer.owners.first().filter(|_| step.outcome == Outcome::Answer);
         let (meaning, why) = words::of_pointer(&pointer, self.question.kind, step.outcome);

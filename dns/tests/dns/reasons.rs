@@ -156,6 +156,7 @@ fn every_reason_is_told() {
             RecordType::PTR,
             &["neither below `cluster.` or `cluster.local.` nor of an address of the mesh"],
         ),
+        ("tasks.web", RecordType::A, &["not the mesh's | it is neither", " | tasks.web.cluster. | "]),
         ("example.org", RecordType::A, &["a name that is not the mesh's"]),
     ] {
         let told = told(MESH, asked, kind);

@@ -91,7 +91,8 @@ fn told(step: &Step, output: Output) -> Result<(), Failure> {
         Origin::Reverse => "reverse zone",
         Origin::Forwarded => "not the mesh's",
     };
-    let zone = step.zone.as_ref().map_or_else(String::new, |zone| format!(" {zone}"));
+    let zone = step.zone.as_ref().filter(|_| step.origin != Origin::Bare);
+    let zone = zone.map_or_else(String::new, |zone| format!(" {zone}"));
     line(&mut text, "zone", &format!("{whose}{zone}"));
     line(&mut text, "is", &step.meaning);
     let outcome = match step.outcome {
