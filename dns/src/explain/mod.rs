@@ -87,7 +87,7 @@ impl Case<'_> {
             }
             _ => match self.options.find(self.seen, &labels) {
                 Some(found) => self.named(step, name, &labels, &found),
-                None => self.reversed(step, &lower, &labels),
+                None => self.reversed(step, name, &lower, &labels),
             },
         }
     }
@@ -154,7 +154,7 @@ impl Case<'_> {
     }
 
     /// The name of an address, or one that is not ours.
-    fn reversed(&self, step: Step, lower: &Name, labels: &[Label<'_>]) -> Step {
+    fn reversed(&self, step: Step, name: &Name, lower: &Name, labels: &[Label<'_>]) -> Step {
         let local = &self.options.local_reverse;
         let Some(pointer) = Pointer::find(self.seen, lower, local, usize::MAX) else {
             let reasons = words::not_ours(self.options, &self.question.scope, labels);
@@ -172,7 +172,7 @@ impl Case<'_> {
             zone: Some(pointer.apex.to_string()),
             meaning,
             reasons: vec![why],
-            ttl: self.ttl(&self.question.name, step.outcome, first.map(|owner| owner.entry.as_ref())),
+            ttl: self.ttl(name, step.outcome, first.map(|owner| owner.entry.as_ref())),
             candidates,
             more_candidates: more,
             ..step

@@ -141,7 +141,7 @@ fn balanced(entry: &Entry, kind: RecordType, here: &Here) -> Vec<String> {
         let what =
             if kind == RecordType::SRV { "the service's own name, and beside it its VIP" } else { "its VIP" };
         return vec![format!(
-            "endpoint_mode is vip: the answer is {what}; which endpoint a connection goes to, `why` tells"
+            "endpoint_mode is vip: the answer is {what}; which endpoint a connection goes to, `mesh-agent why` tells"
         )];
     }
     if kind == RecordType::SRV {
