@@ -6,7 +6,7 @@ use crate::{
     naming::{Naming, Style},
     records,
     resolve::{Target, resolve},
-    reverse::Reverse,
+    reverse::Pointer,
     scope::{Scope, Seen},
     view::DnsView,
     zone::{Label, NAME_SERVER, Zone},
@@ -25,13 +25,13 @@ pub struct Question {
     /// The name as asked; answers echo its case.
     pub name: Name,
     /// The same in lower case.
-    lower: Name,
+    pub(crate) lower: Name,
     /// QTYPE.
     pub kind: RecordType,
     /// QCLASS.
     pub class: DNSClass,
     /// What the asker sees.
-    scope: Arc<Scope>,
+    pub(crate) scope: Arc<Scope>,
 }
 
 impl Question {
@@ -127,8 +127,8 @@ pub struct Answer {
     pub rest: Option<Name>,
 }
 
-/// Most names of one chain of CNAMEs.
-const MAX_CHAIN: usize = 8;
+/// Most CNAMEs that are followed.
+pub(crate) const MAX_CHAIN: usize = 8;
 
 impl Answer {
     /// A response code without a record.
@@ -316,24 +316,21 @@ impl Asked<'_> {
     /// labels than an address has exists, because there may be addresses below it (RFC 8020 section 2).
     fn pointer(&self) -> Option<Answer> {
         let (lower, kind) = (&self.question.lower, self.question.kind);
-        let asked = Reverse::read(lower)?;
-        let network = self.options.local_reverse.iter().find(|n| asked.is_in(**n));
-        // Outside such a network only the one name is ours, and so it is its own apex.
-        let apex = network.map_or_else(|| lower.clone(), |n| asked.apex(*n));
+        let local = &self.options.local_reverse;
+        let Pointer { spelled, network, apex, owners } =
+            Pointer::find(self.naming.seen, lower, local, records::MAX_POINTERS)?;
         let is_apex = network.is_some() && apex == *lower;
         if is_apex && matches!(kind, RecordType::SOA | RecordType::NS) {
             return Some(self.apex(&apex));
         }
-        let mut owners = asked.address().into_iter().flat_map(|a| self.naming.seen.owners(a)).peekable();
-        let owned = owners.peek().is_some();
+        let owned = !owners.is_empty();
         let (name, ttl) = (&self.question.name, self.ttl);
         Some(match (owned, kind) {
-            (false, _) if network.is_none() => return None,
-            (true, RecordType::PTR) => Answer::positive(records::pointers(name, ttl, self.naming, owners)),
+            (true, RecordType::PTR) => Answer::positive(records::pointers(name, ttl, self.naming, &owners)),
             (_, RecordType::ANY) if is_apex || owned => {
                 Answer::positive(vec![records::minimal_any(name, ttl)])
             }
-            (false, _) if !is_apex && (asked.rest || asked.address().is_some()) => self.absent(&apex),
+            (false, _) if !is_apex && (spelled.rest || spelled.address().is_some()) => self.absent(&apex),
             _ => self.no_data(&apex),
         })
     }

@@ -131,6 +131,38 @@ pub(crate) struct Here {
     pub(crate) zone: Option<Name>,
 }
 
+/// Where an endpoint stands when the name of a service without a VIP is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It takes no new flow.
+    Unready,
+    /// Balancing by DNS has no other place for a weight of 0 than leaving it out.
+    Weightless,
+    /// `local-only`, and it is on another node.
+    Elsewhere,
+    /// Answered first …
+    Near,
+    /// … and after those the others.
+    Far,
+}
+
+impl Here {
+    pub(crate) fn standing(&self, e: &EndpointView, locality: Locality) -> Standing {
+        let near = match locality {
+            Locality::Any => true,
+            Locality::PreferLocal | Locality::LocalOnly => e.node == self.node,
+            Locality::PreferZone => e.node == self.node || (e.zone.is_some() && e.zone == self.zone),
+        };
+        match (e.endpoint.ready, e.endpoint.weight) {
+            (false, _) => Standing::Unready,
+            (true, 0) => Standing::Weightless,
+            (true, _) if near => Standing::Near,
+            (true, _) if locality == Locality::LocalOnly => Standing::Elsewhere,
+            (true, _) => Standing::Far,
+        }
+    }
+}
+
 /// A service, prepared for answers.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -187,16 +219,12 @@ impl Entry {
         let (near, far) = match view.spec.endpoint_mode {
             EndpointMode::Vip => (AddressList::of(view.vips.iter(), &mut seen), AddressList::default()),
             EndpointMode::Dnsrr => {
-                // Balancing by DNS has no other place for the weight than leaving the 0 out.
-                let balanced = || ready().filter(|e| e.endpoint.weight > 0);
-                let is_near = |e: &&EndpointView| match view.spec.locality {
-                    Locality::Any => true,
-                    Locality::PreferLocal | Locality::LocalOnly => e.node == here.node,
-                    Locality::PreferZone => e.node == here.node || (e.zone.is_some() && e.zone == here.zone),
+                let standing = |wanted: Standing| {
+                    let locality = view.spec.locality;
+                    view.endpoints.iter().filter(move |e| here.standing(e, locality) == wanted)
                 };
-                let near = AddressList::of_endpoints(balanced().filter(is_near), &mut seen);
-                let others = balanced().filter(|e| !is_near(e) && view.spec.locality != Locality::LocalOnly);
-                (near, AddressList::of_endpoints(others, &mut seen))
+                let near = AddressList::of_endpoints(standing(Standing::Near), &mut seen);
+                (near, AddressList::of_endpoints(standing(Standing::Far), &mut seen))
             }
         };
         let (ttl, negative_ttl) = (view.spec.ttl, view.spec.negative_ttl);

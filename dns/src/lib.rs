@@ -1,8 +1,9 @@
 //! The embedded DNS of the mesh.
 //!
 //! Data flows one way: a [`mesh_control::model::Snapshot`] becomes a [`DnsView`] (incrementally: one changed service
-//! costs O(log n)); [`answer()`] is a pure function from view and question to the sections of a reply; [`DnsServer`] is
-//! the thin shell of sockets around it, and hands every name that is not ours to a pass-through forwarder.
+//! costs O(log n)); [`answer()`] is a pure function from view and question to the sections of a reply, and [`explain()`]
+//! tells where they come from, out of the same lookups; [`DnsServer`] is the thin shell of sockets around it, and hands
+//! every name that is not ours to a pass-through forwarder.
 //!
 //! # What names answer
 //! Below the zone (`cluster.` by default), case-insensitively, with the question's case echoed:
@@ -36,6 +37,7 @@ mod address;
 mod answer;
 mod config;
 mod encode;
+mod explain;
 mod fast;
 mod forward;
 #[cfg(test)]
@@ -56,8 +58,11 @@ mod zone;
 pub use address::{HttpsHost, NoUpstream, UpstreamAddress};
 pub use answer::{Answer, AnswerOptions, Question, answer};
 pub use config::{DnsConfig, DnsError, Limits, Upstreams};
+pub use explain::{
+    Cached, Candidate, Explanation, ForwardPath, Origin, Outcome, Step, TtlOrigin, UpstreamState, explain,
+};
 pub use forward::ForwardError;
 pub use scope::Scope;
-pub use server::{AnswerSource, DnsHandle, DnsServer, LookupError, LookupRecord, LookupReply};
+pub use server::{AnswerSource, DnsHandle, DnsServer, Lookup, LookupError, LookupRecord, LookupReply};
 pub use view::DnsView;
 pub use zone::{Zone, ZoneError};

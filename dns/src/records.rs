@@ -21,7 +21,7 @@ pub(crate) const MAX_ANSWERS: usize = 1000;
 pub(crate) const MAX_TTL: u32 = i32::MAX as u32;
 
 /// Most names of one address: a node's address can be that of very many endpoints.
-const MAX_POINTERS: usize = 16;
+pub(crate) const MAX_POINTERS: usize = 16;
 
 /// Most ports a TXT record tells.
 const MAX_TXT_PORTS: usize = 64;
@@ -111,13 +111,8 @@ pub(crate) fn srv_of_instances(
 }
 
 /// The names of one address, in the order given.
-pub(crate) fn pointers<'o>(
-    owner: &Name,
-    default_ttl: u32,
-    naming: Naming<'_>,
-    owners: impl Iterator<Item = &'o Owner>,
-) -> Vec<Record> {
-    let record = |who: &Owner| {
+pub(crate) fn pointers(owner: &Name, default_ttl: u32, naming: Naming<'_>, owners: &[&Owner]) -> Vec<Record> {
+    let record = |who: &&Owner| {
         let (entry, key) = (&who.entry, who.entry.key());
         let name = match who.instance() {
             None => naming.service(key),
@@ -126,7 +121,7 @@ pub(crate) fn pointers<'o>(
         let ttl = entry.ttl.unwrap_or(default_ttl).min(MAX_TTL);
         Record::from_rdata(owner.clone(), ttl, RData::PTR(PTR(name)))
     };
-    owners.take(MAX_POINTERS).map(record).collect()
+    owners.iter().map(record).collect()
 }
 
 /// What a service is, one `key=value` a string: namespace, mode, and each port as `port=NAME:NUMBER/PROTOCOL`.

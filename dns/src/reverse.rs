@@ -1,5 +1,6 @@
 //! Names of addresses: `in-addr.arpa` (RFC 1035 section 3.5) and `ip6.arpa` (RFC 3596 section 2.5).
 
+use crate::{index::Owner, scope::Seen};
 use hickory_proto::rr::Name;
 use ipnetwork::IpNetwork;
 use std::net::{IpAddr, Ipv6Addr};
@@ -75,6 +76,32 @@ impl Reverse {
         labels.push(if network.is_ipv4() { "in-addr" } else { "ip6" }.to_owned());
         labels.push("arpa".to_owned());
         Name::from_labels(labels.iter().map(String::as_bytes)).unwrap_or_else(|_| Name::root())
+    }
+}
+
+/// A reverse name that is ours: one of our addresses, or in a network that is ours whole.
+#[derive(Debug)]
+pub(crate) struct Pointer<'v> {
+    /// What it spells.
+    pub(crate) spelled: Reverse,
+    /// The network that is ours and that it is in.
+    pub(crate) network: Option<IpNetwork>,
+    /// The zone it is in. Outside such a network only the one name is ours, and so it is its own apex.
+    pub(crate) apex: Name,
+    /// Whose address it is, services first.
+    pub(crate) owners: Vec<&'v Owner>,
+}
+
+impl<'v> Pointer<'v> {
+    /// Finds `lower`, a name in lower case, where the networks `local` are ours; `None` when it is not ours. No more
+    /// than `most` owners are told.
+    pub(crate) fn find(seen: Seen<'v>, lower: &Name, local: &[IpNetwork], most: usize) -> Option<Self> {
+        let spelled = Reverse::read(lower)?;
+        let network = local.iter().copied().find(|n| spelled.is_in(*n));
+        let owners: Vec<&Owner> =
+            spelled.address().into_iter().flat_map(|a| seen.owners(a)).take(most).collect();
+        let apex = network.map_or_else(|| lower.clone(), |n| spelled.apex(n));
+        (network.is_some() || !owners.is_empty()).then_some(Pointer { spelled, network, apex, owners })
     }
 }
 

@@ -56,6 +56,23 @@ impl<'v> Seen<'v> {
         self.scope.sees(namespace) && self.view.has_namespace(namespace)
     }
 
+    /// Whether a namespace with services is out of sight.
+    pub(crate) fn is_hidden(&self, namespace: Label<'_>) -> bool {
+        !self.scope.sees(namespace) && self.view.has_namespace(namespace)
+    }
+
+    /// Every name of a service and alias with its namespace, in no order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (Label<'v>, Label<'v>)> + use<'v> {
+        let scope = self.scope;
+        self.view.names().filter(move |(_, namespace)| scope.sees(namespace))
+    }
+
+    /// Every namespace with services, in no order.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &'v Name> + use<'v> {
+        let scope = self.scope;
+        self.view.namespaces().filter(move |name| scope.sees(name.as_str().as_bytes()))
+    }
+
     /// Whose address this is, services first.
     pub(crate) fn owners(&self, address: IpAddr) -> impl Iterator<Item = &'v Owner> + use<'v> {
         let scope = self.scope;

@@ -29,6 +29,11 @@ impl<T: Clone> Shards<T> {
         self.0[group][shard].find(hash, same)
     }
 
+    /// Every entry, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().flat_map(|group| group.iter()).flat_map(|shard| shard.iter())
+    }
+
     /// The shard of this hash, no longer shared with another table.
     pub(crate) fn shard_mut(&mut self, hash: u64) -> &mut HashTable<T> {
         let (group, shard) = place(hash);
@@ -62,5 +67,6 @@ mod tests {
         assert!((0..5000).all(|n| found(&before, n)), "what was shared is as it was");
         assert!((0..5000).all(|n| found(&all, n) == (n != 7)));
         assert!(!found(&all, 5000));
+        assert_eq!((all.iter().count(), before.iter().count()), (4999, 5000));
     }
 }

@@ -50,12 +50,17 @@ impl Named {
             && text[length + 1..] == *namespace
     }
 
-    /// The hash of its text.
-    fn hash(&self, hasher: &RandomState) -> u64 {
-        let (name, namespace) = match self.text.iter().position(|byte| *byte == 0) {
+    /// Its name and its namespace.
+    fn parts(&self) -> (Label<'_>, Label<'_>) {
+        match self.text.iter().position(|byte| *byte == 0) {
             Some(at) => (&self.text[..at], &self.text[at + 1..]),
             None => (&self.text[..], &[][..]),
-        };
+        }
+    }
+
+    /// The hash of its text.
+    fn hash(&self, hasher: &RandomState) -> u64 {
+        let (name, namespace) = self.parts();
         pair(hasher, namespace, name)
     }
 }
@@ -124,10 +129,24 @@ impl DnsView {
 
     /// The service with this name or else alias, both in lower case.
     pub(crate) fn service(&self, namespace: Label<'_>, name: Label<'_>) -> Option<&Arc<Entry>> {
-        let hash = pair(&self.hasher, namespace, name);
-        let named = self.names.get(hash, |named| named.is(namespace, name))?;
+        let named = self.find(namespace, name)?;
         let alias = || named.aliases.as_ref().and_then(Owners::first).map(|owner| &owner.entry);
         named.own.as_ref().or_else(alias)
+    }
+
+    /// Every service with this alias.
+    pub(crate) fn with_alias(
+        &self,
+        namespace: Label<'_>,
+        name: Label<'_>,
+    ) -> impl Iterator<Item = &Arc<Entry>> {
+        let aliases = self.find(namespace, name).and_then(|named| named.aliases.as_ref());
+        aliases.into_iter().flat_map(Owners::iter).map(|owner| &owner.entry)
+    }
+
+    fn find(&self, namespace: Label<'_>, name: Label<'_>) -> Option<&Named> {
+        let hash = pair(&self.hasher, namespace, name);
+        self.names.get(hash, |named| named.is(namespace, name))
     }
 
     /// Where [`DnsView::service`] looks.
@@ -149,6 +168,21 @@ impl DnsView {
         self.namespaces.get(hash, |(name, _)| name.as_str().as_bytes() == namespace).is_some()
     }
 
+    /// Every name that [`DnsView::service`] finds, with its namespace, in no order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (Label<'_>, Label<'_>)> {
+        self.names.iter().map(Named::parts)
+    }
+
+    /// Every namespace with a service, in no order.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Name> {
+        self.namespaces.iter().map(|(name, _)| name)
+    }
+
+    /// Where the server stands.
+    pub(crate) fn here(&self) -> &Here {
+        &self.here
+    }
+
     /// Whose address this is.
     pub(crate) fn owners(&self, address: IpAddr) -> Option<&Owners> {
         self.reverse.get(&address)
@@ -157,8 +191,7 @@ impl DnsView {
     fn put(&mut self, key: &ServiceKey, service: Arc<ServiceView>) {
         let same = |named: &Named| named.own.as_ref().is_some_and(|own| Arc::ptr_eq(&own.view, &service));
         let (namespace, name) = (key.namespace.as_str().as_bytes(), key.name.as_str().as_bytes());
-        let hash = pair(&self.hasher, namespace, name);
-        if self.names.get(hash, |named| named.is(namespace, name)).is_some_and(same) {
+        if self.find(namespace, name).is_some_and(same) {
             return;
         }
         self.remove(key);
@@ -183,9 +216,7 @@ impl DnsView {
 
     fn remove(&mut self, key: &ServiceKey) {
         let (namespace, name) = (key.namespace.as_str().as_bytes(), key.name.as_str().as_bytes());
-        let hash = pair(&self.hasher, namespace, name);
-        let named = self.names.get(hash, |named| named.is(namespace, name));
-        let Some(entry) = named.and_then(|named| named.own.clone()) else { return };
+        let Some(entry) = self.find(namespace, name).and_then(|named| named.own.clone()) else { return };
         for (address, owner) in entry.owners() {
             if let Some(owners) = self.reverse.remove(&address)
                 && let Some(left) = owners.without(&owner)

@@ -195,6 +195,9 @@ async fn questions_are_answered_and_exit_codes_mean_what_the_help_says() {
     assert!(shown.out.contains(&vip), "{}", shown.out);
     let none = mesh.cli(1, &["dns", "query", "whoami.cluster", "--type", "AAAA"]).await.unwrap();
     assert!(none.code(0).unwrap().out.contains("has no AAAA"));
+    let told = mesh.cli(1, &["--json", "dns", "query", "whoami", "--explain"]).await.unwrap().json().unwrap();
+    let step = &told["explanation"]["steps"][0];
+    assert!(step["service"] == "whoami" && step["candidates"][0]["addresses"][0] == vip, "{told}");
     until("the plan is done", BOUND, || async {
         let plan = mesh.cli(1, &["--json", "plan"]).await?.json()?;
         ensure!(plan["operations"].as_array().is_some_and(Vec::is_empty), "{plan}");
@@ -232,6 +235,7 @@ async fn questions_are_answered_and_exit_codes_mean_what_the_help_says() {
         (65, vec!["service", "apply", "-f", bad.as_str()]),
         (65, vec!["service", "apply", "-f", exec.as_str()]),
         (65, vec!["dns", "query", "a..b"]),
+        (65, vec!["dns", "query", "whoami", "--listen", "192.0.2.9"]),
         (66, vec!["service", "apply", "-f", "/nonexistent/file"]),
         (69, vec!["--admin", "unix:/nonexistent/socket", "status"]),
         (2, vec!["--admin", metrics.as_str(), "status"]),

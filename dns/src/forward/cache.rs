@@ -79,9 +79,7 @@ impl Cache {
     /// The same with one that is fresh or expired no longer ago than `max_stale`.
     pub(super) fn stale(&self, asked: &Asked<'_>, now: Instant, udp: bool, out: &mut Vec<u8>) -> Option<Hit> {
         self.get(asked, |entry| {
-            let usable = Duration::from_secs(entry.kept.ttl.into()) + self.max_stale;
-            (now.saturating_duration_since(entry.since) < usable)
-                .then(|| entry.kept.render(asked, None, udp, out))
+            entry.usable(now, self.max_stale).then(|| entry.kept.render(asked, None, udp, out))
         })
     }
 
@@ -93,6 +91,14 @@ impl Cache {
             entry.used.store(true, Ordering::Relaxed);
         }
         Some(Hit { rcode: entry.kept.rcode, negative: entry.kept.negative })
+    }
+
+    /// What is there for `asked` at `now`, without using it: its code, its age and how long it is fresh, in seconds.
+    /// None that is too old to be given.
+    pub(super) fn look(&self, asked: &Asked<'_>, now: Instant) -> Option<(ResponseCode, u32, u32)> {
+        let shard = self.shard(asked.key()).read().unwrap_or_else(PoisonError::into_inner);
+        let entry = shard.entries.get(asked.key()).filter(|entry| entry.usable(now, self.max_stale))?;
+        Some((entry.kept.rcode, entry.age(now), entry.kept.ttl))
     }
 
     /// Keeps a reply; others go for it where the bounds ask for that.
@@ -162,6 +168,11 @@ impl Shard {
 }
 
 impl Entry {
+    /// Whether it is fresh or expired no longer ago than `max_stale`.
+    fn usable(&self, now: Instant, max_stale: Duration) -> bool {
+        now.saturating_duration_since(self.since) < Duration::from_secs(self.kept.ttl.into()) + max_stale
+    }
+
     /// Whole seconds since it came.
     fn age(&self, now: Instant) -> u32 {
         u32::try_from(now.saturating_duration_since(self.since).as_secs()).unwrap_or(u32::MAX)
@@ -210,6 +221,9 @@ mod tests {
             assert_eq!(ttl(&out), left, "{age:?}");
         }
         assert_eq!(cache.fresh(&asked, then + s(60), true, &mut out), None);
+        let look = |age| cache.look(&asked, then + age);
+        assert_eq!(look(s(59)), Some((ResponseCode::NoError, 59, 60)));
+        assert_eq!((look(s(60 + 3599)), look(s(60 + 3600))), (Some((ResponseCode::NoError, 3659, 60)), None));
         assert!(cache.stale(&asked, then + s(60 + 3599), true, &mut out).is_some());
         assert_eq!(ttl(&out), 30);
         assert_eq!(cache.stale(&asked, then + s(60 + 3600), true, &mut out), None);

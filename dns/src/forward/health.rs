@@ -37,6 +37,16 @@ impl Health {
         self.failures > 0
     }
 
+    /// Failures in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Smoothed time to a reply, once there was one.
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.rtt.map(|(mean, _)| mean)
+    }
+
     /// A reply came after `rtt`.
     pub(super) fn good(&mut self, rtt: Duration) {
         let rtt = match self.rtt {

@@ -10,6 +10,7 @@
 mod cache;
 mod case;
 mod exchange;
+mod explain;
 mod flights;
 mod forwarder;
 mod health;

@@ -21,18 +21,23 @@ pub(super) struct Routes {
 impl Routes {
     /// The upstreams for a question (name, type and class on the wire): those of the longest domain it is in.
     pub(super) fn of(&self, question: &[u8]) -> &Group {
+        self.route(question).1
+    }
+
+    /// The same, and that domain.
+    pub(super) fn route(&self, question: &[u8]) -> (Option<&[u8]>, &Group) {
         if self.domains.is_empty() {
-            return &self.others;
+            return (None, &self.others);
         }
         let name = question[..question.len().saturating_sub(4)].to_ascii_lowercase();
         let mut at = 0;
         while let Some(length) = name.get(at) {
-            if let Some(group) = self.domains.get(&name[at..]) {
-                return group;
+            if let Some((domain, group)) = self.domains.get_key_value(&name[at..]) {
+                return (Some(domain), group);
             }
             at += 1 + usize::from(*length);
         }
-        &self.others
+        (None, &self.others)
     }
 
     /// Every upstream once.

@@ -19,7 +19,7 @@ mod tally;
 mod tcp;
 mod udp;
 
-pub use lookup::{AnswerSource, LookupError, LookupRecord, LookupReply};
+pub use lookup::{AnswerSource, Lookup, LookupError, LookupRecord, LookupReply};
 
 use crate::{
     answer::AnswerOptions,
@@ -94,9 +94,11 @@ impl DnsServer {
             Part::Feed
         });
         let permits = Arc::new(Semaphore::new(config.limits.tcp_connections));
+        let mut responders = Vec::new();
         let scopes = config.scopes.into_iter().map(Some).chain(std::iter::repeat(None));
         for (Bound { udp, tcp, .. }, scope) in bound.into_iter().zip(scopes) {
             let responder = scope.map_or_else(|| Arc::clone(&responder), |s| Arc::new(responder.within(s)));
+            responders.push(Arc::clone(&responder));
             for socket in udp {
                 let datagrams = udp::serve(socket, Arc::clone(&responder));
                 tasks.spawn(async {
@@ -112,7 +114,7 @@ impl DnsServer {
             });
         }
         tracing::info!(?addresses, domain = %config.domain, "DNS answers");
-        Ok(DnsHandle { addresses, view, responder, tasks: Supervised::new(tasks) })
+        Ok(DnsHandle { addresses, view, responder, responders, tasks: Supervised::new(tasks) })
     }
 }
 
@@ -121,7 +123,10 @@ impl DnsServer {
 pub struct DnsHandle {
     addresses: Vec<SocketAddr>,
     view: Arc<ArcSwap<DnsView>>,
+    /// That of the host itself.
     responder: Arc<Responder>,
+    /// Those of the clients of each address.
+    responders: Vec<Arc<Responder>>,
     tasks: Supervised,
 }
 
@@ -151,7 +156,27 @@ impl DnsHandle {
     /// # Errors
     /// [`LookupError`] when the name or type is none, or no upstream answered.
     pub async fn query(&self, name: &str, kind: &str) -> Result<LookupReply, LookupError> {
-        lookup::query(&self.responder, name, kind).await
+        let (name, kind) = (name.to_owned(), kind.to_owned());
+        self.lookup(&Lookup { name, kind, ..Lookup::default() }).await
+    }
+
+    /// The same, as a client of one address sees it, or with where the answer comes from.
+    ///
+    /// # Errors
+    /// As [`DnsHandle::query`], or nobody listens at the address.
+    pub async fn lookup(&self, asked: &Lookup) -> Result<LookupReply, LookupError> {
+        let Some(listen) = &asked.listen else { return lookup::query(&self.responder, asked).await };
+        let at = self.addresses.iter().position(|a| listen.parse() == Ok(*a) || listen.parse() == Ok(a.ip()));
+        let found = at.and_then(|at| Some((self.addresses.get(at)?, self.responders.get(at)?)));
+        let (address, responder) = found.ok_or_else(|| LookupError::Listen {
+            asked: listen.chars().take(80).collect(),
+            known: self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        })?;
+        let mut reply = lookup::query(responder, asked).await?;
+        if let Some(explanation) = &mut reply.explanation {
+            explanation.listen = Some(address.to_string());
+        }
+        Ok(reply)
     }
 
     /// Stops listening and waits until every socket is closed; queries under way get no reply.

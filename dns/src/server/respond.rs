@@ -7,8 +7,9 @@ use super::{
 use crate::{
     answer::{Answer, AnswerOptions, Question, answer},
     encode::{self, Screened},
+    explain::{Explanation, explain},
     fast,
-    forward::{ForwardError, Forwarded, Forwarder, Permit},
+    forward::{Forwarded, Forwarder, Permit},
     metrics::{Dropped, Limited, Metrics, Transport},
     scope::Scope,
     view::DnsView,
@@ -190,6 +191,17 @@ impl Responder {
         answer(&self.view.load(), &question, self.turn(), &self.options)
     }
 
+    /// The same, and where it comes from.
+    pub(super) fn explain(&self, question: &Question) -> (Option<Answer>, Explanation) {
+        let question = question.clone().within(Arc::clone(&self.scope));
+        explain(&self.view.load_full(), &question, self.turn(), &self.options)
+    }
+
+    /// Whether names are answered without the zone.
+    pub(super) fn has_bare_names(&self) -> bool {
+        self.scope.bare_names
+    }
+
     /// The live view.
     pub(super) fn view(&self) -> arc_swap::Guard<Arc<DnsView>> {
         self.view.load()
@@ -218,7 +230,7 @@ impl Responder {
         let Pending { request, transport, arrived, permit, _share, known, logged: _ } = pending;
         let udp = transport == Transport::Udp;
         if let (Some(known), Some(question)) = (known, encode::question(&request)) {
-            let answer = self.complete(known, question.kind, permit).await;
+            let (answer, _) = self.complete(known, question.kind, permit).await;
             let (reply, rcode) = encode::reply(&request, &answer, udp, true);
             self.metrics.response(rcode, arrived.elapsed());
             return reply;
@@ -232,12 +244,7 @@ impl Responder {
             Ok(Forwarded { reply, rcode, .. }) => (reply, rcode),
             Err(error) => {
                 tracing::debug!(%error, "forward failed");
-                let rcode = match error {
-                    ForwardError::NotAQuery => ResponseCode::FormErr,
-                    ForwardError::NoUpstream | ForwardError::Loop => ResponseCode::Refused,
-                    ForwardError::Unanswered(_) => ResponseCode::ServFail,
-                };
-                encode::reply(&request, &Answer::bare(rcode), udp, true)
+                encode::reply(&request, &Answer::bare(error.rcode()), udp, true)
             }
         };
         self.metrics.response(rcode, arrived.elapsed());

@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 const SEED: u64 = 0xd115;
 const ROUNDS: usize = 40_000;
 
-const KINDS: [RecordType; 7] = [
+pub(crate) const KINDS: [RecordType; 7] = [
     RecordType::A,
     RecordType::AAAA,
     RecordType::SRV,
@@ -24,18 +24,18 @@ const KINDS: [RecordType; 7] = [
 ];
 
 /// The services of the example and those of the Kubernetes table, in one mesh.
-fn meshes() -> Snapshot {
+pub(crate) fn meshes() -> Snapshot {
     let mut snapshot = mesh::example();
     mesh::change(&mut snapshot, include_str!("data/kubernetes.txt").split_once("\n---\n").unwrap().0);
     snapshot
 }
 
-fn options_of_all() -> AnswerOptions {
+pub(crate) fn options_of_all() -> AnswerOptions {
     AnswerOptions { kubernetes: Some(Zone::kubernetes("cluster.local").unwrap()), ..options() }
 }
 
 /// A name of words the mesh knows, often those of a service, below a zone most of the time.
-fn name(rng: &mut StdRng, snapshot: &Snapshot, words: &[String]) -> Name {
+pub(crate) fn name(rng: &mut StdRng, snapshot: &Snapshot, words: &[String]) -> Name {
     if rng.random_range(0..10) == 0 {
         let all = snapshot
             .services
@@ -73,7 +73,7 @@ fn name(rng: &mut StdRng, snapshot: &Snapshot, words: &[String]) -> Name {
     name
 }
 
-fn words(snapshot: &Snapshot) -> Vec<String> {
+pub(crate) fn words(snapshot: &Snapshot) -> Vec<String> {
     let fixed = [
         "tasks",
         "svc",

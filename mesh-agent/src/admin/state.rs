@@ -11,6 +11,7 @@ use mesh_control::{
     ClusterKey, ControlStats, KeyChange, KeyView, PeerStats,
     model::{Endpoint, Name, NodeName, PortRange, Protocol, PublishMode, ServiceKey, Snapshot},
 };
+use mesh_dns::Lookup;
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 /// An answer that may take a message to another task.
@@ -76,8 +77,8 @@ pub trait Operations: Send + Sync + 'static {
     fn change_key(&self, change: KeyChange) -> Answer<'_, Result<(), OperationError>>;
     /// The key that seals, itself, for a join token.
     fn expose_sealing_key(&self) -> ClusterKey;
-    /// Asks this node's DNS server, as a client would; `record_type` is a word such as `AAAA`, in upper case.
-    fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, OperationError>>;
+    /// Asks this node's DNS server, as a client would; the type is a word such as `AAAA`, in upper case.
+    fn dns_query(&self, asked: Lookup) -> Answer<'_, Result<DnsAnswer, OperationError>>;
 }
 
 /// Why the agent did not do what the API asked.
@@ -186,7 +187,7 @@ pub enum Drain {
 }
 
 /// What DNS answers.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct DnsAnswer {
     /// `NOERROR`, `NXDOMAIN`, …
     pub rcode: String,
@@ -194,6 +195,8 @@ pub struct DnsAnswer {
     pub authoritative: bool,
     /// The answer section.
     pub records: Vec<DnsRecord>,
+    /// Where it comes from, when that was asked.
+    pub explanation: Option<mesh_dns::Explanation>,
 }
 
 /// One record of a [`DnsAnswer`], in the presentation format of RFC 1035 section 5.

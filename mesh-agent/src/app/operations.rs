@@ -20,7 +20,7 @@ use mesh_control::{
     ClusterKey, ControlError, ControlHandle, ControlStats, KeyChange, KeyView, LocalChange, PeerStats,
     model::{Endpoint, Name, NodeName, Origin, PortRange, ServiceKey, ServiceView, Snapshot},
 };
-use mesh_dns::{AnswerSource, DnsHandle, LookupError, LookupRecord};
+use mesh_dns::{AnswerSource, DnsHandle, Lookup, LookupError, LookupRecord};
 use std::{
     net::SocketAddr,
     sync::Arc,
@@ -88,6 +88,7 @@ fn dns(error: &LookupError) -> OperationError {
     match error {
         LookupError::Name(_) => OperationError::Invalid { field: "name".into(), problem: text },
         LookupError::Type(_) => OperationError::Invalid { field: "type".into(), problem: text },
+        LookupError::Listen { .. } => OperationError::Invalid { field: "listen".into(), problem: text },
         _ => OperationError::Unavailable(text),
     }
 }
@@ -266,15 +267,15 @@ impl Operations for Running {
         self.control.expose_sealing_key()
     }
 
-    fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, OperationError>> {
+    fn dns_query(&self, asked: Lookup) -> Answer<'_, Result<DnsAnswer, OperationError>> {
         Box::pin(async move {
             let off = || OperationError::Unavailable("DNS is switched off (dns.enabled)".into());
-            let reply =
-                self.dns.as_ref().ok_or_else(off)?.query(&name, &record_type).await.map_err(|e| dns(&e))?;
+            let reply = self.dns.as_ref().ok_or_else(off)?.lookup(&asked).await.map_err(|e| dns(&e))?;
             Ok(DnsAnswer {
                 rcode: reply.rcode,
                 authoritative: reply.source == AnswerSource::Mesh,
                 records: reply.answers.into_iter().map(record).collect(),
+                explanation: reply.explanation,
             })
         })
     }

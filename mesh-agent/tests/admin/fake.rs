@@ -1,5 +1,6 @@
 //! An agent in memory: what the API asks, answered from a snapshot made by hand; what it writes, written down.
 
+use crate::dns;
 use mesh_agent::{
     admin::{
         Answer, DnsAnswer, DnsRecord, Drain, HealthResult, OperationError, Operations, PlaneStatus,
@@ -16,6 +17,7 @@ use mesh_control::{
         PublishMode, PublishedView, ServiceKey, ServicePort, ServiceSpec, ServiceView, Snapshot,
     },
 };
+use mesh_dns::Lookup;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
@@ -391,15 +393,20 @@ impl Operations for Fake {
         new
     }
 
-    fn dns_query(&self, name: String, record_type: String) -> Answer<'_, Result<DnsAnswer, OperationError>> {
+    fn dns_query(&self, asked: Lookup) -> Answer<'_, Result<DnsAnswer, OperationError>> {
         Box::pin(async move {
+            let Lookup { name, kind, listen, explain } = asked;
             let known = name.starts_with("web.");
-            let record =
-                DnsRecord { name, record_type: record_type.clone(), ttl: 5, data: "127.96.0.7".into() };
+            let records = if known && kind == "A" {
+                vec![DnsRecord { name: name.clone(), record_type: kind, ttl: 5, data: "127.96.0.7".into() }]
+            } else {
+                vec![]
+            };
             Ok(DnsAnswer {
                 rcode: if known { "NOERROR" } else { "NXDOMAIN" }.into(),
                 authoritative: true,
-                records: if known && record_type == "A" { vec![record] } else { vec![] },
+                records,
+                explanation: explain.then(|| dns::explanation(&name, listen)),
             })
         })
     }

@@ -4,6 +4,7 @@
 mod api;
 mod cli;
 mod cli_commands;
+mod dns;
 mod doors;
 mod events;
 mod fake;

@@ -66,6 +66,7 @@ async fn answers_have_the_shape_it_gives() {
         ("/v1/nodes", "/v1/nodes", 200),
         ("/v1/keys", "/v1/keys", 200),
         ("/v1/dns?name=web.cluster", "/v1/dns", 200),
+        ("/v1/dns?name=web.cluster&explain=true", "/v1/dns", 200),
         ("/v1/dns", "/v1/dns", 400),
         ("/v1/explain?destination=127.96.0.7:80", "/v1/explain", 200),
         ("/v1/events?since=0", "/v1/events", 200),

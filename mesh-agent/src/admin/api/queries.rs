@@ -12,6 +12,7 @@ use crate::{
 };
 use hyper::StatusCode;
 use mesh_control::model::{NodeName, Snapshot};
+use mesh_dns::Lookup;
 use std::net::{IpAddr, SocketAddr};
 
 pub(super) fn nodes(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
@@ -52,7 +53,7 @@ fn known(snapshot: &Snapshot, wanted: &str) -> Result<NodeName, ApiError> {
 }
 
 pub(super) async fn dns(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
-    let query = Query::parse(&call.query, &["name", "type"])?;
+    let query = Query::parse(&call.query, &["name", "type", "listen", "explain"])?;
     let name = query.need("name", "web.cluster")?.to_owned();
     // RFC 1035 section 2.3.4: a name has at most 255 bytes; escapes make the text longer, never that much.
     if name.len() > 1024 {
@@ -62,7 +63,14 @@ pub(super) async fn dns(shared: &Shared, call: &Call) -> Result<Reply, ApiError>
     if record_type.len() > 16 || !record_type.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return Err(ApiError::field("type", "no record type: use A, AAAA, SRV, PTR, TXT, SOA, NS or ANY"));
     }
-    let answer = shared.operations.dns_query(name.clone(), record_type.clone()).await?;
+    let explain = match query.get("explain") {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(ApiError::field("explain", "neither true nor false")),
+    };
+    let listen = query.get("listen").map(str::to_owned);
+    let asked = Lookup { name: name.clone(), kind: record_type.clone(), listen, explain };
+    let answer = shared.operations.dns_query(asked).await?;
     Ok(Reply::json(StatusCode::OK, &DnsJson::new(name, record_type, answer)))
 }
 

@@ -107,6 +107,9 @@ pub struct DnsJson {
     pub authoritative: bool,
     /// The answer section.
     pub records: Vec<DnsRecordJson>,
+    /// Where it comes from, when that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<mesh_dns::Explanation>,
 }
 
 /// A DNS record.
@@ -134,6 +137,7 @@ impl DnsJson {
             records: records
                 .map(|r| DnsRecordJson { name: r.name, record_type: r.record_type, ttl: r.ttl, data: r.data })
                 .collect(),
+            explanation: answer.explanation,
         }
     }
 }

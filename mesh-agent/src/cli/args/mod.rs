@@ -1,12 +1,14 @@
 //! The arguments, as clap reads them.
 
 mod daemon;
+mod dns;
 mod endpoint;
 mod events;
 mod key;
 mod service;
 
 pub use daemon::{ConfigCommand, DemoArgs, LogArgs, LogFormat, RunArgs};
+pub use dns::{DnsArgs, DnsCommand};
 pub use endpoint::{AddArgs, DrainArgs, EndpointCommand, RemoveEndpointArgs};
 pub use events::{EventsArgs, From};
 pub use key::{AddKeyArgs, CreateTokenArgs, JoinArgs, KeyArgs, KeyCommand, TokenCommand};
@@ -164,22 +166,6 @@ pub enum NodesCommand {
     Undrain {
         /// The node whose agent is asked
         node: String,
-    },
-}
-
-/// `dns …`.
-#[derive(Subcommand, Debug)]
-pub enum DnsCommand {
-    /// Ask for a name
-    #[command(
-        after_help = "Exits 2 when the name does not exist.\n\nExamples:\n  mesh-agent dns query web.cluster\n  mesh-agent dns query tasks.web.cluster\n  mesh-agent dns query _http._tcp.web.cluster --type SRV"
-    )]
-    Query {
-        /// The name
-        name: String,
-        /// Record type
-        #[arg(long = "type", value_name = "TYPE", default_value = "A")]
-        record_type: String,
     },
 }
 

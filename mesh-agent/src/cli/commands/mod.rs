@@ -1,5 +1,6 @@
 //! The commands that ask an agent.
 
+mod dns;
 mod endpoint;
 mod events;
 mod format;
@@ -31,7 +32,7 @@ pub(super) fn run(command: Command, global: &Global, output: Output) -> Result<(
             Command::Events(args) => events::run(&client, &args, output).await,
             Command::Key(command) => key::run(&client, command, output).await,
             Command::Token(TokenCommand::Create(args)) => key::create_token(&client, args, output).await,
-            Command::Dns(command) => query::dns(&client, command, output).await,
+            Command::Dns(command) => dns::run(&client, command, output).await,
             Command::Why(args) => query::why(&client, &args, output).await,
             Command::Plan => query::plan(&client, output).await,
             // Those that ask no agent were run before.

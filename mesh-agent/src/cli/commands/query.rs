@@ -1,13 +1,13 @@
-//! `nodes`, `dns query`, `why` and `plan`.
+//! `nodes`, `why` and `plan`.
 
 use super::format::{age, done, offset};
 use crate::{
     admin::{
         encode,
-        wire::{DnsJson, Done, ExplainJson, NodeDrain, NodesJson, PlanJson},
+        wire::{Done, ExplainJson, NodeDrain, NodesJson, PlanJson},
     },
     cli::{
-        args::{DnsCommand, NodesCommand, WhyArgs},
+        args::{NodesCommand, WhyArgs},
         client::Client,
         exit::{Code, Failure},
         output::{Output, Table, clean},
@@ -79,30 +79,6 @@ async fn list_nodes(client: &Client, output: Output) -> Result<(), Failure> {
         ]);
     }
     output.table(&table)
-}
-
-pub(super) async fn dns(client: &Client, command: DnsCommand, output: Output) -> Result<(), Failure> {
-    let DnsCommand::Query { name, record_type } = command;
-    let path = format!("/v1/dns?name={}&type={}", encode(&name), encode(&record_type));
-    let answer: DnsJson = client.get(&path).await?;
-    if output.json {
-        output.json(&answer)?;
-    } else if answer.rcode == "NOERROR" && !answer.records.is_empty() {
-        let mut table = Table::new(&["NAME", "TTL", "TYPE", "DATA"]);
-        for r in &answer.records {
-            table.row(vec![r.name.clone(), r.ttl.to_string(), r.record_type.clone(), r.data.clone()]);
-        }
-        output.table(&table)?;
-    } else if answer.rcode == "NOERROR" {
-        output.print(&format!("{} exists and has no {}\n", clean(&name), clean(&answer.record_type)))?;
-    }
-    match answer.rcode.as_str() {
-        "NOERROR" => Ok(()),
-        "NXDOMAIN" => {
-            Err(Failure::new(Code::NotFound, format!("{} does not exist (NXDOMAIN)", clean(&name))))
-        }
-        other => Err(Failure::new(Code::Failure, format!("{}: {}", clean(&name), clean(other)))),
-    }
 }
 
 pub(super) async fn why(client: &Client, args: &WhyArgs, output: Output) -> Result<(), Failure> {
