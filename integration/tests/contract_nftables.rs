@@ -16,6 +16,7 @@ impl KernelPlane for Nftables {
             node: Name::new("n2").expect("a good name"),
             vip_cidrs: ["10.96.0.0/16", "fd96::/64"].map(|n| n.parse().expect("a network")).into(),
             overlay: Vec::new(),
+            bridge: None,
         })
         .expect("a kernel with nf_tables")
     }
@@ -23,28 +24,40 @@ impl KernelPlane for Nftables {
 
 mod routed4 {
     use super::Nftables;
-    use mesh_integration::{contract::kernel::Routed4, contract_suite, contract_suite_bytes};
+    use mesh_integration::{
+        contract::kernel::Routed4, contract_suite, contract_suite_bytes, contract_suite_hosted,
+    };
     contract_suite!(Routed4<Nftables>);
     contract_suite_bytes!(Routed4<Nftables>);
+    contract_suite_hosted!(Routed4<Nftables>);
 }
 
 mod routed6 {
     use super::Nftables;
-    use mesh_integration::{contract::kernel::Routed6, contract_suite, contract_suite_bytes};
+    use mesh_integration::{
+        contract::kernel::Routed6, contract_suite, contract_suite_bytes, contract_suite_hosted,
+    };
     contract_suite!(Routed6<Nftables>);
     contract_suite_bytes!(Routed6<Nftables>);
+    contract_suite_hosted!(Routed6<Nftables>);
 }
 
 mod on_node4 {
     use super::Nftables;
-    use mesh_integration::{contract::kernel::OnNode4, contract_suite, contract_suite_bytes};
+    use mesh_integration::{
+        contract::kernel::OnNode4, contract_suite, contract_suite_bytes, contract_suite_hosted,
+    };
     contract_suite!(OnNode4<Nftables>);
     contract_suite_bytes!(OnNode4<Nftables>);
+    contract_suite_hosted!(OnNode4<Nftables>);
 }
 
 mod on_node6 {
     use super::Nftables;
-    use mesh_integration::{contract::kernel::OnNode6, contract_suite, contract_suite_bytes};
+    use mesh_integration::{
+        contract::kernel::OnNode6, contract_suite, contract_suite_bytes, contract_suite_hosted,
+    };
     contract_suite!(OnNode6<Nftables>);
     contract_suite_bytes!(OnNode6<Nftables>);
+    contract_suite_hosted!(OnNode6<Nftables>);
 }

@@ -55,7 +55,9 @@ fn jhash(bytes: &[u8], seed: u32) -> u32 {
         a = a.wrapping_add(next());
         b = b.wrapping_add(next());
         c = c.wrapping_add(next());
-        for (x, y, z, turn) in [(0, 2, 1, 4), (1, 0, 2, 6), (2, 1, 0, 8), (0, 2, 1, 16), (1, 0, 2, 19), (2, 1, 0, 4)] {
+        for (x, y, z, turn) in
+            [(0, 2, 1, 4), (1, 0, 2, 6), (2, 1, 0, 8), (0, 2, 1, 16), (1, 0, 2, 19), (2, 1, 0, 4)]
+        {
             let mut r = [a, b, c];
             r[x] = r[x].wrapping_sub(r[y]) ^ r[y].rotate_left(turn);
             r[y] = r[y].wrapping_add(r[z]);

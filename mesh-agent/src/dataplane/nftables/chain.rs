@@ -189,7 +189,9 @@ impl Shape {
         let first = match self.pick {
             Pick::Next(_) => Expr::numgen(reg(id), self.slots, false),
             Pick::Random => Expr::numgen(reg(id), self.slots, true),
-            Pick::Hash => Expr::jhash(reg(at), reg(id), layout.bytes(), self.slots, crate::plan::maglev::SEED),
+            Pick::Hash => {
+                Expr::jhash(reg(at), reg(id), layout.bytes(), self.slots, crate::plan::maglev::SEED)
+            }
         };
         let mut chosen = pick(first);
         if self.pick == Pick::Hash {
@@ -218,9 +220,16 @@ mod tests {
 
     #[test]
     fn names_say_the_shape() {
-        let plain = Shape { pick: Pick::Random, slots: 7, local: false, sticky: None, most: None, allow: false };
-        let full =
-            Shape { pick: Pick::Next(3), local: true, sticky: Some(150), most: Some(5), allow: true, ..plain };
+        let plain =
+            Shape { pick: Pick::Random, slots: 7, local: false, sticky: None, most: None, allow: false };
+        let full = Shape {
+            pick: Pick::Next(3),
+            local: true,
+            sticky: Some(150),
+            most: Some(5),
+            allow: true,
+            ..plain
+        };
         for (shape, name) in [
             (plain, "random7"),
             (Shape { pick: Pick::Hash, slots: 1021, ..plain }, "hash1021"),
@@ -232,7 +241,9 @@ mod tests {
         for (target, name) in [(Target::Reject, "reject"), (Target::Drop, "drop")] {
             assert_eq!((target.to_string().as_str(), Target::parse(name)), (name, Some(target)));
         }
-        for bad in ["", "prerouting", "next7", "next7.x", "random", "random7-max", "hash1-local-local", "hash01"] {
+        for bad in
+            ["", "prerouting", "next7", "next7.x", "random", "random7-max", "hash1-local-local", "hash01"]
+        {
             assert_eq!(Target::parse(bad), None, "{bad}");
         }
     }

@@ -60,7 +60,8 @@ impl Tally {
                     .filter(|e| places.find(&side.layout, &e.key).is_some())
                     .map(|e| e.key.clone())
                     .collect();
-                let found = if keys.is_empty() { Vec::new() } else { nft.get(&side.layout.table, set, &keys)? };
+                let found =
+                    if keys.is_empty() { Vec::new() } else { nft.get(&side.layout.table, set, &keys)? };
                 for element in found {
                     self.add(&side.layout, &state.table, set, &element, &places);
                 }
@@ -82,7 +83,9 @@ impl Tally {
     }
 
     fn add(&mut self, layout: &Layout, table: &Table, set: &str, element: &Element, places: &Places) {
-        let Some(packets) = element.count.map(|count| count.packets).filter(|packets| *packets > 0) else { return };
+        let Some(packets) = element.count.map(|count| count.packets).filter(|packets| *packets > 0) else {
+            return;
+        };
         let Some(entry) = places.find(layout, &element.key).and_then(|key| table.get(&key)) else { return };
         match set {
             SERVICES => {

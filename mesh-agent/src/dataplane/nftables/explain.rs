@@ -51,7 +51,12 @@ fn remembered(nft: &mut Nft, layout: &Layout, entry: &Entry, flow: &Flow) -> Opt
     entry.backends.iter().find(|b| backend_id(b) == *id).map(|b| b.id.clone())
 }
 
-pub(super) fn explain(nft: &mut Nft, state: &State, place: &super::realize::Place, flow: &Flow) -> Explanation {
+pub(super) fn explain(
+    nft: &mut Nft,
+    state: &State,
+    place: &super::realize::Place,
+    flow: &Flow,
+) -> Explanation {
     let Some(entry) = find(state, flow).filter(|entry| unsupported(entry).is_none()) else {
         let (frontend, service, affinity) = (None, None, None);
         return Explanation { frontend, service, candidates: Vec::new(), affinity, objects: Vec::new() };
@@ -63,9 +68,8 @@ pub(super) fn explain(nft: &mut Nft, state: &State, place: &super::realize::Plac
     let allow = &entry.frontend.allow;
     let denied = flow.client.is_some_and(|c| !allow.is_empty() && !allow.iter().any(|n| n.contains(c)));
     let affinity = remembered(nft, layout, entry, flow);
-    let bound = affinity.as_ref().filter(|id| {
-        entry.backends.iter().any(|b| b.id == **id && b.takes_new_flows())
-    });
+    let bound =
+        affinity.as_ref().filter(|id| entry.backends.iter().any(|b| b.id == **id && b.takes_new_flows()));
     let (pick, slots) = slots(entry).unwrap_or((Pick::Random, Vec::new()));
     let sure = match (pick, flow.client) {
         (Pick::Hash, Some(client)) => {

@@ -62,7 +62,8 @@ fn between(cuts: &mut Cuts, old: &Entry, new: &Entry) {
     for backend in old.backends.iter() {
         let now = new.backends.iter().find(|b| b.id == backend.id);
         let moved = now.is_none_or(|b| (b.address, b.port) != (backend.address, backend.port));
-        let down = udp && now.is_some_and(|b| b.state == BackendState::Down) && backend.state != BackendState::Down;
+        let down =
+            udp && now.is_some_and(|b| b.state == BackendState::Down) && backend.state != BackendState::Down;
         if moved || down {
             cuts.now.push(of(old, backend));
         }
@@ -152,8 +153,7 @@ impl<'a> Wanted<'a> {
         let first = cuts.first().map(|cut| number(cut.frontend.protocol));
         let protocol = first.filter(|p| cuts.iter().all(|cut| number(cut.frontend.protocol) == *p));
         let untranslated = cuts.iter().any(|cut| cut.backend.is_none());
-        let mut wanted =
-            Wanted { exact: HashMap::new(), any: HashMap::new(), protocol, untranslated };
+        let mut wanted = Wanted { exact: HashMap::new(), any: HashMap::new(), protocol, untranslated };
         for cut in cuts {
             let FrontendKey { listen, ports, protocol } = cut.frontend;
             let protocol = number(protocol);

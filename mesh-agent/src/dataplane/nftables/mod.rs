@@ -44,6 +44,7 @@ use deadline::Deadlines;
 use ipnetwork::IpNetwork;
 use mesh_control::model::{NodeName, Protocol, Scheduler};
 use realize::Place;
+use sets::Outline;
 use state::State;
 use std::{
     collections::BTreeSet,
@@ -63,13 +64,15 @@ pub struct NftablesConfig {
     pub vip_cidrs: Vec<IpNetwork>,
     /// The overlay: from there answers come back through this node, so that backends may see the client's address.
     pub overlay: Vec<IpNetwork>,
+    /// The overlay's bridge: between its ports packets pass this host, so that no source address need change.
+    pub bridge: Option<String>,
 }
 
 /// The nftables data plane of the network namespace it was started in.
 #[derive(Debug)]
 pub struct NftablesPlane {
     place: Place,
-    vip_cidrs: Vec<IpNetwork>,
+    outline: Outline,
     nft: Mutex<Nft>,
     conntrack: Mutex<Conntrack>,
     state: State,
@@ -108,7 +111,7 @@ impl NftablesPlane {
         let tally = Arc::<Mutex<Tally>>::default();
         Ok(NftablesPlane {
             place: Place { node: config.node, overlay: config.overlay },
-            vip_cidrs: config.vip_cidrs,
+            outline: Outline { vip_cidrs: config.vip_cidrs, bridge: config.bridge },
             nft: Mutex::new(nft),
             conntrack: Mutex::new(Conntrack::open().map_err(failed("open a conntrack socket"))?),
             state: State::empty(),
@@ -123,7 +126,7 @@ impl NftablesPlane {
         if !change.is_empty(&self.state) {
             let mut nft = locked(&self.nft);
             locked(&self.tally).before(&mut nft, &self.state, &change)?;
-            nft.commit(change.transaction(&self.state, &self.vip_cidrs))?;
+            nft.commit(change.transaction(&self.state, &self.outline))?;
         }
         let cuts = flows::cuts(&self.state.table, work, touched);
         self.state = change.next;
@@ -138,7 +141,7 @@ impl NftablesPlane {
 
     /// Reads the kernel; what every frontend depends on is laid anew when it is damaged.
     fn read(&mut self) -> io::Result<()> {
-        let (state, damaged) = observe::read(&mut locked(&self.nft), &self.place, &self.vip_cidrs)?;
+        let (state, damaged) = observe::read(&mut locked(&self.nft), &self.place, &self.outline)?;
         self.state = state;
         if damaged {
             tracing::warn!(plane = NAME, "chains or sets were changed by somebody else: laid anew");

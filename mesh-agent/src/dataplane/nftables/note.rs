@@ -3,9 +3,7 @@
 
 use crate::plan::{Backend, BackendId, BackendState, Frontend, FrontendKey, Listen};
 use ipnetwork::IpNetwork;
-use mesh_control::model::{
-    Affinity, Family, Name, NoBackend, PortRange, Protocol, Scheduler, ServiceKey,
-};
+use mesh_control::model::{Affinity, Family, Name, NoBackend, PortRange, Protocol, Scheduler, ServiceKey};
 use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, time::Duration};
 

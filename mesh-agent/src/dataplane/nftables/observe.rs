@@ -5,7 +5,10 @@ use super::{
     layout::Layout,
     note,
     realize::{Place, read_allowed},
-    sets::{AFFINITY, ALLOW, BACKENDS, HAIRPIN, IDLE, MASQUERADE, SERVICES, SLOTS, VIPS, chains, sets},
+    sets::{
+        AFFINITY, ALLOW, BACKENDS, HAIRPIN, IDLE, MASQUERADE, Outline, SAME, SERVICES, SLOTS, VIPS, chains,
+        sets,
+    },
     state::{Side, State},
 };
 use crate::{
@@ -24,12 +27,12 @@ type Held = BTreeMap<(&'static str, Vec<u8>), Element>;
 
 /// Reads both families. With whether something that every frontend depends on is damaged: then the tables have to be
 /// laid anew.
-pub(super) fn read(nft: &mut Nft, place: &Place, vip_cidrs: &[IpNetwork]) -> io::Result<(State, bool)> {
+pub(super) fn read(nft: &mut Nft, place: &Place, outline: &Outline) -> io::Result<(State, bool)> {
     let mut state = State::empty();
     let mut damaged = false;
     for side in &mut state.sides {
         let mut entries = Vec::new();
-        damaged |= read_side(nft, place, vip_cidrs, side, &mut entries)?;
+        damaged |= read_side(nft, place, outline, side, &mut entries)?;
         for entry in entries {
             state.table.insert(entry.frontend.key, entry);
         }
@@ -40,7 +43,7 @@ pub(super) fn read(nft: &mut Nft, place: &Place, vip_cidrs: &[IpNetwork]) -> io:
 fn read_side(
     nft: &mut Nft,
     place: &Place,
-    vip_cidrs: &[IpNetwork],
+    outline: &Outline,
     side: &mut Side,
     entries: &mut Vec<Entry>,
 ) -> io::Result<bool> {
@@ -56,11 +59,13 @@ fn read_side(
     }
     let mut damaged = false;
     let mut sound = |name: &str, rules: Vec<String>| comments.remove(name).is_some_and(|held| held == rules);
-    for base in chains(&layout, vip_cidrs) {
+    for base in chains(&layout, outline) {
         damaged |= !sound(base.name, base.rules.into_iter().map(|(_, comment)| comment).collect());
     }
     let mut held = Held::new();
-    for set in sets(&layout).into_iter().map(|set| name(&set.name)).filter(|name| *name != AFFINITY) {
+    for set in
+        sets(&layout).into_iter().map(|set| name(&set.name)).filter(|name| ![AFFINITY, SAME].contains(name))
+    {
         for element in nft.elements(&layout.table, set)? {
             held.insert((set, element.key.clone()), Element { count: None, ..element });
         }
@@ -68,12 +73,14 @@ fn read_side(
     let mut broken = BTreeSet::new();
     for (entry, counter) in decode(&layout, &held) {
         let realized = super::realize::realize(&layout, place, &entry, counter);
-        let whole = realized.own.iter().all(|(set, want)| {
-            held.get(&(*set, want.key.clone())).is_some_and(|have| have == want)
-        });
+        let whole = realized
+            .own
+            .iter()
+            .all(|(set, want)| held.get(&(*set, want.key.clone())).is_some_and(|have| have == want));
         let chain_sound = realized.target.shape().is_none_or(|shape| {
             let rules = || shape.rules(&layout).into_iter().map(|(_, comment)| comment).collect();
-            side.chains.contains_key(&shape) || (!broken.contains(&shape) && sound(&shape.to_string(), rules()))
+            side.chains.contains_key(&shape)
+                || (!broken.contains(&shape) && sound(&shape.to_string(), rules()))
         });
         if let (false, Some(shape)) = (chain_sound, realized.target.shape()) {
             broken.insert(shape);
@@ -98,8 +105,10 @@ fn read_side(
 /// Our constant of that name.
 fn name(set: &str) -> &'static str {
     use super::sets::{DENIED, IDS, LIMITED, PICKS};
-    let all =
-        [SERVICES, SLOTS, PICKS, BACKENDS, IDS, AFFINITY, ALLOW, DENIED, LIMITED, IDLE, HAIRPIN, MASQUERADE, VIPS];
+    let all = [
+        SERVICES, SLOTS, PICKS, BACKENDS, IDS, AFFINITY, ALLOW, DENIED, LIMITED, IDLE, HAIRPIN, MASQUERADE,
+        VIPS, SAME,
+    ];
     all.into_iter().find(|name| *name == set).unwrap_or(AFFINITY)
 }
 

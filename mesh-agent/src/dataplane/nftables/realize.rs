@@ -59,7 +59,10 @@ pub(super) fn unsupported(entry: &Entry) -> Option<String> {
     let ports = usize::try_from(frontend.key.ports.count()).unwrap_or(usize::MAX);
     let elements = ports.saturating_mul(slots.len().max(1));
     (elements > MOST).then(|| {
-        format!("{ports} ports × {} slots are more than nftables should hold: publish fewer ports", slots.len())
+        format!(
+            "{ports} ports × {} slots are more than nftables should hold: publish fewer ports",
+            slots.len()
+        )
     })
 }
 
@@ -95,7 +98,9 @@ pub(super) fn realize(layout: &Layout, place: &Place, entry: &Entry, counter: u1
             slots: u32::try_from(picked.len()).unwrap_or(u32::MAX),
             local,
             // A timeout of 0 would be for ever.
-            sticky: frontend.affinity.map(|a| u64::try_from(a.timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
+            sticky: frontend
+                .affinity
+                .map(|a| u64::try_from(a.timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
             most: frontend.max_connections,
             allow: !frontend.allow.is_empty(),
         }),

@@ -36,6 +36,9 @@ pub(super) const IDLE: &str = "idle";
 pub(super) const HAIRPIN: &str = "hairpin";
 /// Backends that would answer past us.
 pub(super) const MASQUERADE: &str = "masquerade";
+/// Devices that packets came in by: device, the same device. Filled by packets; looked up by the devices that a packet
+/// came in by and leaves by, it tells whether they are one, which no expression compares.
+pub(super) const SAME: &str = "same-device";
 /// VIPs in use, which answer ping.
 pub(super) const VIPS: &str = "vips";
 
@@ -77,6 +80,7 @@ pub(super) fn sets(layout: &Layout) -> Vec<Set> {
         Set::new(HAIRPIN, layout.kinds(&[Ipv4, Ipv4], &[Ipv6, Ipv6]), keys),
         Set::new(MASQUERADE, address, keys),
         Set::new(VIPS, address, keys),
+        Set { dynamic: true, ..Set::new(SAME, &[Mark, Mark], keys) },
     ]
 }
 
@@ -84,6 +88,14 @@ pub(super) fn sets(layout: &Layout) -> Vec<Set> {
 pub(super) fn counting_set(layout: &Layout, most: u32) -> Set {
     let key: &'static [Kind] = layout.kinds(&[Ipv4, Port], &[Ipv6, Port]);
     Set { dynamic: true, ..Set::new(&limit_set(most), key, Holds::Keys) }
+}
+
+/// What the base chains depend on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Outline {
+    pub(super) vip_cidrs: Vec<IpNetwork>,
+    /// The bridge of which every packet goes through this host, also between two of its ports.
+    pub(super) bridge: Option<String>,
 }
 
 /// A base chain, or a chain that is always there.
@@ -94,7 +106,7 @@ pub(super) struct Base {
 }
 
 /// The chains that are always there.
-pub(super) fn chains(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Base> {
+pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {
     let hook = |kind, number, priority| Some(Hook { kind, number, priority, device: None });
     let tcp = |mut rest: Vec<Expr>| {
         let mut rule = vec![Expr::meta(reg(0), libc::NFT_META_L4PROTO), Expr::cmp(reg(0), true, &[6])];
@@ -123,7 +135,7 @@ pub(super) fn chains(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Base> {
         name: if number == libc::NF_INET_PRE_ROUTING { "prerouting" } else { "output" },
         // Before Docker's and kube-proxy's -100: of equal ones the later registered wins.
         hook: hook(HookKind::Nat, number, -105),
-        rules: destination(layout, vip_cidrs),
+        rules: destination(layout, &outline.vip_cidrs),
     };
     // After conntrack (-200), before any NAT.
     let early = |name, number| Base { name, hook: hook(HookKind::Filter, number, -150), rules: reset() };
@@ -137,7 +149,7 @@ pub(super) fn chains(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Base> {
         Base {
             name: "postrouting",
             hook: hook(HookKind::Nat, libc::NF_INET_POST_ROUTING, 95),
-            rules: source(layout),
+            rules: source(layout, outline.bridge.as_deref()),
         },
     ]
 }
@@ -179,23 +191,38 @@ fn destination(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
 }
 
 /// Whose source address has to change: only flows whose answers would not come back through us.
-fn source(layout: &Layout) -> Vec<Rule> {
+fn source(layout: &Layout, bridge: Option<&str>) -> Vec<Rule> {
     let local = libc::RTN_LOCAL.to_ne_bytes_u32();
-    let foreign = || [Expr::source_type(reg(8)), Expr::cmp(reg(8), false, &local)];
+    let foreign = || vec![Expr::source_type(reg(8)), Expr::cmp(reg(8), false, &local)];
     // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
-    let translated = (1_u32 << 5).to_ne_bytes();
-    let mut hairpin = foreign().to_vec();
+    let dst_nat = (1_u32 << 5).to_ne_bytes();
+    let translated = || {
+        [
+            Expr::ct(reg(0), libc::NFT_CT_STATUS),
+            Expr::mask(reg(0), reg(0), &dst_nat),
+            Expr::cmp(reg(0), false, &[0; 4]),
+        ]
+    };
+    let mut hairpin = foreign();
     hairpin.extend([layout.both_addresses(0), Expr::lookup(reg(0), HAIRPIN), Expr::masquerade()]);
-    let mut past = foreign().to_vec();
-    past.extend([
-        Expr::ct(reg(0), libc::NFT_CT_STATUS),
-        Expr::mask(reg(0), reg(0), &translated),
-        Expr::cmp(reg(0), false, &[0; 4]),
-        layout.destination(0),
-        Expr::lookup(reg(0), MASQUERADE),
-        Expr::masquerade(),
-    ]);
-    vec![(hairpin, comment("a backend that dials itself")), (past, comment("backends outside the overlay"))]
+    let mut past = foreign();
+    past.extend(translated());
+    past.extend([layout.destination(0), Expr::lookup(reg(0), MASQUERADE), Expr::masquerade()]);
+    let mut same = translated().to_vec();
+    if let Some(bridge) = bridge {
+        // IFNAMSIZ bytes, padded with zeros.
+        let mut name = bridge.as_bytes().to_vec();
+        name.resize(libc::IFNAMSIZ, 0);
+        same.extend([Expr::meta(reg(0), libc::NFT_META_OIFNAME), Expr::cmp(reg(0), false, &name)]);
+    }
+    let iif = |word| Expr::meta(reg(word), libc::NFT_META_IIF);
+    same.extend([iif(0), iif(1), Expr::remember(reg(0), SAME), Expr::meta(reg(1), libc::NFT_META_OIF)]);
+    same.extend([Expr::lookup(reg(0), SAME), Expr::masquerade()]);
+    vec![
+        (hairpin, comment("a backend that dials itself")),
+        (past, comment("backends outside the overlay")),
+        (same, comment("neighbours, who would answer each other directly")),
+    ]
 }
 
 /// `RTN_*` are bytes in `libc` and words in registers.

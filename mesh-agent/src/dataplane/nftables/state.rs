@@ -3,7 +3,7 @@
 use super::{
     chain::{Pick, Shape, Target},
     layout::Layout,
-    realize::{Placed, Place, Realized, realize},
+    realize::{Place, Placed, Realized, realize},
 };
 use crate::plan::{Entry, FrontendKey, Table};
 use imbl::OrdMap;

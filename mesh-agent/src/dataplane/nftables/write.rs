@@ -4,7 +4,7 @@ use super::{
     chain::Shape,
     layout::Layout,
     realize::{Place, Placed, Realized},
-    sets::{chains, counting_set, sets},
+    sets::{Outline, chains, counting_set, sets},
     state::{Side, State},
 };
 use crate::{
@@ -12,7 +12,6 @@ use crate::{
     sys::nft::{Element, Transaction},
 };
 use imbl::ordmap::DiffItem;
-use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Elements by set, in an order that is the same every time.
@@ -37,7 +36,12 @@ pub(super) struct Change {
 
 impl Change {
     /// Brings the frontends named in `touched` from `state` to what `work` says.
-    pub(super) fn plan(state: &State, place: &Place, work: &Table, touched: &BTreeSet<FrontendKey>) -> Change {
+    pub(super) fn plan(
+        state: &State,
+        place: &Place,
+        work: &Table,
+        touched: &BTreeSet<FrontendKey>,
+    ) -> Change {
         let mut next = State { table: work.clone(), sides: state.sides.clone() };
         let mut elements = <[Elements; 2]>::default();
         for ((side, elements), held) in next.sides.iter_mut().zip(&mut elements).zip(&state.sides) {
@@ -78,15 +82,16 @@ impl Change {
     }
 
     /// The transaction that does it. Whatever refers comes after what it refers to, and goes before it.
-    pub(super) fn transaction(&mut self, state: &State, vip_cidrs: &[IpNetwork]) -> Transaction {
+    pub(super) fn transaction(&mut self, state: &State, outline: &Outline) -> Transaction {
         let mut batch = Transaction::new();
         for ((side, held), elements) in self.next.sides.iter_mut().zip(&state.sides).zip(&self.elements) {
             if !held.base {
-                lay(&mut batch, &side.layout, vip_cidrs);
+                lay(&mut batch, &side.layout, outline);
                 side.base = true;
             }
             let (layout, table) = (&side.layout, &side.layout.table);
-            let limits = |side: &Side| -> BTreeSet<u32> { side.chains.keys().filter_map(|s| s.most).collect() };
+            let limits =
+                |side: &Side| -> BTreeSet<u32> { side.chains.keys().filter_map(|s| s.most).collect() };
             let (mut changed, mut gone) = (Vec::<Shape>::new(), Vec::<Shape>::new());
             for difference in held.chains.diff(&side.chains) {
                 match difference {
@@ -96,7 +101,11 @@ impl Change {
                 }
             }
             let limited = changed.iter().chain(&gone).any(|shape| shape.most.is_some());
-            let (before, after) = if limited { (limits(held), limits(side)) } else { <(BTreeSet<u32>, BTreeSet<u32>)>::default() };
+            let (before, after) = if limited {
+                (limits(held), limits(side))
+            } else {
+                <(BTreeSet<u32>, BTreeSet<u32>)>::default()
+            };
             for most in after.difference(&before) {
                 batch.add_set(table, &counting_set(layout, *most));
             }
@@ -156,14 +165,14 @@ fn shared_keys(realized: &Realized) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// Table, sets and the chains that are always there.
-fn lay(batch: &mut Transaction, layout: &Layout, vip_cidrs: &[IpNetwork]) {
+fn lay(batch: &mut Transaction, layout: &Layout, outline: &Outline) {
     let table = &layout.table;
     batch.delete_table(table);
     batch.add_table(table);
     for set in sets(layout) {
         batch.add_set(table, &set);
     }
-    let bases = chains(layout, vip_cidrs);
+    let bases = chains(layout, outline);
     for base in &bases {
         batch.add_chain(table, base.name, base.hook.as_ref());
     }

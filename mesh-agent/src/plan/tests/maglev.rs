@@ -20,7 +20,7 @@ fn hashes(n: usize) -> Vec<(u64, u16)> {
 fn hashes_have_their_test_vectors() {
     assert_eq!(mix(1), 0xb456_bcfc_34c2_cb2c);
     for (client, hash) in [
-        ("0.0.0.0", 0x65f4_d9e3),
+        ("0.0.0.0", 0x65f4_d9e3_u32),
         ("10.0.0.1", 0xf026_e3f9),
         ("192.0.2.7", 0x3477_ac33),
         ("::1", 0xd966_89da),

@@ -264,6 +264,12 @@ impl Expr {
         expr
     }
 
+    /// Puts the key into a set, for good.
+    #[must_use]
+    pub fn remember(key: u32, set: &str) -> Expr {
+        Self::dynset(key, set, libc::NFT_DYNSET_OP_ADD.unsigned_abs())
+    }
+
     /// Takes the key out of a map (`NFT_DYNSET_OP_DELETE`); the kernel wants a register for data here too.
     #[must_use]
     pub fn forget(key: u32, data: u32, set: &str) -> Expr {
@@ -356,7 +362,11 @@ impl Expr {
                 }
             }
             if let Some(inner) = &self.inner {
-                sys::nftnl_expr_add_expr(expr.as_ptr(), sys::NFTNL_EXPR_DYNSET_EXPRESSIONS, inner.raw().as_ptr());
+                sys::nftnl_expr_add_expr(
+                    expr.as_ptr(),
+                    sys::NFTNL_EXPR_DYNSET_EXPRESSIONS,
+                    inner.raw().as_ptr(),
+                );
             }
             expr
         }

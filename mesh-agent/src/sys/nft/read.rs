@@ -180,6 +180,9 @@ unsafe fn read_rule(rule: *mut sys::nftnl_rule) -> RuleSeen {
             [0, len, rest @ ..] => rest.get(..usize::from(*len)).and_then(|t| t.strip_suffix(&[0])),
             _ => None,
         };
-        RuleSeen { chain, comment: comment.map(|t| String::from_utf8_lossy(t).into_owned()).unwrap_or_default() }
+        RuleSeen {
+            chain,
+            comment: comment.map(|t| String::from_utf8_lossy(t).into_owned()).unwrap_or_default(),
+        }
     }
 }

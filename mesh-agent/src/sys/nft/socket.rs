@@ -1,16 +1,19 @@
 //! The socket to nf_tables.
 
 use super::transaction::Transaction;
+use nftnl_sys::libc;
 use rustix::{
     io::Errno,
     net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv,
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, socket_with,
         sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force},
-        socket_with,
     },
 };
-use nftnl_sys::libc;
-use std::{io, os::fd::{AsRawFd, OwnedFd}, ptr};
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    ptr,
+};
 
 /// Room for a whole batch, and for the answers to its messages.
 const SEND_BUFFER: usize = 256 << 20;
@@ -144,7 +147,11 @@ impl Nft {
             let mut message: libc::msghdr = std::mem::zeroed();
             message.msg_iov = parts.as_ptr().cast_mut().cast();
             message.msg_iovlen = parts.len();
-            libc::sendmsg(self.socket.as_raw_fd(), ptr::from_ref(&message), SendFlags::empty().bits().cast_signed())
+            libc::sendmsg(
+                self.socket.as_raw_fd(),
+                ptr::from_ref(&message),
+                SendFlags::empty().bits().cast_signed(),
+            )
         };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -169,7 +176,8 @@ fn error(message: &Message<'_>) -> Option<i32> {
 /// Walks the messages of one piece (netlink(7)).
 fn each<'a>(mut piece: &'a [u8], mut take: impl FnMut(Message<'a>)) {
     while let Some(header) = piece.first_chunk::<16>() {
-        let len = usize::try_from(u32::from_ne_bytes([header[0], header[1], header[2], header[3]])).unwrap_or(0);
+        let len =
+            usize::try_from(u32::from_ne_bytes([header[0], header[1], header[2], header[3]])).unwrap_or(0);
         let Some(bytes) = piece.get(..len).filter(|m| m.len() >= 16) else { return };
         take(Message { kind: number(&header[4..6]), bytes });
         piece = piece.get(len.next_multiple_of(4)..).unwrap_or_default();
