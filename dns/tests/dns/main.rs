@@ -10,6 +10,7 @@ mod caching;
 mod chains;
 mod client;
 mod clients;
+mod defects;
 mod encrypted;
 mod follow;
 mod garbage;
