@@ -7,16 +7,14 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-/// Swaps in the view of each new snapshot. When there will be no more of them, what was known last is answered on for
-/// `last_known`, which `wait` waits for, or without it for ever; then it is expired.
-pub(super) async fn follow<W: Future<Output = ()>>(
+/// Swaps in the view of each new snapshot, until there will be no more of them. However it ends, `_alive` ends with it.
+pub(super) async fn follow(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     live: Arc<ArcSwap<DnsView>>,
     metrics: Metrics,
-    last_known: Option<Duration>,
-    wait: impl FnOnce(Duration) -> W,
+    _alive: oneshot::Sender<()>,
 ) {
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
@@ -37,9 +35,22 @@ pub(super) async fn follow<W: Future<Output = ()>>(
             live.store(Arc::new(next));
         }
         if snapshots.changed().await.is_err() {
-            break;
+            return;
         }
     }
+}
+
+/// Once nobody follows the snapshots any more, what was known last is answered on for `last_known`, which `wait` waits
+/// for, or without it for ever; then it is expired.
+pub(super) async fn expire<W: Future<Output = ()>>(
+    followed: oneshot::Receiver<()>,
+    live: Arc<ArcSwap<DnsView>>,
+    metrics: Metrics,
+    last_known: Option<Duration>,
+    wait: impl FnOnce(Duration) -> W,
+) {
+    // Nothing is ever sent: the sender only ends.
+    let _ = followed.await;
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     metrics.view_orphaned.set(i64::try_from(since).unwrap_or(i64::MAX));
     let Some(bound) = last_known else { return };
@@ -62,7 +73,6 @@ pub(super) fn show(metrics: &Metrics, view: &DnsView) {
 mod tests {
     use super::*;
     use mesh_control::model::Name;
-    use tokio::sync::oneshot;
 
     const BOUND: Duration = Duration::from_secs(3600);
 
@@ -79,7 +89,10 @@ mod tests {
             asked.send(bound).unwrap();
             async { end.await.unwrap() }
         };
-        let following = tokio::spawn(follow(snapshots, Arc::clone(&live), metrics.clone(), last_known, wait));
+        let (alive, followed) = oneshot::channel();
+        let following = follow(snapshots, Arc::clone(&live), metrics.clone(), alive);
+        let expiring = expire(followed, Arc::clone(&live), metrics.clone(), last_known, wait);
+        let (following, expiring) = (tokio::spawn(following), tokio::spawn(expiring));
         drop(sender);
         let mut seen = Vec::new();
         if let Ok(bound) = waits.await {
@@ -87,6 +100,7 @@ mod tests {
             over.send(()).unwrap();
         }
         following.await.unwrap();
+        expiring.await.unwrap();
         (live, metrics, seen)
     }
 

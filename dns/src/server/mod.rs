@@ -40,7 +40,7 @@ use respond::Responder;
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 use supervise::{Part, Supervised};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Semaphore, oneshot, watch},
     task::JoinSet,
 };
 
@@ -66,8 +66,8 @@ impl DnsServer {
             return Err(DnsError::SameDomain(config.kubernetes.unwrap_or_default()));
         }
         check(&config)?;
-        let bound = bind::all(&config.listen, config.limits.workers())?;
-        let addresses: Vec<SocketAddr> = bound.iter().map(|b| b.address).collect();
+        let sockets = bind::all(&config.listen, config.limits.workers())?;
+        let addresses: Vec<SocketAddr> = sockets.iter().map(|b| b.address).collect();
         let metrics = Metrics::register(registry)?;
         let forwarder = Forwarder::start(&config, &addresses, registry, metrics.panics.clone())?;
         let options = AnswerOptions {
@@ -82,20 +82,26 @@ impl DnsServer {
         feed::show(&metrics, &view);
         let view = Arc::new(ArcSwap::from_pointee(view));
         let clients = Arc::new(Clients::new(&config.limits, Instant::now()));
-        let (forwarder, told) = (Arc::new(forwarder), metrics.clone());
+        let (forwarder, panics) = (Arc::new(forwarder), metrics.panics.clone());
         let mut responder = Responder::new(Arc::clone(&view), options, forwarder, metrics.clone(), clients);
         responder.log_every = config.query_log;
         let responder = Arc::new(responder);
         let mut tasks = JoinSet::new();
-        let feed =
-            feed::follow(snapshots, Arc::clone(&view), told, config.limits.last_known, tokio::time::sleep);
+        let (alive, followed) = oneshot::channel();
+        let feed = feed::follow(snapshots, Arc::clone(&view), metrics.clone(), alive);
         tasks.spawn(async {
             feed.await;
             Part::Feed
         });
+        let bound = config.limits.last_known;
+        let expiry = feed::expire(followed, Arc::clone(&view), metrics, bound, tokio::time::sleep);
+        tasks.spawn(async {
+            expiry.await;
+            Part::Feed
+        });
         let permits = Arc::new(Semaphore::new(config.limits.tcp_connections));
         let scopes = config.scopes.into_iter().map(Some).chain(std::iter::repeat(None));
-        for (Bound { udp, tcp, .. }, scope) in bound.into_iter().zip(scopes) {
+        for (Bound { udp, tcp, .. }, scope) in sockets.into_iter().zip(scopes) {
             let responder = scope.map_or_else(|| Arc::clone(&responder), |s| Arc::new(responder.within(s)));
             for socket in udp {
                 let datagrams = udp::serve(socket, Arc::clone(&responder));
@@ -112,7 +118,7 @@ impl DnsServer {
             });
         }
         tracing::info!(?addresses, domain = %config.domain, "DNS answers");
-        Ok(DnsHandle { addresses, view, responder, tasks: Supervised::new(tasks) })
+        Ok(DnsHandle { addresses, view, responder, tasks: Supervised::new(tasks, panics) })
     }
 }
 
