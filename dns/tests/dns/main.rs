@@ -17,6 +17,7 @@ mod garbage;
 mod lengths;
 mod load;
 mod mesh;
+mod metrics;
 mod networks;
 mod pipelined;
 mod programs;

@@ -292,6 +292,7 @@ async fn promtool_accepts_the_metrics() {
     server.ask("x.cluster", RecordType::Unknown(4242)).await;
     let text = prometheus::TextEncoder::new().encode_to_string(&server.registry.gather()).unwrap();
     assert!(text.contains("mesh_dns_request_duration_seconds_bucket"), "{text}");
+    assert!(text.contains("\nmesh_dns_panics_total 0\n"), "{text}");
     let check = std::process::Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
