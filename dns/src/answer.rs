@@ -153,7 +153,9 @@ impl Answer {
 /// transfers are REFUSED whatever the name (RFC 8906 section 3.1.4; RFC 5936 section 2.2.1).
 #[must_use]
 pub fn answer(view: &DnsView, question: &Question, seed: u64, options: &AnswerOptions) -> Option<Answer> {
-    answered(view, question, seed, options, 0)
+    let answer = answered(view, question, seed, options, 0)?;
+    let told = matches!(answer.rcode, ResponseCode::NoError | ResponseCode::NXDomain);
+    Some(if told && view.is_expired() { Answer::bare(ResponseCode::ServFail) } else { answer })
 }
 
 fn answered(

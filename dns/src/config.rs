@@ -100,6 +100,9 @@ pub struct Limits {
     pub cache_stale: Duration,
     /// How long a client waits for the upstreams when there is such a reply.
     pub stale_after: Duration,
+    /// How long the last known state is answered when no more snapshots come; then our names are SERVFAIL. `None` for
+    /// ever.
+    pub last_known: Option<Duration>,
     /// How long a failed upstream is skipped; doubled with every failure in a row, up to ten times as long.
     pub upstream_holdoff: Duration,
 }
@@ -131,6 +134,7 @@ impl Default for Limits {
             cache_stale: Duration::from_secs(3600),
             // RFC 8767 section 5.
             stale_after: Duration::from_millis(1800),
+            last_known: Some(Duration::from_secs(24 * 3600)),
             upstream_holdoff: Duration::from_secs(3),
         }
     }

@@ -1,6 +1,9 @@
 //! From raw packet to request, and from sections to raw reply. Parsing and encoding are hickory's.
 
-use crate::answer::{Answer, Question};
+use crate::{
+    answer::{Answer, Question},
+    packet::{self, HEADER, PLAIN_UDP, SAFE_UDP, question_octets},
+};
 use hickory_proto::{
     ProtoError,
     op::{Edns, Metadata, ResponseCode},
@@ -9,16 +12,6 @@ use hickory_proto::{
 };
 use hickory_server::{net::xfer::Protocol, server::Request, zone_handler::MessageResponseBuilder};
 use std::net::SocketAddr;
-
-/// Octets of a header (RFC 1035 section 4.1.1).
-pub(crate) const HEADER: usize = 12;
-
-/// Most octets of a UDP reply without EDNS (RFC 1035 section 4.2.1).
-pub(crate) const PLAIN_UDP: usize = 512;
-
-/// Most octets of our own UDP replies, and what we tell clients they may send: no fragment on any usual path (DNS
-/// flag day 2020).
-pub(crate) const SAFE_UDP: u16 = 1232;
 
 /// A packet, looked at.
 #[derive(Debug)]
@@ -31,10 +24,6 @@ pub(crate) enum Screened {
     Query(Box<Request>),
 }
 
-/// Most octets of an upstream's reply that goes to a UDP client, whatever the client takes: no longer one comes from
-/// an upstream over UDP, and what is fetched over TCP may be longer than any datagram.
-pub(crate) const FORWARDED_UDP: usize = 4096;
-
 /// Looks at a packet. Nothing is allocated in proportion to what its header claims, only to its own size.
 pub(crate) fn screen(packet: &[u8], client: SocketAddr) -> Screened {
     let Some(header) = packet.first_chunk::<HEADER>() else { return Screened::Drop };
@@ -43,47 +32,61 @@ pub(crate) fn screen(packet: &[u8], client: SocketAddr) -> Screened {
         return Screened::Drop;
     }
     if flags & 0x78 != 0 {
-        return error(*header, ResponseCode::NotImp);
+        return error(packet, header, ResponseCode::NotImp);
     }
     if questions[..2] != [0, 1] {
-        return error(*header, ResponseCode::FormErr);
+        return error(packet, header, ResponseCode::FormErr);
     }
     match Request::from_bytes(packet.to_vec(), client, Protocol::Udp) {
         Ok(request) if request.queries.len() == 1 => Screened::Query(Box::new(request)),
-        _ => error(*header, ResponseCode::FormErr),
+        _ => error(packet, header, ResponseCode::FormErr),
     }
 }
 
-/// A reply of nothing but a header: the question may be what could not be read.
-fn error(header: [u8; HEADER], rcode: ResponseCode) -> Screened {
-    let mut reply = header;
+/// A reply without the question, which may be what could not be read.
+fn error(packet: &[u8], header: &[u8; HEADER], rcode: ResponseCode) -> Screened {
+    Screened::Reply(bare(packet, header, None, rcode), rcode)
+}
+
+/// A reply with this code to a query that nobody has read further, with its question if that is plain; no longer than
+/// the query. `None` when the packet is no query.
+pub(crate) fn unread(packet: &[u8], rcode: ResponseCode) -> Option<Vec<u8>> {
+    let header = packet.first_chunk()?;
+    (header[2] & 0x80 == 0).then(|| bare(packet, header, question_octets(packet), rcode))
+}
+
+/// A header, the question if it is to be there, and OPT where the query has one (RFC 6891 section 7).
+fn bare(packet: &[u8], header: &[u8; HEADER], question: Option<&[u8]>, rcode: ResponseCode) -> Vec<u8> {
+    let mut reply = header.to_vec();
     // QR, the query's opcode and RD.
     reply[2] = 0x80 | (header[2] & 0x79);
     reply[3] = rcode.low();
     reply[4..].fill(0);
-    Screened::Reply(reply.to_vec(), rcode)
-}
-
-/// REFUSED to a query that nobody has read further, with its question if that is plain; no longer than the query.
-/// `None` when the packet is no query.
-pub(crate) fn refused(packet: &[u8]) -> Option<Vec<u8>> {
-    let Screened::Reply(mut reply, _) = error(*packet.first_chunk()?, ResponseCode::Refused) else {
-        return None;
-    };
-    if packet[2] & 0x80 != 0 {
-        return None;
-    }
-    if let Some(question) = question_octets(packet) {
+    if let Some(question) = question {
         reply[5] = 1;
         reply.extend_from_slice(question);
     }
-    Some(reply)
+    push_opt(&mut reply, packet::edns(packet));
+    reply
+}
+
+/// Adds OPT to a message without additional records, for a client that sent one: `edns` is its DO bit.
+fn push_opt(reply: &mut Vec<u8>, edns: Option<bool>) {
+    if let Some(dnssec_ok) = edns {
+        reply[11] = 1;
+        reply.extend_from_slice(&packet::opt(dnssec_ok));
+    }
 }
 
 /// The question of a screened request.
 pub(crate) fn question(request: &Request) -> Option<Question> {
     let query = request.queries.queries().first()?.original();
     Some(Question::new(query.name().clone(), query.query_type()).in_class(query.query_class()))
+}
+
+/// The DO bit of a screened request; `None` without EDNS.
+pub(crate) fn edns(request: &Request) -> Option<bool> {
+    request.edns.as_ref().map(|edns| edns.flags().dnssec_ok)
 }
 
 /// Most octets that `request`'s sender takes over UDP: what it advertised (RFC 6891 section 6.2.3), 512 without EDNS.
@@ -104,11 +107,11 @@ pub(crate) fn reply(
     meta.checking_disabled = false;
     meta.response_code = answer.rcode;
     meta.authoritative = matches!(answer.rcode, ResponseCode::NoError | ResponseCode::NXDomain);
-    let edns = request.edns.as_ref().map(|asked| {
+    let edns = edns(request).map(|dnssec_ok| {
         let mut edns = Edns::new();
         edns.set_max_payload(SAFE_UDP);
         // Copied back as it came (RFC 3225 section 3).
-        edns.set_dnssec_ok(asked.flags().dnssec_ok);
+        edns.set_dnssec_ok(dnssec_ok);
         edns
     });
     let limit = match udp {
@@ -171,42 +174,24 @@ impl Draft<'_> {
         Ok((bytes, !cut, written))
     }
 
-    /// SERVFAIL without a record.
+    /// SERVFAIL without a record but OPT.
     fn failed(&self) -> Vec<u8> {
         let mut meta = self.meta;
         meta.response_code = ResponseCode::ServFail;
         meta.authoritative = false;
-        let draft = Draft { meta, edns: None, ..*self };
+        let draft = Draft { meta, ..*self };
         draft.encode(&[], &[], &[], false).map_or_else(|_| Vec::new(), |(bytes, ..)| bytes)
     }
 }
 
-/// The octets of a packet's first question, header excluded; `None` when it is not one question with a plain name.
-pub(crate) fn question_octets(packet: &[u8]) -> Option<&[u8]> {
-    if packet.get(4..6)? != [0, 1] {
-        return None;
-    }
-    let mut at = HEADER;
-    loop {
-        match usize::from(*packet.get(at)?) {
-            0 => break,
-            // A pointer here could only point into the header.
-            length @ 1..=63 => at += 1 + length,
-            _ => return None,
-        }
-        if at - HEADER > 254 {
-            return None;
-        }
-    }
-    packet.get(HEADER..at + 5)
-}
-
-/// Header and question of `reply` with TC set and no records: what a UDP client gets of a reply too long for it.
-pub(crate) fn truncated(reply: &[u8]) -> Option<Vec<u8>> {
+/// Header and question of `reply` with TC set and no records but, for a client with EDNS, whose DO bit `edns` is, OPT:
+/// what it gets over UDP of a reply too long for it.
+pub(crate) fn truncated(reply: &[u8], edns: Option<bool>) -> Option<Vec<u8>> {
     let question = question_octets(reply)?;
     let mut short = reply.get(..HEADER)?.to_vec();
     short[2] |= 0x02;
     short[6..].fill(0);
     short.extend_from_slice(question);
+    push_opt(&mut short, edns);
     Some(short)
 }

@@ -4,10 +4,11 @@
 
 use crate::{
     Zone,
-    encode::{HEADER, Screened, advertised, question, question_octets, refused, screen, truncated},
+    encode::{Screened, advertised, question, screen, truncated, unread},
+    packet::{HEADER, edns, question_octets},
     reverse::Reverse,
 };
-use hickory_proto::rr::Name;
+use hickory_proto::{op::ResponseCode, rr::Name};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -107,7 +108,7 @@ fn questions_and_truncation() {
     fuzz("questions", &packets(), |input| {
         let octets = question_octets(input);
         assert!(octets.is_none_or(|octets| (5..=259).contains(&octets.len())));
-        let Some(short) = truncated(input) else { return false };
+        let Some(short) = truncated(input, None) else { return false };
         assert!(short.len() <= input.len() && short[2] & 0x02 != 0);
         assert_eq!(question_octets(&short), octets);
         true
@@ -117,12 +118,13 @@ fn questions_and_truncation() {
 #[test]
 fn refusals() {
     fuzz("refusals", &packets(), |input| {
-        let Some(reply) = refused(input) else {
+        let Some(reply) = unread(input, ResponseCode::Refused) else {
             assert!(input.len() < HEADER || input[2] & 0x80 != 0, "only what is no query is not refused");
             return false;
         };
         assert!(reply.len() <= input.len() && reply[..2] == input[..2] && reply[2] & 0x80 != 0);
         assert_eq!((reply[3], question_octets(&reply)), (5, question_octets(input)));
+        assert_eq!(edns(&reply), edns(input), "OPT comes back, and DO");
         true
     });
 }

@@ -46,6 +46,7 @@ mod index;
 mod kubernetes;
 mod metrics;
 mod naming;
+mod packet;
 mod records;
 mod resolve;
 mod reverse;

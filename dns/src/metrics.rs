@@ -36,7 +36,7 @@ pub(crate) enum Dropped {
     TooManyConnections,
     /// The socket took no reply.
     SendFailed,
-    /// Answering it panicked.
+    /// The task that had to answer it panicked.
     Defect,
 }
 
@@ -69,13 +69,17 @@ pub(crate) struct Metrics {
     responses: IntCounterVec,
     duration: Histogram,
     dropped: IntCounterVec,
-    panics: IntCounter,
+    pub(crate) panics: IntCounter,
     limited: IntCounterVec,
     pub(crate) tcp_connections: IntGauge,
     pub(crate) view_revision: IntGauge,
     pub(crate) view_services: IntGauge,
     /// Unix time, seconds; 0 while new snapshots may come.
     pub(crate) view_orphaned: IntGauge,
+    /// 1 once the last known state is too old to be answered.
+    pub(crate) view_expired: IntGauge,
+    /// Queries with DO.
+    pub(crate) do_requests: IntCounter,
 }
 
 impl Metrics {
@@ -90,8 +94,11 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
-        let panics = IntCounter::new("mesh_dns_panics_total", "Queries whose answering panicked: a defect.")?;
-        registry.register(Box::new(panics.clone()))?;
+        let counter = |name: &str, help: &str| {
+            let metric = IntCounter::new(format!("mesh_dns_{name}"), help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
         let buckets = prometheus::exponential_buckets(0.000_025, 4.0, 10)?;
         let duration = Histogram::with_opts(
             HistogramOpts::new(
@@ -110,7 +117,8 @@ impl Metrics {
             responses: counters("responses_total", "Replies by response code.", &["rcode"])?,
             duration,
             dropped: counters("dropped_total", "Packets and connections without a reply.", &["reason"])?,
-            panics,
+            panics: counter("panics_total", "Queries whose answering panicked: a defect.")?,
+            do_requests: counter("do_requests_total", "Queries with the DO bit set.")?,
             limited: counters(
                 "client_limited_total",
                 "Queries refused, or connections closed, because their client had reached a limit.",
@@ -122,6 +130,10 @@ impl Metrics {
             view_orphaned: gauge(
                 "view_orphaned_since_seconds",
                 "When the control plane went away, in Unix time; answers are the last known since. 0 while it is there.",
+            )?,
+            view_expired: gauge(
+                "view_expired",
+                "1 once the last known state is too old: the mesh's names are then SERVFAIL.",
             )?,
         })
     }

@@ -28,6 +28,7 @@ pub struct DnsView {
     namespaces: Shards<(Name, usize)>,
     reverse: OrdMap<IpAddr, Owners>,
     services: usize,
+    expired: bool,
 }
 
 /// What a name in a namespace leads to.
@@ -77,6 +78,7 @@ impl DnsView {
             namespaces: Shards::default(),
             reverse: OrdMap::new(),
             services: 0,
+            expired: false,
         };
         for (key, service) in &snapshot.services {
             view.put(key, Arc::clone(service));
@@ -97,6 +99,17 @@ impl DnsView {
         }
         view.revision = snapshot.revision;
         view
+    }
+
+    /// The same, too old to be told: [`crate::answer()`] says SERVFAIL to all names that are ours, as a server whose
+    /// copy of a zone has expired (RFC 1034 section 4.3.5).
+    #[must_use]
+    pub fn expired(&self) -> Self {
+        DnsView { expired: true, ..self.clone() }
+    }
+
+    pub(crate) fn is_expired(&self) -> bool {
+        self.expired
     }
 
     /// Whether [`DnsView::updated`] would have to index everything.

@@ -5,6 +5,7 @@ use super::{
     ours::{self, Plan},
     peers,
     questions::{A, AAAA, Questions, Want, packet},
+    tcp,
     zone::Zone,
 };
 use crate::table::Table;
@@ -30,9 +31,11 @@ pub(super) fn run(options: &Options, minutes: f64, json: bool) -> anyhow::Result
     let server = ours::planned(&zone, &plan)?;
     let part = Duration::from_secs_f64(minutes * 60.0 / f64::from(PARTS));
     let (stop, garbage) = (AtomicBool::new(false), AtomicU64::new(0));
-    let mut table =
-        Table::new("DNS: soak", &["part", "resident MiB", "answered", "lost", "wrong", "garbage sent"]);
-    let (mut sizes, mut wrong) = (Vec::new(), 0);
+    let mut table = Table::new(
+        "DNS: soak",
+        &["part", "resident MiB", "over UDP", "lost", "over TCP", "wrong", "garbage sent"],
+    );
+    let (mut sizes, mut wrong, mut least) = (Vec::new(), 0, u64::MAX);
     std::thread::scope(|scope| -> anyhow::Result<()> {
         let address = server.address;
         let senders = [2, 3].map(|seed| {
@@ -45,15 +48,17 @@ pub(super) fn run(options: &Options, minutes: f64, json: bool) -> anyhow::Result
             if answered.is_err() || size.is_err() {
                 stop.store(true, Ordering::Relaxed);
             }
-            let (answered, size) = (answered?, size?);
+            let ([udp, tcp], size) = (answered?, size?);
             sizes.push(size);
-            wrong += answered.wrong;
+            wrong += udp.wrong + tcp.wrong;
+            least = least.min(udp.replies).min(tcp.replies);
             table.row(&[
                 format!("{} of {PARTS}", i + 1),
                 format!("{:.1}", size as f64 / f64::from(1 << 20)),
-                answered.replies.to_string(),
-                answered.lost.to_string(),
-                answered.wrong.to_string(),
+                udp.replies.to_string(),
+                udp.lost.to_string(),
+                tcp.replies.to_string(),
+                (udp.wrong + tcp.wrong).to_string(),
                 garbage.load(Ordering::Relaxed).to_string(),
             ]);
         }
@@ -65,6 +70,7 @@ pub(super) fn run(options: &Options, minutes: f64, json: bool) -> anyhow::Result
     })?;
     table.print(json);
     ensure!(garbage.load(Ordering::Relaxed) > 10_000, "hardly any garbage was sent");
+    ensure!(least > 100, "in some part only {least} replies came one way");
     ensure!(wrong == 0, "{wrong} replies were wrong");
     let last = load::run(server.address, &zone.hits(), 64, Duration::from_secs(1))?;
     ensure!(last.wrong == 0 && last.replies > 1_000, "in the end {last:?}");
@@ -78,21 +84,21 @@ pub(super) fn run(options: &Options, minutes: f64, json: bool) -> anyhow::Result
     Ok(())
 }
 
-/// Questions that have an answer, of all kinds in turn, for about `time`.
+/// Questions that have an answer, of all kinds in turn, over UDP and over TCP, for about `time`.
 fn valid(
     server: SocketAddr,
     zone: &Zone,
     options: &Options,
     time: Duration,
     part: u32,
-) -> anyhow::Result<load::Answered> {
+) -> anyhow::Result<[load::Answered; 2]> {
     let kinds = [
         zone.hits(),
         zone.absent(),
         zone.no_data(),
         Questions::new((0..1_000).map(|i| zone.foreign(i)), A, Want::Answer),
     ];
-    let (mut all, begun) = (load::Answered::default(), Instant::now());
+    let (mut all, begun) = ([load::Answered::default(); 2], Instant::now());
     for turn in 0.. {
         if begun.elapsed() >= time {
             break;
@@ -102,10 +108,12 @@ fn valid(
         let cold = Questions::new(cold, A, Want::Absent);
         for questions in kinds.iter().chain([&cold]) {
             let each = Duration::from_millis(200);
-            let some = load::run(server, questions, options.window.min(128), each)?;
-            all.replies += some.replies;
-            all.lost += some.lost;
-            all.wrong += some.wrong;
+            let udp = load::run(server, questions, options.window.min(128), each)?;
+            for (all, some) in all.iter_mut().zip([udp, tcp::ask(server, questions, each)?]) {
+                all.replies += some.replies;
+                all.lost += some.lost;
+                all.wrong += some.wrong;
+            }
         }
     }
     Ok(all)

@@ -34,7 +34,7 @@ pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
 }
 
 /// All connections from one thread, in turn: each writes a batch and reads its replies.
-fn ask(server: SocketAddr, questions: &Questions, time: Duration) -> anyhow::Result<Answered> {
+pub(super) fn ask(server: SocketAddr, questions: &Questions, time: Duration) -> anyhow::Result<Answered> {
     let open = |_| -> anyhow::Result<TcpStream> {
         let stream = TcpStream::connect(server)?;
         stream.set_nodelay(true)?;

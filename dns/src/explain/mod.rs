@@ -85,6 +85,10 @@ impl Case<'_> {
                 let why = format!("{} is refused, whatever the name", self.question.kind);
                 Step { meaning: "not looked at".to_owned(), reasons: vec![why], ..step }
             }
+            Outcome::Failed if self.view.is_expired() => {
+                let why = "the control plane is away for too long: what is known is too old to be told";
+                Step { meaning: "not looked at".to_owned(), reasons: vec![why.to_owned()], ..step }
+            }
             _ => match self.options.find(self.seen, &labels) {
                 Some(found) => self.named(step, name, &labels, &found),
                 None => self.reversed(step, name, &lower, &labels),

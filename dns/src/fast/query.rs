@@ -1,13 +1,14 @@
 //! Reading a query of the plainest form.
 
-use crate::{encode::HEADER, zone::Label};
+use crate::{
+    packet::{HEADER, OPT},
+    zone::Label,
+};
 
 /// Most labels that a name of ours can have, and some.
 const MAX_LABELS: usize = 16;
 /// Most octets of a name, lengths and the root included (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 255;
-/// OPT's type (RFC 6891 section 6.1.2).
-const OPT: u16 = 41;
 /// Least octets of a UDP reply that every client takes (RFC 1035 section 4.2.1).
 const PLAIN: u16 = 512;
 

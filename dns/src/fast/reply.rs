@@ -3,8 +3,8 @@
 use super::query::{NO_LABELS, Query};
 use crate::{
     answer::{AnswerOptions, Found},
-    encode::SAFE_UDP,
     index::AddressList,
+    packet::{self, OPT, SAFE_UDP},
     records::{MAX_ANSWERS, MAX_TTL, rotated},
     resolve::Target,
     scope::{Scope, Seen},
@@ -20,7 +20,6 @@ const SOA: u16 = 6;
 const TXT: u16 = 16;
 const AAAA: u16 = 28;
 const SRV: u16 = 33;
-const OPT: u16 = 41;
 /// From here to 255 types are of questions only, and have rules of their own.
 const QUESTIONS_ONLY: u16 = 128;
 /// Points at the question's name.
@@ -61,6 +60,7 @@ pub(crate) fn reply(context: &Context<'_>, query: &Query<'_>, seed: u64, out: &m
     let mut labels = NO_LABELS;
     let labels = query.labels(&mut labels);
     match context.options.find(seen, labels) {
+        Some(_) if context.view.is_expired() => Outcome::Unusual,
         Some(found) => write(context, query, &found, seed, out).map_or(Outcome::Unusual, Outcome::Written),
         None if labels.last() == Some(&&b"arpa"[..]) => Outcome::Unusual,
         None => Outcome::NotOurs,
@@ -126,10 +126,7 @@ fn write(
     out[6..8].copy_from_slice(&answers.to_be_bytes());
     out[9] = u8::from(answers == 0);
     if let Some(dnssec) = query.edns {
-        out.push(0);
-        out.extend_from_slice(&OPT.to_be_bytes());
-        out.extend_from_slice(&SAFE_UDP.to_be_bytes());
-        out.extend_from_slice(&[0, 0, if dnssec { 0x80 } else { 0 }, 0, 0, 0]);
+        out.extend_from_slice(&packet::opt(dnssec));
     }
     (out.len() <= usize::from(query.limit.min(SAFE_UDP))).then_some(code)
 }

@@ -7,6 +7,7 @@ use super::{Context, Outcome, Query, reply};
 use crate::{
     answer::{AnswerOptions, answer},
     encode::{self, Screened},
+    packet::question_octets,
     scope::Scope,
     view::DnsView,
     zone::Zone,
@@ -129,8 +130,8 @@ fn both_ways_say_the_same() {
         assert_eq!(plain(read(&out)), plain(read(&common)), "{at}");
         assert_eq!(out[..12], common[..12], "the header: {at}");
         assert_eq!(
-            encode::question_octets(&out),
-            encode::question_octets(&packet),
+            question_octets(&out),
+            question_octets(&packet),
             "the question comes back as it was: {at}"
         );
         assert!(out.len() <= usize::from(query.limit), "{at}");

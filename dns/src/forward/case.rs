@@ -1,7 +1,7 @@
 //! The case of a question as further random bits (draft-vixie-dnsext-dns0x20): a server that echoes it once must
 //! always do so, and who guesses at a reply must guess it too.
 
-use crate::encode::{HEADER, question_octets};
+use crate::packet::{HEADER, question_octets};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Replies awaited in vain, while others came that had all but the case, after which the server is taken to have

@@ -1,7 +1,7 @@
 //! One query to one plain upstream.
 
 use super::case::{Case, mix};
-use crate::encode::{FORWARDED_UDP, HEADER, question_octets};
+use crate::packet::{FORWARDED_UDP, HEADER, question_octets};
 use hickory_proto::op::ResponseCode;
 use rand::TryRng;
 use std::{

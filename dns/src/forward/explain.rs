@@ -7,9 +7,9 @@ use super::{
     wire::Asked,
 };
 use crate::{
-    encode::question_octets,
     explain::{Cached, ForwardPath, UpstreamState},
     metrics::code,
+    packet::question_octets,
 };
 use hickory_proto::{op::ResponseCode, rr::Name, serialize::binary::BinDecodable};
 use std::time::Instant;

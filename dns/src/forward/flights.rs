@@ -1,7 +1,7 @@
 //! Equal questions that are asked at once share one query to the upstreams.
 
 use super::race::Won;
-use crate::encode::{HEADER, question_octets};
+use crate::packet::{HEADER, question_octets};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},

@@ -9,7 +9,7 @@ use super::{
     upstream::Terms,
     wire::{Asked, Kept},
 };
-use crate::encode::{HEADER, question_octets};
+use crate::packet::{HEADER, question_octets};
 use arc_swap::ArcSwap;
 use hickory_proto::op::ResponseCode;
 use std::{
@@ -156,6 +156,10 @@ impl Forwarder {
             None => landed(landing).await,
         };
         let problem = match outcome {
+            // Says nothing of the name, so that what was known of it is better (RFC 8767 section 4).
+            Some(Ok(won)) if stale.is_some() && won.reply.rcode == ResponseCode::ServFail => {
+                format!("{}: SERVFAIL", won.upstream)
+            }
             Some(Ok(won)) if !(whole && won.reply.octets[2] & 0x02 != 0) => {
                 return Ok(Forwarded {
                     reply: addressed(&won.reply.octets, query, question),
@@ -174,7 +178,12 @@ impl Forwarder {
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        while tasks.try_join_next().is_some() {}
+        while let Some(ended) = tasks.try_join_next() {
+            if ended.is_err_and(|error| error.is_panic()) {
+                tracing::error!("a defect: a query was not forwarded as it should be");
+                self.core.terms.metrics.panics.inc();
+            }
+        }
         tasks.spawn(task);
     }
 }

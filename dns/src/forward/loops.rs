@@ -2,7 +2,7 @@
 //! that name comes back as a query, the upstream leads here.
 
 use super::upstream::{Terms, Upstream};
-use crate::encode::{HEADER, question_octets};
+use crate::packet::{HEADER, question_octets};
 use rand::TryRng;
 use std::{
     collections::HashMap,

@@ -18,6 +18,7 @@ pub(crate) struct ForwardMetrics {
     pub(super) healthcheck_failures: IntCounterVec,
     pub(super) healthy: IntGaugeVec,
     pub(super) loops: IntGaugeVec,
+    pub(super) broken: IntCounter,
     pub(super) overload: IntCounter,
     pub(super) hedges: IntCounter,
     pub(super) coalesced: IntCounter,
@@ -28,10 +29,12 @@ pub(crate) struct ForwardMetrics {
     evictions: IntCounter,
     entries: IntGauge,
     octets: IntGauge,
+    pub(super) panics: IntCounter,
 }
 
 impl ForwardMetrics {
-    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+    /// `panics` is the server's own, which counts those of the forwarder too.
+    pub(crate) fn register(registry: &Registry, panics: IntCounter) -> Result<Self, prometheus::Error> {
         let opts = |name: &str, help: &str| Opts::new(format!("mesh_dns_{name}"), help);
         let counters = |name: &str, help: &str, labels: &[&str]| {
             added(registry, IntCounterVec::new(opts(name, help), labels)?)
@@ -70,6 +73,10 @@ impl ForwardMetrics {
             )?,
             healthy: gauges("forward_healthy", "1 while an upstream is asked in its turn, 0 while skipped.")?,
             loops: gauges("forward_loops", "1 for an upstream that leads back to this server.")?,
+            broken: counter(
+                "forward_healthcheck_broken_total",
+                "Queries for which no upstream was healthy; they were asked nonetheless.",
+            )?,
             overload: counter(
                 "forward_overload_total",
                 "Queries refused because too many were being forwarded.",
@@ -86,6 +93,7 @@ impl ForwardMetrics {
             evictions: counter("cache_evictions_total", "Entries dropped for want of room.")?,
             entries: gauge("cache_entries", "Replies in the cache.")?,
             octets: gauge("cache_bytes", "Memory that the cache takes, about.")?,
+            panics,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     exchange::{ExchangeError, Reply},
-    health::plan,
+    health::{Health, plan},
     upstream::{Terms, Upstream},
 };
 use hickory_proto::op::ResponseCode;
@@ -39,6 +39,9 @@ pub(super) async fn race(
     if order.is_empty() {
         return Err("there is nobody to ask".to_owned());
     }
+    if !health.iter().any(Health::is_good) {
+        terms.metrics.broken.inc();
+    }
     let at = |turn: usize| order[turn % order.len()];
     let mut running: JoinSet<Try> = JoinSet::new();
     let mut flying: Vec<usize> = Vec::new();
@@ -63,7 +66,11 @@ pub(super) async fn race(
             done = running.join_next() => match done {
                 None => break,
                 // A try that panicked has said nothing.
-                Some(Err(error)) => { last = error.to_string(); start = true; }
+                Some(Err(error)) => {
+                    tracing::error!(%error, "a defect: an upstream was not asked as it should be");
+                    terms.metrics.panics.inc();
+                    (last, start) = (error.to_string(), true);
+                }
                 Some(Ok((of, Ok((reply, took))))) => {
                     flying.retain(|t| *t != of);
                     terms.metrics.forwarded(&at(of).label, reply.rcode, took);

@@ -4,7 +4,7 @@
 use super::exchange::{ExchangeError, Reply, same_question};
 use crate::{
     address::{HttpsHost, UpstreamAddress},
-    encode::question_octets,
+    packet::question_octets,
 };
 use hickory_net::{
     DnsHandle, NetError,

@@ -17,7 +17,7 @@ use crate::{
     config::{DnsConfig, DnsError, Upstreams},
 };
 use arc_swap::ArcSwap;
-use prometheus::Registry;
+use prometheus::{IntCounter, Registry};
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -37,6 +37,7 @@ impl Forwarder {
         config: &DnsConfig,
         own: &[SocketAddr],
         registry: &Registry,
+        panics: IntCounter,
     ) -> Result<Forwarder, DnsError> {
         let limits = &config.limits;
         let (others, file) = match &config.upstreams {
@@ -65,7 +66,7 @@ impl Forwarder {
             per_try: limits.forward_try,
             total: limits.forward_total,
             holdoff: limits.upstream_holdoff,
-            metrics: ForwardMetrics::register(registry)?,
+            metrics: ForwardMetrics::register(registry, panics)?,
         });
         let mut known = Vec::new();
         let domains = domains

@@ -1,6 +1,6 @@
 //! Queries and replies as the cache sees them: octets, and where in them the TTLs are.
 
-use crate::encode::{FORWARDED_UDP, HEADER, PLAIN_UDP, SAFE_UDP, question_octets};
+use crate::packet::{self, FORWARDED_UDP, HEADER, OPT, OPT_LENGTH, PLAIN_UDP, Record, question_octets};
 use hickory_proto::op::ResponseCode;
 
 /// Longest a positive answer is kept, in seconds, whatever its TTLs say (RFC 8767 section 4 asks for some such bound).
@@ -16,7 +16,6 @@ const STALE_TTL: u32 = 30;
 const MAX_KEY: usize = 255 + 4 + 1;
 
 const SOA: u16 = 6;
-const OPT: u16 = 41;
 /// Signatures over the message (RFC 8945, RFC 2931): such a reply is good for one client only.
 const SIGNED: [u16; 2] = [250, 24];
 
@@ -171,7 +170,7 @@ impl Kept {
     }
 
     /// The reply to `asked`, `age` seconds later, in place of what `out` holds: its id, the case of its question, its
-    /// EDNS, the TTLs counted down; `None` is stale, and says so (RFC 8914 section 4.4). Over `udp` it is cut to header
+    /// EDNS, the TTLs counted down; `None` is stale, and says so. Over `udp` it is cut to header
     /// and question, with TC, when it is longer than the client takes.
     pub(super) fn render(&self, asked: &Asked<'_>, age: Option<u32>, udp: bool, out: &mut Vec<u8>) {
         out.clear();
@@ -181,7 +180,7 @@ impl Kept {
             None => PLAIN_UDP,
             Some(payload) => usize::from(payload).clamp(PLAIN_UDP, FORWARDED_UDP),
         };
-        let (opt, length) = opt(asked, age.is_none());
+        let (opt, length) = opt(asked, age.is_none(), self.rcode);
         let mut opt = &opt[..length];
         if !udp && out.len() + opt.len() > limit {
             // Where a message can be no longer, the answer is more than OPT.
@@ -208,47 +207,20 @@ impl Kept {
     }
 }
 
-/// OPT for a client that sent one, with "Stale Answer" where it is, and its length; 0 for others.
-fn opt(asked: &Asked<'_>, stale: bool) -> ([u8; 17], usize) {
-    let [high, low] = SAFE_UDP.to_be_bytes();
-    let dnssec_ok = if asked.dnssec_ok { 0x80 } else { 0 };
-    let (options, length) = if stale { (6, 17) } else { (0, 11) };
-    let opt = [0, 0, 41, high, low, 0, 0, dnssec_ok, 0, 0, options, 0, 15, 0, 2, 0, 3];
-    (opt, if asked.edns.is_some() { length } else { 0 })
-}
+/// Octets of the option that says why a reply is as it is, without text (RFC 8914 section 2).
+const WHY_LENGTH: usize = 6;
 
-/// Where the parts of a resource record are (RFC 1035 section 4.1.3).
-struct Record {
-    kind: u16,
-    ttl: u32,
-    ttl_at: usize,
-    data: usize,
-    end: usize,
-}
-
-impl Record {
-    fn read(message: &[u8], mut at: usize) -> Option<Record> {
-        loop {
-            match usize::from(*message.get(at)?) {
-                0 => break at += 1,
-                length @ 1..=63 => at += 1 + length,
-                192..=255 => break at += 2,
-                _ => return None,
-            }
-        }
-        let fixed = message.get(at..)?.first_chunk::<10>()?;
-        let [k0, k1, _, _, t0, t1, t2, t3, l0, l1] = *fixed;
-        let data = at + 10;
-        let end = data + usize::from(u16::from_be_bytes([l0, l1]));
-        let kind = u16::from_be_bytes([k0, k1]);
-        (end <= message.len()).then_some(Record {
-            kind,
-            ttl: u32::from_be_bytes([t0, t1, t2, t3]),
-            ttl_at: at + 4,
-            data,
-            end,
-        })
+/// OPT for a client that sent one, and its length; 0 for others. What is stale it calls so (RFC 8914 sections 4.4 and
+/// 4.20).
+fn opt(asked: &Asked<'_>, stale: bool, rcode: ResponseCode) -> ([u8; OPT_LENGTH + WHY_LENGTH], usize) {
+    let mut opt = [0; OPT_LENGTH + WHY_LENGTH];
+    opt[..OPT_LENGTH].copy_from_slice(&packet::opt(asked.dnssec_ok));
+    if asked.edns.is_none() || !stale {
+        return (opt, if asked.edns.is_some() { OPT_LENGTH } else { 0 });
     }
+    let why = if rcode == ResponseCode::NXDomain { 19 } else { 3 };
+    opt[OPT_LENGTH - 1..].copy_from_slice(&[6, 0, 15, 0, 2, 0, why]);
+    (opt, OPT_LENGTH + WHY_LENGTH)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 mod batch;
 mod bind;
 mod clients;
+mod contain;
+mod feed;
 mod follow;
 mod lookup;
 mod owner;
@@ -35,14 +37,10 @@ use clients::Clients;
 use hickory_proto::rr::RecordType;
 use mesh_control::model::Snapshot;
 use respond::Responder;
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 use supervise::{Part, Supervised};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Semaphore, oneshot, watch},
     task::JoinSet,
 };
 
@@ -68,10 +66,10 @@ impl DnsServer {
             return Err(DnsError::SameDomain(config.kubernetes.unwrap_or_default()));
         }
         check(&config)?;
-        let bound = bind::all(&config.listen, config.limits.workers())?;
-        let addresses: Vec<SocketAddr> = bound.iter().map(|b| b.address).collect();
-        let forwarder = Arc::new(Forwarder::start(&config, &addresses, registry)?);
+        let sockets = bind::all(&config.listen, config.limits.workers())?;
+        let addresses: Vec<SocketAddr> = sockets.iter().map(|b| b.address).collect();
         let metrics = Metrics::register(registry)?;
+        let forwarder = Forwarder::start(&config, &addresses, registry, metrics.panics.clone())?;
         let options = AnswerOptions {
             zone,
             ttl: config.ttl,
@@ -81,22 +79,30 @@ impl DnsServer {
             kubernetes,
         };
         let view = DnsView::new(&snapshots.borrow().clone());
-        show(&metrics, &view);
+        feed::show(&metrics, &view);
         let view = Arc::new(ArcSwap::from_pointee(view));
         let clients = Arc::new(Clients::new(&config.limits, Instant::now()));
+        let (forwarder, panics) = (Arc::new(forwarder), metrics.panics.clone());
         let mut responder = Responder::new(Arc::clone(&view), options, forwarder, metrics.clone(), clients);
         responder.log_every = config.query_log;
         let responder = Arc::new(responder);
         let mut tasks = JoinSet::new();
-        let feed = follow(snapshots, Arc::clone(&view), metrics);
+        let (alive, followed) = oneshot::channel();
+        let feed = feed::follow(snapshots, Arc::clone(&view), metrics.clone(), alive);
         tasks.spawn(async {
             feed.await;
+            Part::Feed
+        });
+        let bound = config.limits.last_known;
+        let expiry = feed::expire(followed, Arc::clone(&view), metrics, bound, tokio::time::sleep);
+        tasks.spawn(async {
+            expiry.await;
             Part::Feed
         });
         let permits = Arc::new(Semaphore::new(config.limits.tcp_connections));
         let mut responders = Vec::new();
         let scopes = config.scopes.into_iter().map(Some).chain(std::iter::repeat(None));
-        for (Bound { udp, tcp, .. }, scope) in bound.into_iter().zip(scopes) {
+        for (Bound { udp, tcp, .. }, scope) in sockets.into_iter().zip(scopes) {
             let responder = scope.map_or_else(|| Arc::clone(&responder), |s| Arc::new(responder.within(s)));
             responders.push(Arc::clone(&responder));
             for socket in udp {
@@ -114,7 +120,7 @@ impl DnsServer {
             });
         }
         tracing::info!(?addresses, domain = %config.domain, "DNS answers");
-        Ok(DnsHandle { addresses, view, responder, responders, tasks: Supervised::new(tasks) })
+        Ok(DnsHandle { addresses, view, responder, responders, tasks: Supervised::new(tasks, panics) })
     }
 }
 
@@ -183,44 +189,6 @@ impl DnsHandle {
     pub async fn shutdown(mut self) {
         self.tasks.stop().await;
     }
-}
-
-/// Swaps in the view of each new snapshot.
-async fn follow(
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    live: Arc<ArcSwap<DnsView>>,
-    metrics: Metrics,
-) {
-    loop {
-        let snapshot = snapshots.borrow_and_update().clone();
-        let current = live.load_full();
-        if snapshot.revision != current.revision() {
-            let next = if current.needs_rebuild(&snapshot) {
-                // Everything anew takes a while with many services: not on a thread that answers queries.
-                match tokio::task::spawn_blocking(move || DnsView::new(&snapshot)).await {
-                    Ok(view) => view,
-                    // The runtime ends: so does this.
-                    Err(error) if error.is_cancelled() => return,
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                }
-            } else {
-                current.updated(&snapshot)
-            };
-            show(&metrics, &next);
-            live.store(Arc::new(next));
-        }
-        if snapshots.changed().await.is_err() {
-            // The control plane is gone; what was known last is answered on.
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            metrics.view_orphaned.set(i64::try_from(since).unwrap_or(i64::MAX));
-            return;
-        }
-    }
-}
-
-fn show(metrics: &Metrics, view: &DnsView) {
-    metrics.view_revision.set(i64::try_from(view.revision()).unwrap_or(i64::MAX));
-    metrics.view_services.set(i64::try_from(view.services()).unwrap_or(i64::MAX));
 }
 
 fn check(config: &DnsConfig) -> Result<(), DnsError> {

@@ -1,6 +1,6 @@
 //! The query log: one query in so many, as an event of `mesh_dns::query`.
 
-use crate::{encode, metrics::Transport};
+use crate::{metrics::Transport, packet::question_octets};
 use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
 /// Which queries are due.
@@ -47,7 +47,7 @@ pub(super) fn write(
 /// A packet's name, as in a master file (RFC 1035 section 5.1), and type; `-` and 0 when it has none. All but letters,
 /// digits, `-` and `_` is written as `\DDD`, so that nobody can write lines of their own into the log.
 fn question(packet: &[u8]) -> (String, u16) {
-    let Some(octets) = encode::question_octets(packet) else { return ("-".to_owned(), 0) };
+    let Some(octets) = question_octets(packet) else { return ("-".to_owned(), 0) };
     let (mut name, mut at) = (String::new(), 0);
     while let Some(length) = octets.get(at).map(|length| usize::from(*length)).filter(|length| *length > 0) {
         for byte in octets.get(at + 1..at + 1 + length).unwrap_or_default() {

@@ -1,6 +1,7 @@
 //! From a packet to its reply: the fast path where it will do, the common one where not.
 
 use super::{
+    contain::contained,
     query_log::{self, QueryLog},
     respond::{Responder, STEP, Verdict, mixed},
     tally::Tally,
@@ -27,8 +28,20 @@ impl Quick {
         Quick { transport, tally, turns, log: QueryLog::new(responder.log_every) }
     }
 
-    /// Answers a packet. `None`: the reply is in `out`.
+    /// Answers a packet, with SERVFAIL should a defect show. `None`: the reply is in `out`.
     pub(super) fn answer(
+        &mut self,
+        with: (&Responder, &fast::Context<'_>),
+        packet: &[u8],
+        client: SocketAddr,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Option<Verdict> {
+        contained(&with.0.metrics, || self.decide(with, packet, client, now, out))
+            .unwrap_or_else(|| Some(with.0.failed(packet, now).map_or(Verdict::Drop, Verdict::Reply)))
+    }
+
+    fn decide(
         &mut self,
         (responder, context): (&Responder, &fast::Context<'_>),
         packet: &[u8],
@@ -49,7 +62,7 @@ impl Quick {
                 Outcome::Unusual => (None, "mesh"),
             };
             if let Some(code) = code {
-                self.tally.note(client, query.kind, code);
+                self.tally.note(client, query, code);
                 if logged {
                     query_log::write(from, packet, out, source, now.elapsed());
                 }

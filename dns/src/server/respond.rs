@@ -2,6 +2,7 @@
 
 use super::{
     clients::{Clients, Share},
+    contain::contained_future,
     query_log,
 };
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     fast,
     forward::{Forwarded, Forwarder, Permit},
     metrics::{Dropped, Limited, Metrics, Transport},
+    packet,
     scope::Scope,
     view::DnsView,
 };
@@ -107,7 +109,7 @@ impl Responder {
         if self.clients.admits(client.ip(), now) {
             return None;
         }
-        let reply = encode::refused(packet)?;
+        let reply = encode::unread(packet, ResponseCode::Refused)?;
         self.metrics.request(transport, client.ip(), None);
         self.metrics.limited(Limited::Queries);
         self.metrics.response(ResponseCode::Refused, Duration::ZERO);
@@ -131,6 +133,9 @@ impl Responder {
         };
         let question = encode::question(&request);
         self.metrics.request(transport, client.ip(), question.as_ref().map(|q| q.kind));
+        if encode::edns(&request) == Some(true) {
+            self.metrics.do_requests.inc();
+        }
         let edns_version = request.edns.as_ref().map_or(0, hickory_proto::op::Edns::version);
         let bare = |rcode| Some(Answer::bare(rcode));
         let answer = match &question {
@@ -215,15 +220,25 @@ impl Responder {
 
     /// Asks the upstreams and always comes to a reply, if only SERVFAIL.
     pub(super) async fn forward(&self, pending: Pending) -> Vec<u8> {
-        if !pending.logged {
-            return self.forwarded(pending).await;
-        }
-        let (packet, from) =
-            (pending.request.as_slice().to_vec(), (pending.request.src(), pending.transport));
-        let arrived = pending.arrived;
-        let reply = self.forwarded(pending).await;
-        query_log::write(from, &packet, &reply, "upstream", arrived.elapsed());
-        reply
+        let packet = pending.request.as_slice().to_vec();
+        let (from, arrived) = ((pending.request.src(), pending.transport), pending.arrived);
+        let logged = pending.logged;
+        let reply = async {
+            let reply = self.forwarded(pending).await;
+            if logged {
+                query_log::write(from, &packet, &reply, "upstream", arrived.elapsed());
+            }
+            reply
+        };
+        let reply = contained_future(&self.metrics, reply).await;
+        reply.or_else(|| self.failed(&packet, arrived)).unwrap_or_default()
+    }
+
+    /// SERVFAIL to a query that a defect kept from being answered; `None` when it is none.
+    pub(super) fn failed(&self, packet: &[u8], arrived: Instant) -> Option<Vec<u8>> {
+        let reply = encode::unread(packet, ResponseCode::ServFail)?;
+        self.metrics.response(ResponseCode::ServFail, arrived.elapsed());
+        Some(reply)
     }
 
     async fn forwarded(&self, pending: Pending) -> Vec<u8> {
@@ -237,9 +252,9 @@ impl Responder {
         }
         let (reply, rcode) = match self.forwarder.forward(request.as_slice(), !udp, permit).await {
             Ok(Forwarded { reply, rcode, .. })
-                if udp && reply.len() > encode::advertised(&request).min(encode::FORWARDED_UDP) =>
+                if udp && reply.len() > encode::advertised(&request).min(packet::FORWARDED_UDP) =>
             {
-                (encode::truncated(&reply).unwrap_or_default(), rcode)
+                (encode::truncated(&reply, encode::edns(&request)).unwrap_or_default(), rcode)
             }
             Ok(Forwarded { reply, rcode, .. }) => (reply, rcode),
             Err(error) => {

@@ -1,13 +1,14 @@
 //! The task that owns all others of a server.
 
 use crate::metrics::{Dropped, Metrics};
+use prometheus::IntCounter;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 use tokio::{
     sync::watch,
-    task::{JoinHandle, JoinSet},
+    task::{JoinError, JoinHandle, JoinSet},
 };
 
 /// Takes leave of the tasks that have ended, one for each connection or forward; a defect is counted.
@@ -23,7 +24,7 @@ pub(super) fn reap(tasks: &mut JoinSet<()>, metrics: &Metrics) {
 /// What a task was, told at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
-    /// It followed the snapshots; ends when there will be no more.
+    /// It followed the snapshots, or waited for their end; ends when there will be no more.
     Feed,
     /// It served a socket; should not end.
     Socket,
@@ -38,7 +39,8 @@ pub(super) struct Supervised {
 }
 
 impl Supervised {
-    pub(super) fn new(mut tasks: JoinSet<Part>) -> Self {
+    /// `panics` counts the tasks that end with one.
+    pub(super) fn new(mut tasks: JoinSet<Part>, panics: IntCounter) -> Self {
         let (stop, mut stopped) = watch::channel(false);
         let whole = Arc::new(AtomicBool::new(true));
         let is_whole = Arc::clone(&whole);
@@ -49,6 +51,7 @@ impl Supervised {
                     _ = stopped.wait_for(|stop| *stop) => break,
                     Some(ended) = tasks.join_next() => {
                         if !matches!(ended, Ok(Part::Feed)) {
+                            panics.inc_by(ended.as_ref().is_err_and(JoinError::is_panic).into());
                             is_whole.store(false, Ordering::Relaxed);
                             tracing::error!(?ended, "a part of the DNS server ended: restart the agent");
                         }
@@ -85,15 +88,17 @@ mod tests {
     use super::*;
     use std::{future::pending, time::Duration};
 
-    /// All of a server whose one task ends like this while another goes on.
-    fn with_one_that(ends: impl Future<Output = Part> + Send + 'static) -> Supervised {
+    /// All of a server whose one task ends like this while another goes on, and its count of panics.
+    fn with_one_that(ends: impl Future<Output = Part> + Send + 'static) -> (Supervised, IntCounter) {
         let mut tasks = JoinSet::new();
         tasks.spawn(ends);
         tasks.spawn(pending());
-        Supervised::new(tasks)
+        let panics = IntCounter::new("panics", "Panics.").unwrap();
+        (Supervised::new(tasks, panics.clone()), panics)
     }
 
-    async fn is_told(mut all: Supervised) {
+    async fn is_told(ends: impl Future<Output = Part> + Send + 'static, panics: u64) {
+        let (mut all, counted) = with_one_that(ends);
         let broken = async {
             while all.is_whole() {
                 tokio::task::yield_now().await;
@@ -101,11 +106,12 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(10), broken).await.expect("it is told");
         all.stop().await;
+        assert_eq!(counted.get(), panics);
     }
 
     #[tokio::test]
     async fn a_socket_that_nobody_serves_any_more_is_told() {
-        is_told(with_one_that(async { Part::Socket })).await;
+        is_told(async { Part::Socket }, 0).await;
     }
 
     #[tokio::test]
@@ -128,12 +134,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_defect_is_told() {
-        is_told(with_one_that(async { panic!("as a defect would") })).await;
+        is_told(async { panic!("as a defect would") }, 1).await;
     }
 
     #[tokio::test]
     async fn the_end_of_the_snapshots_is_no_defect() {
-        let mut all = with_one_that(async { Part::Feed });
+        let (mut all, _) = with_one_that(async { Part::Feed });
         // One thread: every task has run, and the supervisor has looked, when this comes back the tenth time.
         for _ in 0..10 {
             tokio::task::yield_now().await;

@@ -1,6 +1,9 @@
 //! Counts of the fast path, gathered for a batch and then added to the metrics at once: exact, and cheap.
 
-use crate::metrics::{Metrics, TYPES, Transport};
+use crate::{
+    fast::Query,
+    metrics::{Metrics, TYPES, Transport},
+};
 use hickory_proto::{op::ResponseCode, rr::RecordType};
 use prometheus::{IntCounter, local::LocalHistogram};
 use std::{net::SocketAddr, time::Duration};
@@ -11,6 +14,8 @@ pub(super) struct Tally {
     requests: Vec<(IntCounter, u64)>,
     /// NOERROR and NXDOMAIN, the only ones here.
     responses: [(IntCounter, u64); 2],
+    /// Queries with DO.
+    dnssec: (IntCounter, u64),
     duration: LocalHistogram,
     /// Replies of this batch.
     replies: u64,
@@ -30,25 +35,28 @@ impl Tally {
             requests: requests.collect(),
             responses: [ResponseCode::NoError, ResponseCode::NXDomain]
                 .map(|code| (metrics.responses_of(code), 0)),
+            dnssec: (metrics.do_requests.clone(), 0),
             duration: metrics.duration().local(),
             replies: 0,
         }
     }
 
-    /// Notes a query of this type and its reply.
-    pub(super) fn note(&mut self, client: SocketAddr, kind: u16, code: ResponseCode) {
-        let kind = RecordType::from(kind);
+    /// Notes a query and its reply.
+    pub(super) fn note(&mut self, client: SocketAddr, query: &Query<'_>, code: ResponseCode) {
+        let kind = RecordType::from(query.kind);
         let place = TYPES.iter().position(|(known, _)| *known == kind).unwrap_or(TYPES.len());
         if let Some((_, count)) = self.requests.get_mut(usize::from(client.is_ipv6()) * KINDS + place) {
             *count += 1;
         }
         self.responses[usize::from(code == ResponseCode::NXDomain)].1 += 1;
+        self.dnssec.1 += u64::from(query.edns == Some(true));
         self.replies += 1;
     }
 
     /// Adds the batch to the metrics; each reply took as long as the batch.
     pub(super) fn flush(&mut self, took: Duration) {
-        for (counter, count) in self.requests.iter_mut().chain(&mut self.responses) {
+        for (counter, count) in self.requests.iter_mut().chain(&mut self.responses).chain([&mut self.dnssec])
+        {
             if *count > 0 {
                 counter.inc_by(std::mem::take(count));
             }

@@ -2,22 +2,16 @@
 
 use super::{
     batch::{BATCH, Batch},
+    contain::contained,
     quick::Quick,
     respond::{Responder, Verdict},
     supervise::reap,
 };
 use crate::{
     fast,
-    metrics::{Dropped, Metrics, Transport},
+    metrics::{Dropped, Transport},
 };
-use std::{
-    io,
-    net::SocketAddr,
-    os::fd::AsFd as _,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Instant,
-};
+use std::{io, net::SocketAddr, os::fd::AsFd as _, sync::Arc, time::Instant};
 use tokio::{io::Interest, net::UdpSocket, task::JoinSet};
 
 /// Batches for each wake-up before others get their turn.
@@ -85,18 +79,13 @@ impl Worker {
         let view = responder.view();
         let context = responder.context(&view);
         if batch.packets().len() >= MANY {
-            contained(&responder.metrics, || {
-                fast::warm(&context, batch.packets());
-                true
-            });
+            contained(&responder.metrics, || fast::warm(&context, batch.packets()));
         }
         batch.answer(|packet, client, out| {
-            contained(&responder.metrics, || {
-                match self.quick.answer((&responder, &context), packet, client, begun, out) {
-                    None => true,
-                    Some(verdict) => self.reply(verdict, client, out),
-                }
-            })
+            match self.quick.answer((&responder, &context), packet, client, begun, out) {
+                None => true,
+                Some(verdict) => self.reply(verdict, client, out),
+            }
         });
         let lost = batch.send(self.socket.as_fd());
         (0..lost).for_each(|_| self.responder.metrics.dropped(Dropped::SendFailed));
@@ -122,36 +111,5 @@ impl Worker {
                 false
             }
         }
-    }
-}
-
-/// What `answer` says; no reply should it panic. A defect that one packet brings out must not end the socket, or
-/// whoever finds such a packet could end the service; all that is shared here is whole at every moment.
-fn contained(metrics: &Metrics, answer: impl FnOnce() -> bool) -> bool {
-    catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
-        tracing::error!("a defect: a query got no reply");
-        metrics.dropped(Dropped::Defect);
-        false
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_defect_costs_one_reply() {
-        let registry = prometheus::Registry::new();
-        let metrics = Metrics::register(&registry).unwrap();
-        assert!(contained(&metrics, || true) && !contained(&metrics, || false));
-        assert!(!contained(&metrics, || panic!("as a defect would")));
-        let families = registry.gather();
-        let dropped: Vec<_> = families.iter().filter(|f| f.name() == "mesh_dns_dropped_total").collect();
-        let counted: Vec<_> = dropped.iter().flat_map(|family| family.get_metric()).collect();
-        assert_eq!(counted.len(), 1);
-        assert_eq!(counted[0].get_label()[0].value(), "defect");
-        let panics = families.iter().find(|f| f.name() == "mesh_dns_panics_total");
-        let panics: Vec<_> = panics.iter().flat_map(|family| family.get_metric()).collect();
-        assert_eq!(panics[0].get_counter().get_value().to_string(), "1");
     }
 }

@@ -1,7 +1,7 @@
 //! The cache of other names, and questions asked at once.
 
 use crate::{
-    client::{PATIENCE, Server, data, query, tcp, udp},
+    client::{PATIENCE, Server, data, query, tcp, udp, udp_octets},
     mesh,
     upstreams::{Upstream, code, found, good, is_probe, reply},
 };
@@ -85,18 +85,29 @@ async fn what_does_not_fit_is_never_kept() {
     assert_eq!(upstream.asked(), 2);
 }
 
-/// RFC 8767: an expired answer is better than none, and only than none.
-#[tokio::test]
-async fn when_nobody_answers_an_expired_answer_is_given() {
-    let dead = Arc::new(AtomicBool::new(false));
-    let switch = Arc::clone(&dead);
+/// An upstream whose answers may be kept for a second, until it is told to do `otherwise`.
+async fn until_told(
+    otherwise: impl Fn(&Message) -> Vec<Vec<u8>> + Send + 'static,
+) -> (Upstream, Arc<AtomicBool>) {
+    let told = Arc::new(AtomicBool::new(false));
+    let switch = Arc::clone(&told);
     let upstream = Upstream::start(move |m: &Message| {
+        if switch.load(Ordering::Relaxed) {
+            return otherwise(m);
+        }
         let mut answer = reply(m);
         let owner = m.queries[0].name().clone();
         answer.answers = vec![Record::from_rdata(owner, 1, RData::A(A::new(192, 0, 2, 1)))];
-        if switch.load(Ordering::Relaxed) { Vec::new() } else { vec![answer.to_vec().unwrap()] }
+        vec![answer.to_vec().unwrap()]
     })
     .await;
+    (upstream, told)
+}
+
+/// RFC 8767: an expired answer is better than none, and only than none.
+#[tokio::test]
+async fn when_nobody_answers_an_expired_answer_is_given() {
+    let (upstream, dead) = until_told(|_| Vec::new()).await;
     let limits = Limits {
         forward_try: Duration::from_millis(300),
         forward_total: Duration::from_millis(600),
@@ -118,6 +129,42 @@ async fn when_nobody_answers_an_expired_answer_is_given() {
     assert!(server.metric("mesh_dns_cache_served_stale_total", &[]) >= 1);
     let unknown = server.ask("example.net", RecordType::A).await;
     assert_eq!(unknown.metadata.response_code, ResponseCode::ServFail);
+}
+
+/// SERVFAIL says nothing of the name (RFC 8767 section 4), so it does not take the place of what was known; REFUSED is
+/// the upstream's own word and does. Clients with EDNS are told why (RFC 8914 section 4.4), and each is counted.
+#[tokio::test]
+async fn servfail_of_all_upstreams_brings_the_expired_answer_and_refused_does_not() {
+    for (says, stale) in [(ResponseCode::ServFail, true), (ResponseCode::Refused, false)] {
+        let (one, broken) = until_told(move |m| vec![code(m, says)]).await;
+        let other = Upstream::start(move |m: &Message| vec![code(m, ResponseCode::ServFail)]).await;
+        // The other one is asked only after SERVFAIL.
+        let server = Server::start(mesh::example(), &[one.at, other.at], Limits::default()).await;
+        let packet = query("example.org", RecordType::A, Some(1232));
+        let ask = || async { udp_octets(server.at(), &packet).await.unwrap() };
+        assert_eq!(data(&Message::from_vec(&ask().await).unwrap()), ["192.0.2.1"]);
+        assert_eq!(server.metric("mesh_dns_cache_served_stale_total", &[]), 0);
+        broken.store(true, Ordering::Relaxed);
+        let expired = async {
+            loop {
+                let octets = ask().await;
+                let answer = Message::from_vec(&octets).unwrap();
+                if answer.metadata.response_code != ResponseCode::NoError || answer.answers[0].ttl == 30 {
+                    return (octets, answer);
+                }
+            }
+        };
+        let (octets, answer) = timeout(PATIENCE, expired).await.expect("it expires");
+        // "Stale Answer", without text, as the last option of all.
+        assert_eq!(octets.ends_with(&[0, 15, 0, 2, 0, 3]), stale, "{says}");
+        assert_eq!(server.metric("mesh_dns_cache_served_stale_total", &[]) > 0, stale, "{says}");
+        match stale {
+            true => assert_eq!(data(&answer), ["192.0.2.1"]),
+            false => assert_eq!(answer.metadata.response_code, says),
+        }
+        let never = server.ask("example.net", RecordType::A).await;
+        assert_eq!(never.metadata.response_code, says, "nothing was known of it");
+    }
 }
 
 #[tokio::test]

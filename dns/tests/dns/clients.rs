@@ -37,6 +37,7 @@ async fn a_client_that_asks_too_much_is_refused_over_both_transports() {
             };
             asked += 1;
             assert_eq!((reply.metadata.id, reply.queries.len()), (4711, 1), "{reply}");
+            assert_eq!(reply.edns.is_some(), packet[11] == 1, "RFC 6891 section 7, refused or not");
             if reply.metadata.response_code == REFUSED {
                 assert!(asked > 6, "the burst is the client's");
                 assert!(reply.answers.is_empty() && !reply.metadata.authoritative);

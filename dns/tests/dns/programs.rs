@@ -1,8 +1,14 @@
-//! The programs that people ask with: dig, delv, drill and kdig, over UDP and TCP, IPv4 and IPv6.
+//! The programs that people ask with: dig, delv, drill and kdig, over UDP and TCP, IPv4 and IPv6, of the mesh's names
+//! and of others.
 //!
 //! One that is missing is skipped loudly; with CI=true that is a failure (`scripts/setup` installs them).
 
-use crate::{client::Server, mesh};
+use crate::{
+    client::Server,
+    mesh,
+    upstreams::{Upstream, code, found},
+};
+use hickory_proto::{op::ResponseCode, rr::Name};
 use mesh_control::model::Snapshot;
 use mesh_dns::{DnsConfig, Upstreams};
 use std::process::Stdio;
@@ -20,7 +26,7 @@ fn snapshot() -> Snapshot {
 }
 
 /// Name, type, and what must stand in the output.
-const QUESTIONS: [(&str, &str, &str); 10] = [
+const QUESTIONS: [(&str, &str, &str); 12] = [
     ("web.cluster", "A", "10.96.0.1"),
     ("WEB.cluster", "AAAA", "fd96::1"),
     ("db.cluster", "A", "10.0.2.2"),
@@ -32,6 +38,9 @@ const QUESTIONS: [(&str, &str, &str); 10] = [
     ("api.shop.cluster", "AAAA", "ANSWER: 0"),
     // Cut over UDP, and so fetched over TCP.
     ("tasks.big.cluster", "A", "10.1.0.119"),
+    // Of the upstream, the second time from the cache.
+    ("www.example.org", "A", "192.0.2.1"),
+    ("nothing.example.org", "A", "NXDOMAIN"),
 ];
 
 fn arguments(program: &str, at: std::net::SocketAddr, tcp: bool, name: &str, kind: &str) -> Vec<String> {
@@ -57,9 +66,15 @@ fn expected<'e>(program: &str, expected: &'e str) -> &'e str {
 }
 
 async fn reads(program: &str) {
+    let upstream = Upstream::start(|asked| {
+        let is_there =
+            asked.queries[0].name().to_lowercase() != Name::from_ascii("nothing.example.org.").unwrap();
+        vec![if is_there { found(asked, [192, 0, 2, 1]) } else { code(asked, ResponseCode::NXDomain) }]
+    })
+    .await;
     let config = DnsConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
-        upstreams: Upstreams::None,
+        upstreams: Upstreams::List(vec![upstream.at.into()]),
         ..DnsConfig::default()
     };
     let server = Server::with(snapshot(), config).await;

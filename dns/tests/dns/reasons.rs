@@ -219,6 +219,16 @@ fn what_would_have_to_be_set_is_told() {
 }
 
 #[test]
+fn an_expired_state_is_said_to_be() {
+    let view = DnsView::new(&mesh::read(MESH)).expired();
+    for (name, outcome) in [("web.cluster", Outcome::Failed), ("nobody.cluster", Outcome::Failed)] {
+        let told = explain(&view, &question(name, RecordType::A), 0, &options_of_all()).1;
+        assert_eq!(told.steps[0].outcome, outcome);
+        assert!(line(&told.steps[0]).contains("too old to be told"), "{told:?}");
+    }
+}
+
+#[test]
 fn both_readings_of_a_name_are_told() {
     let told = told(
         "service web\nendpoint web blue n1 10.0.0.9 ready\nservice blue.web vip=10.96.0.7",

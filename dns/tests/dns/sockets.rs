@@ -157,6 +157,57 @@ async fn that_the_control_plane_went_away_is_shown_and_the_last_known_is_answere
     assert!(handle.is_serving());
 }
 
+/// As a server whose copy of a zone has expired: no old address, nor that there is none.
+#[tokio::test]
+async fn what_was_known_last_is_servfail_in_the_end() {
+    let limits = Limits { last_known: Some(Duration::from_millis(1)), ..Limits::default() };
+    let config = DnsConfig {
+        upstreams: Upstreams::None,
+        local_reverse: vec!["10.96.0.0/16".parse().unwrap()],
+        limits,
+        ..DnsConfig::default()
+    };
+    let server = Server::with(mesh::example(), config).await;
+    assert_eq!(server.ask("web.cluster", RecordType::A).await.answers.len(), 1);
+    let Server { handle, snapshots, registry } = server;
+    drop(snapshots);
+    let expired = || {
+        let families = registry.gather();
+        let family = families.iter().find(|f| f.name() == "mesh_dns_view_expired");
+        family.is_some_and(|f| f.get_metric()[0].get_gauge().get_value() > 0.0)
+    };
+    let over = async {
+        // What is shown is true a moment later.
+        while !expired() || lookup(&handle).await == "NOERROR" {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, over).await.expect("its time is over");
+    let mut stream = TcpStream::connect(handle.addresses()[0]).await.unwrap();
+    for (name, kind, code) in [
+        ("web.cluster", RecordType::A, ResponseCode::ServFail),
+        ("web.cluster", RecordType::MX, ResponseCode::ServFail),
+        ("nothing.cluster", RecordType::A, ResponseCode::ServFail),
+        ("cluster", RecordType::SOA, ResponseCode::ServFail),
+        ("1.0.96.10.in-addr.arpa", RecordType::PTR, ResponseCode::ServFail),
+        ("9.9.96.10.in-addr.arpa", RecordType::PTR, ResponseCode::ServFail),
+        ("cluster", RecordType::AXFR, ResponseCode::Refused),
+        ("example.org", RecordType::A, ResponseCode::Refused),
+    ] {
+        let packet = query(name, kind, None);
+        let over_udp = udp(handle.addresses()[0], &packet).await.unwrap();
+        for reply in [over_udp, tcp(&mut stream, &packet).await.unwrap()] {
+            assert_eq!((reply.metadata.response_code, reply.answers.len()), (code, 0), "{name} {kind}");
+            assert!(!reply.metadata.authoritative && reply.authorities.is_empty(), "{name} {kind}");
+        }
+    }
+}
+
+/// The code that `dns query` shows.
+async fn lookup(handle: &mesh_dns::DnsHandle) -> String {
+    handle.query("web", "A").await.unwrap().rcode
+}
+
 #[tokio::test]
 async fn a_taken_port_and_a_wildcard_are_named_with_the_fix() {
     let server = Server::start(mesh::example(), &[], Limits::default()).await;
@@ -241,6 +292,7 @@ async fn promtool_accepts_the_metrics() {
     server.ask("x.cluster", RecordType::Unknown(4242)).await;
     let text = prometheus::TextEncoder::new().encode_to_string(&server.registry.gather()).unwrap();
     assert!(text.contains("mesh_dns_request_duration_seconds_bucket"), "{text}");
+    assert!(text.contains("\nmesh_dns_panics_total 0\n"), "{text}");
     let check = std::process::Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

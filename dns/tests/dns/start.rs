@@ -5,7 +5,7 @@ use crate::{
     mesh,
 };
 use mesh_dns::{DnsConfig, DnsServer, Limits, Upstreams};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, os::fd::AsRawFd as _, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 async fn refused(config: DnsConfig) -> String {
@@ -67,6 +67,22 @@ async fn nothing_is_left_listening() {
     let holder = format!("(pid {}) holds it", std::process::id());
     assert!(error.contains(&format!("{address} for TCP")) && error.contains(&holder), "{error}");
     drop(tokio::net::UdpSocket::bind(address).await.expect("the UDP port is free again"));
+}
+
+/// A socket on its way from process to process is nobody's that `/proc` could name: the likely holders are.
+#[tokio::test]
+async fn a_holder_that_cannot_be_seen_is_guessed_at() {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let (from, _to) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = holder.local_addr().unwrap();
+    let (bytes, sockets) = ([std::io::IoSlice::new(b"x")], [holder.as_raw_fd()]);
+    let rights = [ControlMessage::ScmRights(&sockets)];
+    sendmsg::<()>(from.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None).unwrap();
+    drop(holder);
+    let error = refused(config(&[&address.to_string()], &[])).await;
+    let guess = "another process (often systemd-resolved or dnsmasq) holds it: stop that, or listen on another address";
+    assert!(error.contains(&format!("cannot use {address} for UDP")) && error.contains(guess), "{error}");
 }
 
 #[tokio::test]

@@ -148,6 +148,7 @@ async fn aardvark_482_and_hickory_3837_a_dead_first_upstream_is_skipped() {
     let healthy =
         |at: SocketAddr| server.metric("mesh_dns_forward_healthy", &[("upstream", &at.to_string())]);
     assert_eq!((healthy(dead.at), healthy(alive.at)), (0, 1));
+    assert_eq!(server.metric("mesh_dns_forward_healthcheck_broken_total", &[]), 0, "one was healthy always");
     assert!(server.metric("mesh_dns_forward_hedges_total", &[]) >= 1);
 }
 
@@ -231,6 +232,10 @@ async fn when_nobody_answers_it_is_servfail_and_counted() {
     let server = Server::start(mesh::example(), &[dead.at], limits).await;
     let answer = server.ask("example.org", RecordType::A).await;
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    let broken = || server.metric("mesh_dns_forward_healthcheck_broken_total", &[]);
+    assert_eq!(broken(), 0, "nothing was known of it yet");
+    server.ask("example.net", RecordType::A).await;
+    assert_eq!(broken(), 1);
     assert_eq!(server.ask("web.cluster", RecordType::A).await.answers.len(), 1, "our own names go on");
 }
 

@@ -1,7 +1,8 @@
 //! `dns.limits`: what the DNS server may take of the host, and one client of the server.
 
-use super::yaml::Map;
+use super::{values::optional_duration, yaml::Map};
 use mesh_dns::Limits;
+use std::time::Duration;
 
 /// Reads them; what is not written stays at its default.
 pub(super) fn limits(map: Map<'_>) -> Limits {
@@ -17,6 +18,10 @@ pub(super) fn limits(map: Map<'_>) -> Limits {
     set(&mut found.udp_workers, count("udp_workers", 0, 64));
     set(&mut found.cache_entries, count("cache_entries", 0, 10_000_000));
     set(&mut found.cache_bytes, count("cache_bytes", 0, 1 << 40));
+    if let Some(field) = map.get("last_known") {
+        found.last_known =
+            optional_duration(&field, Duration::from_secs(1)..=Duration::from_secs(365 * 86_400));
+    }
     if let Some(field) =
         map.get("client_burst").filter(|_| found.client_queries == 0 && found.client_burst > 0)
     {
@@ -37,7 +42,7 @@ mod tests {
     #[test]
     fn what_is_written_counts_and_the_rest_stays() {
         let text = "dns: {limits: {client_queries: 500, client_burst: 1_000, client_forwards: 0, \
-                    client_connections: 9, tcp_connections: 99, udp_workers: 2, cache_entries: 0, cache_bytes: 7}}\n";
+                    client_connections: 9, tcp_connections: 99, udp_workers: 2, cache_entries: 0, cache_bytes: 7, last_known: none}}\n";
         let want = Limits {
             client_queries: 500,
             client_burst: 1000,
@@ -47,6 +52,7 @@ mod tests {
             udp_workers: 2,
             cache_entries: 0,
             cache_bytes: 7,
+            last_known: None,
             ..Limits::default()
         };
         assert_eq!(parse(&keyed(text)).unwrap().dns.limits, want);

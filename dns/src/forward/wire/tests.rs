@@ -1,5 +1,8 @@
 use super::*;
-use crate::fuzz::{fuzz, packets};
+use crate::{
+    fuzz::{fuzz, packets},
+    packet::SAFE_UDP,
+};
 use hickory_proto::{
     op::{Edns, Message, Metadata, OpCode, Query, update_message},
     rr::{
@@ -171,17 +174,23 @@ fn a_kept_reply_is_given_as_if_to_this_query() {
     assert_eq!(answer.edns.map(|e| e.max_payload()), Some(SAFE_UDP));
 }
 
-/// RFC 8767 section 4 for the TTL, RFC 8914 section 4.4 for the code.
+/// RFC 8767 section 4 for the TTL, RFC 8914 sections 4.4 and 4.20 for the code.
 #[test]
 fn a_stale_reply_says_so() {
     let answer = rendered(&query("www.example.", RecordType::A, false), None, true);
     assert_eq!(answer.answers.iter().map(|r| r.ttl).collect::<Vec<_>>(), [30, 30]);
     let asked = query("www.example.", RecordType::A, true);
-    let message = reply(ResponseCode::NoError, vec![a(60)], vec![], false).to_vec().unwrap();
-    let mut out = Vec::new();
-    Kept::of(&message).unwrap().render(&Asked::read(&asked).unwrap(), None, true, &mut out);
-    assert!(out.ends_with(&[0, 6, 0, 15, 0, 2, 0, 3]));
-    assert!(Message::from_vec(&out).unwrap().edns.is_some());
+    for (rcode, answers, authority, code) in [
+        (ResponseCode::NoError, vec![a(60)], vec![], 3),
+        (ResponseCode::NoError, vec![], vec![soa(60, 60)], 3),
+        (ResponseCode::NXDomain, vec![], vec![soa(60, 60)], 19),
+    ] {
+        let message = reply(rcode, answers, authority, false).to_vec().unwrap();
+        let mut out = Vec::new();
+        Kept::of(&message).unwrap().render(&Asked::read(&asked).unwrap(), None, true, &mut out);
+        assert!(out.ends_with(&[0, 6, 0, 15, 0, 2, 0, code]), "{rcode}");
+        assert!(Message::from_vec(&out).unwrap().edns.is_some());
+    }
 }
 
 #[test]
