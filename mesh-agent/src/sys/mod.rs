@@ -5,3 +5,5 @@ pub mod link;
 pub mod netns;
 pub mod process;
 pub mod rlimit;
+pub mod rtnl;
+pub mod sysctl;
