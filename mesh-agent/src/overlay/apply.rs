@@ -1,6 +1,7 @@
 //! Between the plan and the kernel: looks, does the steps, looks again.
 
 use super::{
+    attach::ports,
     config::OverlayConfig,
     plan::{OverlayPlan, RETURN_TABLE, plan},
     step::{Change, Observed, Step, Underlay, removal, steps},
@@ -8,7 +9,7 @@ use super::{
     thing::Thing,
 };
 use crate::sys::{
-    rtnl::{LinkChange, Rtnl},
+    rtnl::{Link, LinkChange, Rtnl, errno},
     sysctl,
 };
 use mesh_control::model::{Family, Snapshot};
@@ -143,10 +144,7 @@ pub fn teardown(rtnl: &mut Rtnl, config: &OverlayConfig) -> io::Result<(Vec<Stri
     let observed = observe(rtnl, config, &[])?;
     let alias = observed.bridge.as_ref().and_then(|bridge| bridge.alias.as_deref());
     let parameters: Vec<String> = sysctls::remembered(alias).into_keys().collect();
-    let ports = match &observed.bridge {
-        Some(bridge) => rtnl.ports(bridge.index)?,
-        None => Vec::new(),
-    };
+    let ports: Vec<Link> = ports(rtnl)?.into_iter().map(|(link, _)| link).collect();
     let steps = removal(&observed, &ports, &read(&parameters)?);
     let (mut done, mut failed) = (Vec::new(), Vec::new());
     run(rtnl, &steps, &mut done, &mut failed);
@@ -193,7 +191,7 @@ fn execute(rtnl: &mut Rtnl, step: &Step) -> io::Result<()> {
             Thing::Rule(rule) => rtnl.add_rule(rule),
         },
         Step::Remove(thing) => match remove(rtnl, thing) {
-            Err(error) if GONE.contains(&error.raw_os_error().unwrap_or_default()) => Ok(()),
+            Err(error) if errno(&error).is_some_and(|number| GONE.contains(&number)) => Ok(()),
             result => result,
         },
     }

@@ -7,8 +7,8 @@ use std::{net::IpAddr, time::Duration};
 /// Of this node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OverlayConfig {
-    /// The families in which nodes claim subnets, at least one.
-    pub families: Vec<Family>,
+    /// Where nodes claim their subnets, at most one network a family.
+    pub networks: Vec<IpNetwork>,
     /// Where VIPs are claimed.
     pub vip_cidrs: Vec<IpNetwork>,
     /// This node's addresses on the underlay.
@@ -37,6 +37,12 @@ impl OverlayConfig {
     pub const DEVICE: &'static str = "mesh-vx";
     /// The audit unless told otherwise.
     pub const AUDIT: Duration = Duration::from_secs(30);
+
+    /// Whether nodes claim subnets in a family.
+    #[must_use]
+    pub fn has(&self, family: Family) -> bool {
+        self.networks.iter().any(|network| Family::of(&network.ip()) == family)
+    }
 
     /// The address that this node's packets between nodes leave from and that the others send to: IPv4 where it has
     /// one, else IPv6. Absent when it has none that others reach.

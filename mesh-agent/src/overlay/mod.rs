@@ -4,12 +4,20 @@
 //! so whenever the mesh or the kernel changes. `docs/overlay.md` has the picture.
 
 pub mod apply;
+pub mod attach;
 pub mod config;
+mod handle;
+pub mod leases;
 pub mod plan;
 pub mod step;
 pub mod sysctls;
+mod task;
 pub mod thing;
 pub mod vtep;
+mod worker;
 
+pub use attach::{AttachError, AttachRequest, Attachment};
 pub use config::OverlayConfig;
+pub use handle::{OverlayHandle, OverlayStatus};
 pub use plan::{OverlayPlan, Peer};
+pub use task::spawn;

@@ -91,7 +91,8 @@ pub fn plan(snapshot: &Snapshot, config: &OverlayConfig, local: IpAddr, underlay
     let mtu = underlay_mtu.saturating_sub(overhead(local));
     if mtu < 1280 {
         // RFC 8200 section 5; IPv4 would live with less, but nothing that people run does.
-        problems.push(format!("the underlay's MTU of {underlay_mtu} leaves {mtu} bytes: make it 1350 or more"));
+        problems
+            .push(format!("the underlay's MTU of {underlay_mtu} leaves {mtu} bytes: make it 1350 or more"));
     }
     let peers = peers(snapshot, local, &mut problems);
     let vxlan = Vxlan { vni: config.vni, port: config.port, local, learning: false };
@@ -117,7 +118,8 @@ fn peers(snapshot: &Snapshot, local: IpAddr, problems: &mut Vec<String>) -> Vec<
         }
         let Some(underlay) = view.info.addresses.get(Family::of(&local)) else {
             let family = if local.is_ipv4() { "IPv4" } else { "IPv6" };
-            problems.push(format!("{node} has no {family} address in node.address, which this node sends from"));
+            problems
+                .push(format!("{node} has no {family} address in node.address, which this node sends from"));
             continue;
         };
         let mac = vtep::vtep(node);

@@ -157,12 +157,7 @@ pub fn steps(
     Ok(steps)
 }
 
-fn link_steps(
-    found: Option<&Link>,
-    wanted: &NewLink,
-    alias: &str,
-    field: &str,
-) -> Result<Vec<Step>, String> {
+fn link_steps(found: Option<&Link>, wanted: &NewLink, alias: &str, field: &str) -> Result<Vec<Step>, String> {
     let create = Step::CreateLink(wanted.clone());
     let Some(link) = found else { return Ok(vec![create]) };
     if !is_ours(link, wanted) {
@@ -192,14 +187,15 @@ fn thing_steps(
     let keys = |things: &BTreeSet<Thing>| things.iter().map(Thing::key).collect::<BTreeSet<_>>();
     let (held, kept) = (keys(observed), keys(wanted));
     let gone = observed.iter().filter(|thing| known(thing) && !kept.contains(&thing.key()));
-    let new = wanted.difference(observed).filter(|thing| known(thing)).map(|thing| {
-        if held.contains(&thing.key()) { Step::Replace(*thing) } else { Step::Add(*thing) }
-    });
+    let new = wanted
+        .difference(observed)
+        .filter(|thing| known(thing))
+        .map(|thing| if held.contains(&thing.key()) { Step::Replace(*thing) } else { Step::Add(*thing) });
     // What leads somewhere goes before what it needs.
     gone.rev().map(|thing| Step::Remove(*thing)).chain(new).collect()
 }
 
-/// The steps that remove all of `observed` that is this program's, `ports` of the bridge included, and put the
+/// The steps that remove all of `observed` that is this program's, the `ports` of containers included, and put the
 /// parameters of the host back that still stand as it left them.
 #[must_use]
 pub fn removal(observed: &Observed, ports: &[Link], now: &BTreeMap<String, String>) -> Vec<Step> {
@@ -209,13 +205,13 @@ pub fn removal(observed: &Observed, ports: &[Link], now: &BTreeMap<String, Strin
     let on_ours = |link| [bridge, vxlan].into_iter().flatten().any(|l| l.index == link);
     let things = observed.things.iter().filter(|thing| thing.link().is_none_or(on_ours));
     let mut steps: Vec<Step> = things.rev().map(|thing| Step::Remove(*thing)).collect();
-    let links = ports.iter().filter(ours).chain(vxlan).chain(bridge);
+    let links = ports.iter().chain(vxlan).chain(bridge);
     steps.extend(links.map(|link| Step::RemoveLink { index: link.index, name: link.name.clone() }));
     let before = sysctls::remembered(bridge.and_then(|link| link.alias.as_deref()));
-    let still = |(key, _): &(String, String)| {
-        now.get(key).is_some_and(|value| sysctls::written(key) == Some(value))
-    };
-    // Backwards: a parameter that goes with another was written before it.
-    steps.extend(before.into_iter().filter(still).rev().map(Step::Sysctl));
+    let still = |(key, _): &Sysctl| now.get(key).is_some_and(|value| sysctls::written(key) == Some(value));
+    let mut back: Vec<Sysctl> = before.into_iter().filter(still).collect();
+    // A host that still forwards would drop its own default route.
+    back.sort_by_key(|(key, _)| key.ends_with(sysctls::ACCEPT_RA));
+    steps.extend(back.into_iter().map(Step::Sysctl));
     steps
 }

@@ -63,14 +63,14 @@ pub fn of_host(plan: &OverlayPlan, underlay: &str) -> Vec<Sysctl> {
 const SEND_REDIRECTS: &str = "ipv4/conf/all/send_redirects";
 const FORWARD_4: &str = "ipv4/ip_forward";
 const FORWARD_6: &str = "ipv6/conf/all/forwarding";
-const ACCEPT_RA: &str = "/accept_ra";
+/// How the key ends by which a link takes the word of routers.
+pub const ACCEPT_RA: &str = "/accept_ra";
 
 /// What to write, in order, when the namespace is at `found`. A host that takes no router's word (0) still need not.
 #[must_use]
 pub fn changes(wanted: &[Sysctl], found: &BTreeMap<String, String>) -> Vec<Sysctl> {
     let deaf = |key: &str, now: &str| key.ends_with(ACCEPT_RA) && now == "0";
-    let differs =
-        |(key, value): &&Sysctl| found.get(key).is_some_and(|now| now != value && !deaf(key, now));
+    let differs = |(key, value): &&Sysctl| found.get(key).is_some_and(|now| now != value && !deaf(key, now));
     wanted.iter().filter(differs).cloned().collect()
 }
 

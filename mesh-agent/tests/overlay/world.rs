@@ -19,7 +19,7 @@ use std::{
 };
 
 /// Whether this process may make network namespaces; otherwise the test is skipped, loudly, and fails on CI.
-pub fn permitted() -> bool {
+pub(crate) fn permitted() -> bool {
     let Err(error) = Netns::new() else { return true };
     assert!(std::env::var_os("CI").is_none(), "network namespaces are needed here: {error}");
     eprintln!("SKIPPED: no network namespace can be made: {error}");
@@ -28,29 +28,29 @@ pub fn permitted() -> bool {
 
 /// Which addresses the nodes have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Underlay {
+pub(crate) enum Underlay {
     V4,
     V6,
 }
 
-pub struct Node {
-    pub netns: Netns,
-    pub config: OverlayConfig,
-    pub name: Name,
+pub(crate) struct Node {
+    pub(crate) netns: Netns,
+    pub(crate) config: OverlayConfig,
+    pub(crate) name: Name,
 }
 
-pub struct World {
+pub(crate) struct World {
     /// The switch between the nodes.
-    pub hub: Netns,
-    pub nodes: Vec<Node>,
-    pub underlay: Underlay,
+    pub(crate) hub: Netns,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) underlay: Underlay,
 }
 
-pub fn name(i: usize) -> Name {
+pub(crate) fn name(i: usize) -> Name {
     Name::new(&format!("n{i}")).unwrap()
 }
 
-pub fn underlay_address(underlay: Underlay, i: usize) -> IpAddr {
+pub(crate) fn underlay_address(underlay: Underlay, i: usize) -> IpAddr {
     let low = u16::try_from(i).unwrap() + 1;
     match underlay {
         Underlay::V4 => Ipv4Addr::from_bits(0xc000_0200 + u32::from(low)).into(),
@@ -59,14 +59,14 @@ pub fn underlay_address(underlay: Underlay, i: usize) -> IpAddr {
 }
 
 /// The subnets of node `i`, IPv4 and IPv6.
-pub fn subnets(i: usize) -> Vec<IpNetwork> {
+pub(crate) fn subnets(i: usize) -> Vec<IpNetwork> {
     let v4 = Ipv4Addr::from_bits(0x0af4_0000 + (u32::try_from(i).unwrap() << 8));
     let v6 = Ipv6Addr::new(0xfd00, 0x4d, 0, u16::try_from(i).unwrap(), 0, 0, 0, 0);
     vec![IpNetwork::new(v4.into(), 24).unwrap(), IpNetwork::new(v6.into(), 64).unwrap()]
 }
 
 impl World {
-    pub fn new(nodes: usize, underlay: Underlay) -> World {
+    pub(crate) fn new(nodes: usize, underlay: Underlay) -> World {
         let hub = Netns::new().unwrap();
         link::add_bridge(&hub, "switch").unwrap();
         let nodes = (0..nodes).map(|i| node(&hub, i, underlay)).collect();
@@ -74,7 +74,7 @@ impl World {
     }
 
     /// What node `me` sees of a mesh of `count` nodes.
-    pub fn snapshot(&self, me: usize, count: usize) -> Snapshot {
+    pub(crate) fn snapshot(&self, me: usize, count: usize) -> Snapshot {
         let mut snapshot = Snapshot::empty(name(me));
         for i in 0..count {
             let mut addresses = Addresses::default();
@@ -92,27 +92,27 @@ impl World {
         snapshot
     }
 
-    pub fn apply(&self, me: usize, count: usize) -> Applied {
+    pub(crate) fn apply(&self, me: usize, count: usize) -> Applied {
         let snapshot = self.snapshot(me, count);
         let node = &self.nodes[me];
         node.rtnl(|rtnl| apply(rtnl, &node.config, &snapshot, &BOTH.into()).unwrap())
     }
 }
 
-pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+pub(crate) const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
 impl Node {
     /// Does `work` in the node's namespace.
-    pub fn rtnl<T: Send>(&self, work: impl FnOnce(&mut Rtnl) -> T + Send) -> T {
+    pub(crate) fn rtnl<T: Send>(&self, work: impl FnOnce(&mut Rtnl) -> T + Send) -> T {
         rtnl(&self.netns, work)
     }
 
-    pub fn teardown(&self) -> (Vec<String>, Vec<String>) {
+    pub(crate) fn teardown(&self) -> (Vec<String>, Vec<String>) {
         self.rtnl(|rtnl| teardown(rtnl, &self.config).unwrap())
     }
 }
 
-pub fn rtnl<T: Send>(netns: &Netns, work: impl FnOnce(&mut Rtnl) -> T + Send) -> T {
+pub(crate) fn rtnl<T: Send>(netns: &Netns, work: impl FnOnce(&mut Rtnl) -> T + Send) -> T {
     netns.run(|| work(&mut Rtnl::open().unwrap())).unwrap()
 }
 
@@ -130,7 +130,7 @@ fn node(hub: &Netns, i: usize, underlay: Underlay) -> Node {
     let mut addresses = Addresses::default();
     addresses.set(address);
     let config = OverlayConfig {
-        families: BOTH.into(),
+        networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:4d::/48".parse().unwrap()],
         vip_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
         underlay: addresses,
         vni: OverlayConfig::VNI,

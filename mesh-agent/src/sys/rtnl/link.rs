@@ -1,6 +1,6 @@
 //! Links: bridges, VXLAN devices and veth(4) pairs are made; the others are only looked at.
 
-use super::{Mac, Rtnl};
+use super::{Mac, Rtnl, errno};
 use crate::sys::netns::Netns;
 use rtnetlink::{
     LinkBridgePort, LinkMessageBuilder, LinkUnspec,
@@ -26,6 +26,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it was set up.
     pub up: bool,
+    /// The index of the bridge that it is a port of.
+    pub master: Option<u32>,
     /// The note that somebody wrote on it (`ifalias`), at most 255 bytes.
     pub alias: Option<String>,
 }
@@ -109,6 +111,7 @@ impl Link {
             mac: None,
             mtu: 0,
             up: header.flags.contains(LinkFlags::Up),
+            master: None,
             alias: None,
         };
         for attribute in &message.attributes {
@@ -117,6 +120,7 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+                LinkAttribute::Controller(index) => link.master = Some(*index).filter(|index| *index != 0),
                 LinkAttribute::LinkInfo(info) => link.kind = kind(info),
                 _ => {}
             }
@@ -177,7 +181,7 @@ impl Rtnl {
         match self.get(RouteNetlinkMessage::GetLink(message)) {
             Ok(Some(RouteNetlinkMessage::NewLink(message))) => Ok(Link::read(&message)),
             Ok(_) => Ok(None),
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -198,12 +202,12 @@ impl Rtnl {
         self.link_of(LinkUnspec::new_with_index(index).build())
     }
 
-    /// The ports of a bridge.
+    /// The ends of veth pairs.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn ports(&mut self, bridge: u32) -> io::Result<Vec<Link>> {
-        let request = LinkMessageBuilder::<LinkUnspec>::new().controller(bridge).build();
+    pub fn veths(&mut self) -> io::Result<Vec<Link>> {
+        let request = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth).build();
         let all = self.list(&RouteNetlinkMessage::GetLink(request))?;
         let read = |message: &RouteNetlinkMessage| match message {
             RouteNetlinkMessage::NewLink(message) => Link::read(message),
@@ -239,25 +243,26 @@ impl Rtnl {
         let pair = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
             .name(new.name)
             .mtu(new.mtu)
-            .controller(new.bridge)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
         self.create(RouteNetlinkMessage::NewLink(pair.build()))?;
-        self.finish_veth(new).inspect_err(|_| {
-            if let Ok(Some(half)) = self.link(new.name) {
-                // The error that led here is the one to tell.
-                let _ = self.remove_link(half.index);
-            }
+        let made = self.link(new.name)?.ok_or(io::ErrorKind::NotFound)?.index;
+        let finished = self.change_link(made, LinkChange::Alias(new.alias));
+        finished.and_then(|()| self.make_port(made, new.bridge)).inspect_err(|_| {
+            // The error that led here is the one to tell.
+            let _ = self.remove_link(made);
         })
     }
 
-    fn finish_veth(&mut self, new: &NewVeth<'_>) -> io::Result<()> {
-        let made = self.link(new.name)?.ok_or(io::ErrorKind::NotFound)?;
-        self.change_link(made.index, LinkChange::Alias(new.alias))?;
+    /// Makes a link a port of a bridge, and sets it up.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn make_port(&mut self, link: u32, bridge: u32) -> io::Result<()> {
+        let enslaved = LinkUnspec::new_with_index(link).controller(bridge).up().build();
+        self.change(RouteNetlinkMessage::SetLink(enslaved))?;
         // A frame may go back where it came from: bridged packets are translated too while
         // net.bridge.bridge-nf-call-iptables is on.
-        let port = LinkBridgePort::new(made.index).hairpin(true).build();
-        self.change(RouteNetlinkMessage::NewLink(port))?;
-        self.change_link(made.index, LinkChange::Up(true))
+        self.change(RouteNetlinkMessage::NewLink(LinkBridgePort::new(link).hairpin(true).build()))
     }
 
     /// Changes a link.

@@ -16,7 +16,7 @@ pub use link::{Kind, Link, LinkChange, NewLink, NewVeth, Vxlan};
 pub use neighbour::{Fdb, Mac, Neighbour};
 pub use route::Route;
 pub use rule::Rule;
-pub use socket::Rtnl;
+pub use socket::{Rtnl, errno};
 pub use watch::Watch;
 
 /// What this program writes into the protocol field of its routes and rules, to know them again (`rtm_protocol` and

@@ -68,7 +68,7 @@ impl Rtnl {
                 Ok((_, true)) => {}
                 // A kernel without IPv6 has nothing of IPv6.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(Vec::new()),
-                Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(Vec::new()),
+                Err(error) if errno(&error) == Some(libc::EAFNOSUPPORT) => return Ok(Vec::new()),
                 Err(error) => return Err(error),
             }
         }
@@ -122,6 +122,21 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkMessage<R
     .flatten()
 }
 
+/// What the kernel says, in numbers and in words.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}: {text}")]
+struct Explained {
+    source: io::Error,
+    text: String,
+}
+
+/// The number of an error of this folder (errno(3)).
+#[must_use]
+pub fn errno(error: &io::Error) -> Option<i32> {
+    let explained = error.get_ref().and_then(|inner| inner.downcast_ref::<Explained>());
+    explained.map_or(error, |explained| &explained.source).raw_os_error()
+}
+
 /// Adds the kernel's own words, if it has any (`NLMSGERR_ATTR_MSG`, linux/netlink.h): they follow the request, which
 /// comes back in front of them.
 fn explained(error: io::Error, echoed: &[u8]) -> io::Error {
@@ -133,7 +148,7 @@ fn explained(error: io::Error, echoed: &[u8]) -> io::Error {
         let Some(value) = rest.get(4..length) else { break };
         if kind == MESSAGE {
             let text = String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned();
-            return io::Error::new(error.kind(), format!("{error}: {text}"));
+            return io::Error::new(error.kind(), Explained { source: error, text });
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
@@ -168,6 +183,10 @@ mod tests {
         echoed.extend([8, 0, 3, 0, 1, 2, 3, 4]);
         echoed.extend([7, 0, 1, 0, b'h', b'm', 0, 0]);
         let error = explained(io::Error::from_raw_os_error(22), &echoed);
-        assert!(error.to_string().ends_with(": hm") && error.kind() == io::ErrorKind::InvalidInput, "{error}");
+        assert_eq!(errno(&error), Some(22));
+        assert!(
+            error.to_string().ends_with(": hm") && error.kind() == io::ErrorKind::InvalidInput,
+            "{error}"
+        );
     }
 }
