@@ -149,7 +149,7 @@ impl Containers {
             }
             _ => AttachError::Kernel(io::Error::new(error.kind(), format!("veth pair: {error}"))),
         })?;
-        if let Err(error) = inside(&netns, &lease.name, &[], &lease.addresses, ground) {
+        if let Err(error) = inside(&netns, &lease.name, &lease.addresses, ground) {
             // The error that led here is the one to tell.
             let _ = remove(rtnl, &port);
             return Err(error.into());
@@ -209,7 +209,7 @@ impl Containers {
             let result = self.choose(ground, &there, None).and_then(|addresses| {
                 let renewed = Lease { addresses, ..lease.clone() };
                 let netns = reopen(lease)?;
-                inside(&netns, &lease.name, &lease.addresses, &renewed.addresses, ground)?;
+                inside(&netns, &lease.name, &renewed.addresses, ground)?;
                 rtnl.change_link(link.index, LinkChange::Alias(&renewed.alias()))?;
                 Ok(renewed)
             });
@@ -291,13 +291,17 @@ fn set_mtu(netns: &Netns, name: &str, mtu: u32) -> io::Result<()> {
     })?
 }
 
-/// Sets a container's link up with `new` addresses instead of `old` ones.
-fn inside(netns: &Netns, name: &str, old: &[IpAddr], new: &[IpAddr], ground: Ground<'_>) -> io::Result<()> {
+/// Sets a container's link up with `new` addresses instead of those of the overlay that it has.
+fn inside(netns: &Netns, name: &str, new: &[IpAddr], ground: Ground<'_>) -> io::Result<()> {
     netns.run(|| {
         let mut rtnl = Rtnl::open()?;
         let link = rtnl.link(name)?.ok_or(io::ErrorKind::NotFound)?.index;
-        for address in old.iter().filter(|address| !new.contains(address)) {
-            rtnl.remove_address(&Address { link, network: IpNetwork::from(*address) })?;
+        let old = rtnl.addresses()?.into_iter().filter(|address| {
+            let ip = address.network.ip();
+            address.link == link && !new.contains(&ip) && ground.networks.iter().any(|n| n.contains(ip))
+        });
+        for address in old {
+            rtnl.remove_address(&address)?;
         }
         // Ready at once: nobody else has the address, and no router speaks there. Without IPv6 there are no such keys.
         for (key, value) in [("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0")] {

@@ -10,7 +10,7 @@ use std::{
         unix::fs::MetadataExt,
     },
     panic::resume_unwind,
-    path::Path,
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -41,6 +41,12 @@ impl Netns {
     /// The system's; that it is no network namespace shows only when it is used.
     pub fn open(path: &Path) -> io::Result<Netns> {
         super::file::open(path).map(Netns)
+    }
+
+    /// A path that leads to it, for all processes that may look into this one, for as long as this is held.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()))
     }
 
     /// What tells this namespace from all others that are there (namespaces(7)): device and inode.

@@ -4,19 +4,25 @@ use ipnetwork::IpNetwork;
 use mesh_agent::{
     overlay::{
         OverlayConfig,
-        apply::{Applied, apply, teardown},
+        apply::{Applied, OverlayError, apply, teardown},
+        attach::{AttachError, AttachRequest, Attachment, Containers, Ground},
+        plan::OverlayPlan,
     },
     sys::{
         link,
         netns::Netns,
-        rtnl::{Address, LinkChange, Route, Rtnl},
+        rtnl::{Address, LinkChange, Rtnl},
     },
 };
 use mesh_control::model::{Addresses, Family, Name, NodeInfo, NodeState, NodeView, Snapshot};
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    process::Command,
     sync::Arc,
 };
+
+pub(crate) const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
 /// Whether this process may make network namespaces; otherwise the test is skipped, loudly, and fails on CI.
 pub(crate) fn permitted() -> bool {
@@ -36,21 +42,20 @@ pub(crate) enum Underlay {
 pub(crate) struct Node {
     pub(crate) netns: Netns,
     pub(crate) config: OverlayConfig,
-    pub(crate) name: Name,
 }
 
 pub(crate) struct World {
-    /// The switch between the nodes.
-    pub(crate) hub: Netns,
+    /// The switch between the nodes; it goes with the world.
+    hub: Netns,
     pub(crate) nodes: Vec<Node>,
-    pub(crate) underlay: Underlay,
+    underlay: Underlay,
 }
 
 pub(crate) fn name(i: usize) -> Name {
     Name::new(&format!("n{i}")).unwrap()
 }
 
-pub(crate) fn underlay_address(underlay: Underlay, i: usize) -> IpAddr {
+fn address(underlay: Underlay, i: usize) -> IpAddr {
     let low = u16::try_from(i).unwrap() + 1;
     match underlay {
         Underlay::V4 => Ipv4Addr::from_bits(0xc000_0200 + u32::from(low)).into(),
@@ -60,7 +65,7 @@ pub(crate) fn underlay_address(underlay: Underlay, i: usize) -> IpAddr {
 
 /// The subnets of node `i`, IPv4 and IPv6.
 pub(crate) fn subnets(i: usize) -> Vec<IpNetwork> {
-    let v4 = Ipv4Addr::from_bits(0x0af4_0000 + (u32::try_from(i).unwrap() << 8));
+    let v4 = Ipv4Addr::from_bits(0x0a80_0000 + (u32::try_from(i).unwrap() << 8));
     let v6 = Ipv6Addr::new(0xfd00, 0x4d, 0, u16::try_from(i).unwrap(), 0, 0, 0, 0);
     vec![IpNetwork::new(v4.into(), 24).unwrap(), IpNetwork::new(v6.into(), 64).unwrap()]
 }
@@ -69,37 +74,98 @@ impl World {
     pub(crate) fn new(nodes: usize, underlay: Underlay) -> World {
         let hub = Netns::new().unwrap();
         link::add_bridge(&hub, "switch").unwrap();
-        let nodes = (0..nodes).map(|i| node(&hub, i, underlay)).collect();
-        World { hub, nodes, underlay }
+        let mut world = World { hub, nodes: Vec::new(), underlay };
+        for i in 0..nodes {
+            let node = world.node(i);
+            world.nodes.push(node);
+        }
+        world
+    }
+
+    fn node(&self, i: usize) -> Node {
+        let netns = Netns::new().unwrap();
+        link::connect(&self.hub, "switch", &format!("port{i}"), &netns, "eth0").unwrap();
+        let address = address(self.underlay, i);
+        rtnl(&netns, |rtnl| {
+            let lo = rtnl.link("lo").unwrap().unwrap().index;
+            rtnl.change_link(lo, LinkChange::Up(true)).unwrap();
+            let eth0 = rtnl.link("eth0").unwrap().unwrap().index;
+            let network = IpNetwork::new(address, if address.is_ipv4() { 16 } else { 64 }).unwrap();
+            rtnl.add_address(&Address { link: eth0, network }).unwrap();
+        });
+        let mut addresses = Addresses::default();
+        addresses.set(address);
+        let config = OverlayConfig {
+            networks: vec!["10.128.0.0/14".parse().unwrap(), "fd00:4d::/48".parse().unwrap()],
+            vip_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
+            underlay: addresses,
+            vni: OverlayConfig::VNI,
+            port: OverlayConfig::PORT,
+            bridge: OverlayConfig::BRIDGE.into(),
+            device: OverlayConfig::DEVICE.into(),
+            audit_interval: OverlayConfig::AUDIT,
+        };
+        Node { netns, config }
     }
 
     /// What node `me` sees of a mesh of `count` nodes.
     pub(crate) fn snapshot(&self, me: usize, count: usize) -> Snapshot {
         let mut snapshot = Snapshot::empty(name(me));
         for i in 0..count {
-            let mut addresses = Addresses::default();
-            addresses.set(underlay_address(self.underlay, i));
-            let view = NodeView {
-                name: name(i),
-                info: NodeInfo { addresses, ..NodeInfo::default() },
-                gossip: None,
-                state: NodeState::Alive,
-                subnets: subnets(i),
-            };
-            snapshot.set_node(name(i), Some(Arc::new(view)));
+            snapshot.set_node(name(i), Some(Arc::new(self.view(i))));
         }
         snapshot.set_own_subnets(subnets(me));
         snapshot
     }
 
+    pub(crate) fn view(&self, i: usize) -> NodeView {
+        let mut addresses = Addresses::default();
+        addresses.set(address(self.underlay, i));
+        NodeView {
+            name: name(i),
+            info: NodeInfo { addresses, ..NodeInfo::default() },
+            gossip: None,
+            state: NodeState::Alive,
+            subnets: subnets(i),
+        }
+    }
+
+    /// Brings node `me` of a mesh of `count` to where it should be.
     pub(crate) fn apply(&self, me: usize, count: usize) -> Applied {
-        let snapshot = self.snapshot(me, count);
-        let node = &self.nodes[me];
-        node.rtnl(|rtnl| apply(rtnl, &node.config, &snapshot, &BOTH.into()).unwrap())
+        let applied = self.nodes[me].apply(&self.snapshot(me, count)).unwrap();
+        assert!(applied.failed.is_empty(), "{:#?}", applied.failed);
+        applied
+    }
+
+    /// Brings all nodes to where they should be.
+    pub(crate) fn apply_all(&self) {
+        for me in 0..self.nodes.len() {
+            self.apply(me, self.nodes.len());
+        }
+    }
+
+    pub(crate) fn plan(&self, me: usize) -> OverlayPlan {
+        self.apply(me, self.nodes.len()).plan
+    }
+
+    /// A new container on node `me`.
+    pub(crate) fn container(&self, me: usize) -> (Netns, Attachment) {
+        let netns = Netns::new().unwrap();
+        let attached = self.attach(me, &request(&netns)).unwrap();
+        (netns, attached)
+    }
+
+    pub(crate) fn attach(&self, me: usize, request: &AttachRequest) -> Result<Attachment, AttachError> {
+        let (plan, reserved) = (self.plan(me), BTreeSet::new());
+        let networks = &self.nodes[me].config.networks;
+        let ground = Ground { plan: &plan, networks, reserved: &reserved };
+        self.nodes[me].rtnl(|rtnl| Containers::default().attach(rtnl, ground, request))
     }
 }
 
-pub(crate) const BOTH: [Family; 2] = [Family::V4, Family::V6];
+pub(crate) fn request(netns: &Netns) -> AttachRequest {
+    AttachRequest { netns: netns.path(), name: "eth0".into(), address: None }
+}
 
 impl Node {
     /// Does `work` in the node's namespace.
@@ -107,8 +173,19 @@ impl Node {
         rtnl(&self.netns, work)
     }
 
-    pub(crate) fn teardown(&self) -> (Vec<String>, Vec<String>) {
-        self.rtnl(|rtnl| teardown(rtnl, &self.config).unwrap())
+    pub(crate) fn apply(&self, snapshot: &Snapshot) -> Result<Applied, OverlayError> {
+        self.rtnl(|rtnl| apply(rtnl, &self.config, snapshot, &BOTH.into()))
+    }
+
+    pub(crate) fn teardown(&self) -> Vec<String> {
+        let (done, failed) = self.rtnl(|rtnl| teardown(rtnl, &self.config).unwrap());
+        assert!(failed.is_empty(), "{failed:#?}");
+        done
+    }
+
+    /// Runs a program in the node's namespace and returns what it prints.
+    pub(crate) fn run(&self, program: &str, words: &str) -> String {
+        output(&self.netns, program, words)
     }
 }
 
@@ -116,28 +193,27 @@ pub(crate) fn rtnl<T: Send>(netns: &Netns, work: impl FnOnce(&mut Rtnl) -> T + S
     netns.run(|| work(&mut Rtnl::open().unwrap())).unwrap()
 }
 
-fn node(hub: &Netns, i: usize, underlay: Underlay) -> Node {
-    let netns = Netns::new().unwrap();
-    link::connect(hub, "switch", &format!("port{i}"), &netns, "eth0").unwrap();
-    let address = underlay_address(underlay, i);
-    rtnl(&netns, |rtnl| {
-        let lo = rtnl.link("lo").unwrap().unwrap().index;
-        rtnl.change_link(lo, LinkChange::Up(true)).unwrap();
-        let eth0 = rtnl.link("eth0").unwrap().unwrap().index;
-        let network = IpNetwork::new(address, if address.is_ipv4() { 24 } else { 64 }).unwrap();
-        rtnl.add_address(&Address { link: eth0, network }).unwrap();
-    });
-    let mut addresses = Addresses::default();
-    addresses.set(address);
-    let config = OverlayConfig {
-        networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:4d::/48".parse().unwrap()],
-        vip_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
-        underlay: addresses,
-        vni: OverlayConfig::VNI,
-        port: OverlayConfig::PORT,
-        bridge: OverlayConfig::BRIDGE.into(),
-        device: OverlayConfig::DEVICE.into(),
-        audit_interval: OverlayConfig::AUDIT,
+pub(crate) fn output(netns: &Netns, program: &str, words: &str) -> String {
+    let run = || Command::new(program).args(words.split(' ')).output();
+    let output = netns.run(run).unwrap().unwrap_or_else(|e| panic!("{program} (iproute2): {e}"));
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {words}: {problem}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What `ip` and `bridge` print, without what the kernel counts or settles by itself.
+pub(crate) fn steady(text: &str) -> Vec<String> {
+    let still = |word: &&str| {
+        let timer = word.contains('.') && word.parse::<f64>().is_ok();
+        !timer && !word.ends_with("sec") && *word != "tentative"
     };
-    Node { netns, config, name: name(i) }
+    text.lines().map(|line| line.split_ascii_whitespace().filter(still).collect::<Vec<_>>().join(" ")).collect()
+}
+
+/// Fails with the lines that differ.
+pub(crate) fn same(now: &[String], before: &[String]) {
+    let more: Vec<_> = now.iter().filter(|line| !before.contains(line)).collect();
+    let less: Vec<_> = before.iter().filter(|line| !now.contains(line)).collect();
+    assert!(more.is_empty() && less.is_empty(), "new: {more:#?}\ngone: {less:#?}");
+    assert_eq!(now.len(), before.len());
 }
