@@ -92,12 +92,17 @@ pub fn check(netns: &Path, name: &str) -> Result<(), (&'static str, String)> {
             format!("the path is longer than {MAX_PATH} bytes or no text: give the number of a process"),
         ));
     }
-    // dev_valid_name() of the kernel, and no blank, which would end a word of the alias.
-    let good = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
-    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || !name.chars().all(good) {
+    if !is_link_name(name) {
         return Err(("name", format!("`{name}` is no name of a link: use 1 to 15 letters, as eth0")));
     }
     Ok(())
+}
+
+/// Whether a link can have this name: as the kernel's `dev_valid_name`, in ASCII.
+#[must_use]
+pub fn is_link_name(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
+    (1..16).contains(&name.len()) && name != "." && name != ".." && name.chars().all(good)
 }
 
 /// A free address of `subnet`: the next after `after`, so that an address that was just given back is not at once

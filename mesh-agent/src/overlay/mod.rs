@@ -12,6 +12,8 @@ pub mod plan;
 pub mod step;
 pub mod sysctls;
 mod task;
+#[cfg(test)]
+mod tests;
 pub mod thing;
 pub mod vtep;
 mod worker;

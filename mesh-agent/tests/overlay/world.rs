@@ -207,7 +207,9 @@ pub(crate) fn steady(text: &str) -> Vec<String> {
         let timer = word.contains('.') && word.parse::<f64>().is_ok();
         !timer && !word.ends_with("sec") && *word != "tentative"
     };
-    text.lines().map(|line| line.split_ascii_whitespace().filter(still).collect::<Vec<_>>().join(" ")).collect()
+    text.lines()
+        .map(|line| line.split_ascii_whitespace().filter(still).collect::<Vec<_>>().join(" "))
+        .collect()
 }
 
 /// Fails with the lines that differ.
