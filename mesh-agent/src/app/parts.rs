@@ -52,6 +52,8 @@ pub(super) fn overlay(config: &Config) -> Option<OverlayConfig> {
         bridge: links.bridge.clone(),
         device: links.device.clone(),
         audit_interval: links.audit_interval,
+        probe_port: links.probe_port,
+        probe_interval: links.probe_interval,
     };
     let wanted = !overlay.networks.is_empty() && overlay.local().is_some();
     wanted.then_some(overlay)

@@ -22,6 +22,10 @@ pub struct OverlayLinks {
     pub port: u16,
     /// How often the kernel is compared with what it should hold.
     pub audit_interval: Duration,
+    /// UDP port on which nodes measure the paths between them, the same on every node.
+    pub probe_port: u16,
+    /// How often they do.
+    pub probe_interval: Duration,
 }
 
 impl Default for OverlayLinks {
@@ -32,6 +36,8 @@ impl Default for OverlayLinks {
             vni: OverlayConfig::VNI,
             port: OverlayConfig::PORT,
             audit_interval: OverlayConfig::AUDIT,
+            probe_port: OverlayConfig::PROBE_PORT,
+            probe_interval: OverlayConfig::PROBE,
         }
     }
 }
@@ -54,9 +60,14 @@ fn links(map: &Map<'_>) -> OverlayLinks {
     let vni = map.get("vni").and_then(|field| field.number(1..=0x00ff_ffff));
     found.vni = vni.unwrap_or(found.vni);
     found.port = map.get("port").and_then(|field| field.number(1..=u16::MAX)).unwrap_or(found.port);
-    let interval = Duration::from_secs(1)..=Duration::from_secs(3600);
-    let interval = map.get("audit_interval").and_then(|field| field.duration(interval));
-    found.audit_interval = interval.unwrap_or(found.audit_interval);
+    let port = map.get("probe_port").and_then(|field| field.number(1..=u16::MAX));
+    found.probe_port = port.unwrap_or(found.probe_port);
+    let interval = |key| {
+        let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+        map.get(key).and_then(|field| field.duration(range))
+    };
+    found.audit_interval = interval("audit_interval").unwrap_or(found.audit_interval);
+    found.probe_interval = interval("probe_interval").unwrap_or(found.probe_interval);
     found
 }
 

@@ -14,6 +14,7 @@ use crate::sys::{
     sysctl,
 };
 use ipnetwork::IpNetwork;
+use mesh_control::model::Snapshot;
 use std::{
     collections::BTreeSet,
     io,
@@ -85,8 +86,8 @@ pub struct Ground<'a> {
     pub plan: &'a OverlayPlan,
     /// The whole overlay and the VIPs: what a container with a default route of its own reaches through the gateway.
     pub networks: &'a [IpNetwork],
-    /// Addresses that nobody may be given: those of endpoints that others announced.
-    pub reserved: &'a BTreeSet<IpAddr>,
+    /// Where it says which addresses others have: those of endpoints are given to nobody.
+    pub snapshot: &'a Snapshot,
 }
 
 /// The ports that carry a lease.
@@ -179,7 +180,9 @@ impl Containers {
                 )));
             }
         }
-        let taken = held.union(ground.reserved).copied().collect();
+        let announced = ground.snapshot.services.values().flat_map(|service| service.endpoints.iter());
+        let announced = announced.flat_map(|view| view.endpoint.addresses.iter());
+        let taken = held.into_iter().chain(announced).collect();
         let mut chosen = Vec::new();
         for subnet in subnets {
             let same = |address: &IpAddr| address.is_ipv4() == subnet.is_ipv4();

@@ -23,6 +23,10 @@ pub struct OverlayConfig {
     pub device: String,
     /// How often what the kernel holds is compared with what it should hold, were nothing to happen.
     pub audit_interval: Duration,
+    /// UDP port on which nodes measure the paths between them, the same on every node.
+    pub probe_port: u16,
+    /// How often each path is measured, in a mesh of up to 32 others.
+    pub probe_interval: Duration,
 }
 
 impl OverlayConfig {
@@ -37,6 +41,11 @@ impl OverlayConfig {
     pub const DEVICE: &'static str = "mesh-vx";
     /// The audit unless told otherwise.
     pub const AUDIT: Duration = Duration::from_secs(30);
+
+    /// The port of probes unless told otherwise.
+    pub const PROBE_PORT: u16 = 7947;
+    /// Between two probes unless told otherwise.
+    pub const PROBE: Duration = Duration::from_secs(60);
 
     /// Whether nodes claim subnets in a family.
     #[must_use]

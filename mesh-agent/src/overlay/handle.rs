@@ -19,12 +19,21 @@ pub struct OverlayStatus {
     pub error: Option<String>,
     /// What stands only in part, for people: steps that the kernel refused, peers that are left out.
     pub problems: Vec<String>,
+    /// What is wrong with the paths to other nodes, as measured.
+    pub paths: Vec<String>,
     /// Steps done since the start.
     pub steps: u64,
     /// Those of them that repaired what somebody else had changed.
     pub repairs: u64,
     /// Passes over the kernel since the start.
     pub passes: u64,
+}
+
+impl OverlayStatus {
+    /// All that is wrong, for people.
+    pub fn troubles(&self) -> impl Iterator<Item = &str> {
+        self.error.iter().chain(&self.problems).chain(&self.paths).map(String::as_str)
+    }
 }
 
 /// What the handle asks of the task.
@@ -41,12 +50,12 @@ pub(super) enum Command {
 pub struct OverlayHandle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) status: watch::Receiver<Arc<OverlayStatus>>,
-    pub(super) task: JoinHandle<()>,
+    pub(super) tasks: [JoinHandle<()>; 2],
 }
 
 impl Drop for OverlayHandle {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -55,7 +64,7 @@ fn stopped() -> AttachError {
 }
 
 impl OverlayHandle {
-    /// How it stands, at every moment; a change of the plan wakes.
+    /// How it stands; every pass over the kernel wakes.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Arc<OverlayStatus>> {
         self.status.clone()

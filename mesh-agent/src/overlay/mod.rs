@@ -8,6 +8,7 @@ pub mod attach;
 pub mod config;
 mod handle;
 pub mod leases;
+mod measure;
 pub mod plan;
 pub mod step;
 pub mod sysctls;

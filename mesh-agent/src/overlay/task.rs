@@ -4,6 +4,7 @@
 use super::{
     config::OverlayConfig,
     handle::{Command, OverlayHandle, OverlayStatus},
+    measure,
     worker::Worker,
 };
 use crate::sys::rtnl::Watch;
@@ -31,22 +32,22 @@ pub fn spawn(config: OverlayConfig, snapshots: watch::Receiver<Arc<Snapshot>>) -
     let (commands, received) = mpsc::channel(COMMANDS);
     let (publish, status) = watch::channel(Arc::default());
     let audit_interval = config.audit_interval;
-    let keeper = Keeper {
-        worker: Some(Worker::new(config)?),
-        snapshots,
-        publish,
-        status: OverlayStatus::default(),
-        told: Vec::new(),
-    };
+    let (port, every) = (config.probe_port, config.probe_interval);
     let watch = Watch::open()?;
-    let task = tokio::spawn(keeper.run(watch, received, audit_interval));
-    Ok(OverlayHandle { commands, status, task })
+    let worker = Some(Worker::new(config)?);
+    let (paths, measuring) = measure::spawn(port, every, status.clone());
+    let keeper =
+        Keeper { worker, snapshots, paths, publish, status: OverlayStatus::default(), told: Vec::new() };
+    let keeping = tokio::spawn(keeper.run(watch, received, audit_interval));
+    Ok(OverlayHandle { commands, status, tasks: [keeping, measuring] })
 }
 
 struct Keeper {
     /// Away only while it works.
     worker: Option<Worker>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// What is wrong with the paths to other nodes.
+    paths: watch::Receiver<Vec<String>>,
     publish: watch::Sender<Arc<OverlayStatus>>,
     status: OverlayStatus,
     /// The troubles that were logged last.
@@ -82,6 +83,11 @@ impl Keeper {
                         watch = None;
                     }
                     sleep(BURST).await;
+                }
+                Ok(()) = self.paths.changed() => {
+                    self.status.paths = self.paths.borrow_and_update().clone();
+                    self.tell();
+                    continue;
                 }
                 command = commands.recv() => {
                     match command {
@@ -142,6 +148,10 @@ impl Keeper {
             Err(error) => self.status.error = Some(error.to_string()),
         }
         self.tell();
+    }
+
+    /// Publishes how it stands, and logs troubles when they change, not at every pass.
+    fn tell(&mut self) {
         self.publish.send_if_modified(|published| {
             let differs = **published != self.status;
             if differs {
@@ -149,11 +159,7 @@ impl Keeper {
             }
             differs
         });
-    }
-
-    /// Logs troubles when they change, not at every pass.
-    fn tell(&mut self) {
-        let troubles: Vec<String> = self.status.error.iter().chain(&self.status.problems).cloned().collect();
+        let troubles: Vec<String> = self.status.troubles().map(str::to_owned).collect();
         for trouble in troubles.iter().filter(|trouble| !self.told.contains(trouble)).take(8) {
             tracing::warn!(trouble, "overlay");
         }

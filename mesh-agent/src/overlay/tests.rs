@@ -38,6 +38,8 @@ fn config() -> OverlayConfig {
         bridge: "mesh0".into(),
         device: "mesh-vx".into(),
         audit_interval: OverlayConfig::AUDIT,
+        probe_port: OverlayConfig::PROBE_PORT,
+        probe_interval: OverlayConfig::PROBE,
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::sys::rtnl::Rtnl;
 use ipnetwork::IpNetwork;
 use mesh_control::model::{Family, Snapshot};
-use std::{collections::BTreeSet, net::IpAddr, path::Path};
+use std::{collections::BTreeSet, path::Path};
 
 /// The overlay's hands.
 #[derive(Debug)]
@@ -62,8 +62,8 @@ impl Worker {
             return Ok(None);
         }
         let mut applied = apply(&mut self.rtnl, &self.config, snapshot, &self.settled)?;
-        let (reserved, networks) = (BTreeSet::new(), self.networks());
-        let ground = Ground { plan: &applied.plan, networks: &networks, reserved: &reserved };
+        let networks = self.networks();
+        let ground = Ground { plan: &applied.plan, networks: &networks, snapshot };
         let (done, failed) = self.containers.repair(&mut self.rtnl, ground)?;
         applied.done.extend(done);
         applied.failed.extend(failed);
@@ -103,8 +103,8 @@ impl Worker {
         request: &AttachRequest,
     ) -> Result<Attachment, AttachError> {
         let plan = self.plan()?.clone();
-        let (reserved, networks) = (announced(snapshot), self.networks());
-        let ground = Ground { plan: &plan, networks: &networks, reserved: &reserved };
+        let networks = self.networks();
+        let ground = Ground { plan: &plan, networks: &networks, snapshot };
         self.containers.attach(&mut self.rtnl, ground, request)
     }
 
@@ -116,10 +116,4 @@ impl Worker {
         let plan = self.plan()?.clone();
         Ok(attachments(&mut self.rtnl, &plan)?)
     }
-}
-
-/// The addresses of all endpoints: other programs give addresses out too, and say so by announcing them.
-fn announced(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
-    let endpoints = snapshot.services.values().flat_map(|service| service.endpoints.iter());
-    endpoints.flat_map(|view| view.endpoint.addresses.iter()).collect()
 }

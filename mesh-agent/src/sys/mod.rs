@@ -1,5 +1,7 @@
 //! The only code that talks to the kernel beside the data planes.
 
+pub mod datagram;
+pub mod ethtool;
 pub mod file;
 pub mod link;
 pub mod netns;

@@ -9,7 +9,7 @@ use mesh_agent::{
     },
     sys::{netns::Netns, rtnl::LinkChange},
 };
-use std::{collections::BTreeSet, net::IpAddr, path::Path};
+use std::{net::IpAddr, path::Path};
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -123,8 +123,7 @@ fn duplicates_and_addresses_of_a_lost_subnet_are_repaired() {
     });
     let repair = |snapshot| {
         let plan = node.apply(snapshot).unwrap().plan;
-        let reserved = BTreeSet::new();
-        let ground = Ground { plan: &plan, networks: &node.config.networks, reserved: &reserved };
+        let ground = Ground { plan: &plan, networks: &node.config.networks, snapshot };
         node.rtnl(|rtnl| Containers::default().repair(rtnl, ground).unwrap())
     };
     let held =

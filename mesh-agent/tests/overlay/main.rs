@@ -5,6 +5,7 @@ mod attach;
 mod foreign;
 mod keep;
 mod large;
+mod measure;
 mod talk;
 mod traffic;
 mod world;

@@ -16,7 +16,6 @@ use mesh_agent::{
 };
 use mesh_control::model::{Addresses, Family, Name, NodeInfo, NodeState, NodeView, Snapshot};
 use std::{
-    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     process::Command,
     sync::Arc,
@@ -104,6 +103,8 @@ impl World {
             bridge: OverlayConfig::BRIDGE.into(),
             device: OverlayConfig::DEVICE.into(),
             audit_interval: OverlayConfig::AUDIT,
+            probe_port: OverlayConfig::PROBE_PORT,
+            probe_interval: OverlayConfig::PROBE,
         };
         Node { netns, config }
     }
@@ -148,6 +149,14 @@ impl World {
         self.apply(me, self.nodes.len()).plan
     }
 
+    /// Has the switch lose what is larger than `mtu` bytes on its way to node `i`, without a word.
+    pub(crate) fn narrow(&self, i: usize, mtu: u32) {
+        rtnl(&self.hub, |rtnl| {
+            let port = rtnl.link(&format!("port{i}")).unwrap().unwrap().index;
+            rtnl.change_link(port, LinkChange::Mtu(mtu)).unwrap();
+        });
+    }
+
     /// A new container on node `me`.
     pub(crate) fn container(&self, me: usize) -> (Netns, Attachment) {
         let netns = Netns::new().unwrap();
@@ -156,9 +165,9 @@ impl World {
     }
 
     pub(crate) fn attach(&self, me: usize, request: &AttachRequest) -> Result<Attachment, AttachError> {
-        let (plan, reserved) = (self.plan(me), BTreeSet::new());
+        let (plan, snapshot) = (self.plan(me), &self.snapshot(me, self.nodes.len()));
         let networks = &self.nodes[me].config.networks;
-        let ground = Ground { plan: &plan, networks, reserved: &reserved };
+        let ground = Ground { plan: &plan, networks, snapshot };
         self.nodes[me].rtnl(|rtnl| Containers::default().attach(rtnl, ground, request))
     }
 }

@@ -82,7 +82,7 @@ impl From<&OverlayStatus> for OverlayJson {
             mtu: plan.map_or(0, |p| p.bridge.mtu),
             peers: plan.map_or(0, |p| p.peers.len()),
             repairs: status.repairs,
-            problems: status.error.iter().chain(&status.problems).cloned().collect(),
+            problems: status.troubles().map(str::to_owned).collect(),
         }
     }
 }
