@@ -11,6 +11,7 @@ pub mod dataplane;
 pub mod demo;
 pub mod events;
 pub mod health;
+pub mod overlay;
 pub mod plan;
 pub mod reconcile;
 pub mod source;

@@ -99,10 +99,10 @@ async fn answer(shared: &Shared, door: Door, request: Request<Incoming>) -> Resu
     if door == Door::Metrics && !(probe || action == Action::Metrics) {
         return Err(nothing());
     }
-    if door == Door::TcpOpen && action.makes_members() {
+    if door == Door::TcpOpen && action.needs_proof() {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
-            "keys and join tokens are not for whoever reaches this port",
+            "keys, join tokens and namespaces are not for whoever reaches this port",
         )
         .fix("use the unix socket, or set admin.token_file"));
     }

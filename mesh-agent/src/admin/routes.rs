@@ -38,6 +38,9 @@ pub(crate) enum Action {
     Dns,
     Explain,
     Plan,
+    Attachments,
+    Attach,
+    Detach,
     OpenApi,
     Metrics,
     Livez,
@@ -51,9 +54,18 @@ impl Action {
         matches!(self, Action::Livez | Action::Readyz | Action::Healthz)
     }
 
-    /// What makes members of the mesh: whoever asks for it must have proven who it is.
-    pub(crate) fn makes_members(self) -> bool {
-        matches!(self, Action::AddKey | Action::UseKey | Action::RemoveKey | Action::CreateToken)
+    /// What makes members of the mesh, or has the agent reach into other programs' namespaces as root: whoever asks for
+    /// it must have proven who it is.
+    pub(crate) fn needs_proof(self) -> bool {
+        matches!(
+            self,
+            Action::AddKey
+                | Action::UseKey
+                | Action::RemoveKey
+                | Action::CreateToken
+                | Action::Attach
+                | Action::Detach
+        )
     }
 }
 
@@ -89,6 +101,9 @@ routes! {
     "GET" "/v1/dns" Dns,
     "GET" "/v1/explain" Explain,
     "GET" "/v1/plan" Plan,
+    "GET" "/v1/attachments" Attachments,
+    "POST" "/v1/attachments" Attach,
+    "DELETE" "/v1/attachments" Detach,
     "GET" "/openapi.json" OpenApi,
     "GET" "/metrics" Metrics,
     "GET" "/livez" Livez,

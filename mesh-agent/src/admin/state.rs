@@ -5,6 +5,7 @@
 use crate::{
     dataplane::{Capabilities, Counters, Explanation, Flow},
     events::EventLog,
+    overlay::{AttachError, AttachRequest, Attachment, OverlayStatus},
     plan::Op,
 };
 use mesh_control::{
@@ -12,7 +13,7 @@ use mesh_control::{
     model::{Endpoint, Name, NodeName, PortRange, Protocol, PublishMode, ServiceKey, Snapshot},
 };
 use mesh_dns::Lookup;
-use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 /// An answer that may take a message to another task.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -46,6 +47,14 @@ pub trait Operations: Send + Sync + 'static {
     fn explain(&self, flow: Flow) -> Answer<'_, Result<Explanation, OperationError>>;
     /// The operations that would bring the data plane to the newest state; empty when it is there.
     fn plan(&self) -> Answer<'_, Result<Vec<Op>, OperationError>>;
+    /// How the overlay stands; absent when there is none.
+    fn overlay(&self) -> Option<Arc<OverlayStatus>>;
+    /// The namespaces on the overlay's bridge.
+    fn attachments(&self) -> Answer<'_, Result<Vec<Attachment>, OperationError>>;
+    /// Puts a namespace on the bridge; one that is there stays as it is.
+    fn attach(&self, request: AttachRequest) -> Answer<'_, Result<Attachment, OperationError>>;
+    /// Takes the link `name` of a namespace off the bridge; whether it was on it.
+    fn detach(&self, netns: PathBuf, name: String) -> Answer<'_, Result<bool, OperationError>>;
     /// Declares the services of a Compose-shaped text (YAML or JSON), all or none; with `dry_run` only checks it.
     /// The errors name line, key, value and fix, one each.
     fn apply_compose(&self, text: String, dry_run: bool) -> Answer<'_, Result<Vec<ServiceKey>, Vec<String>>>;
@@ -106,6 +115,22 @@ pub enum OperationError {
     /// A part of the agent is not there (yet).
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl From<AttachError> for OperationError {
+    fn from(error: AttachError) -> OperationError {
+        match error {
+            AttachError::Invalid { field, problem } => {
+                OperationError::Invalid { field: field.to_owned(), problem }
+            }
+            AttachError::Taken(problem) => {
+                let fix = "`mesh-agent attachments` shows who has which".to_owned();
+                OperationError::Conflict { problem, fix }
+            }
+            AttachError::Unavailable(problem) => OperationError::Unavailable(problem),
+            AttachError::Kernel(error) => OperationError::Unavailable(error.to_string()),
+        }
+    }
 }
 
 /// How the data plane and its reconciler stand.

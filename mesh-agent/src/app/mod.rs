@@ -15,6 +15,7 @@ use crate::{
     dataplane::{AnyDataPlane, PlaneError, userspace::UserspacePlane},
     events::{self, EventLog},
     health::HealthHandle,
+    overlay,
     reconcile::{self, ReconcileConfig, ReconcileMetrics},
     source::{SourceId, StateWriter, api::ApiSource, file::FileSource},
 };
@@ -42,6 +43,9 @@ pub enum StartError {
     /// The data plane.
     #[error("data_plane: {0}")]
     Plane(#[from] PlaneError),
+    /// The overlay.
+    #[error("overlay: {0}")]
+    Overlay(std::io::Error),
     /// DNS.
     #[error("dns: {0}")]
     Dns(#[from] DnsError),
@@ -127,6 +131,8 @@ impl App {
             ReconcileMetrics::new(registry)?,
         );
 
+        let overlay = parts::overlay(config).map(|config| overlay::spawn(config, control.snapshots()));
+        let overlay = overlay.transpose().map_err(StartError::Overlay)?;
         let dns = match parts::dns(config) {
             Some(dns) => Some(DnsServer::start(dns, control.snapshots(), registry).await?),
             None => None,
@@ -142,6 +148,7 @@ impl App {
             health,
             reconcile,
             reconcile_config,
+            overlay,
             dns,
             events: EventLog::default(),
         });

@@ -8,6 +8,7 @@ use crate::{
     dataplane::{Counters, Explanation, Flow},
     events::EventLog,
     health::{CheckResult, CheckState, HealthHandle},
+    overlay::{AttachRequest, Attachment, OverlayHandle, OverlayStatus},
     plan::Op,
     reconcile::{ReconcileConfig, ReconcileGone, ReconcileHandle},
     source::{
@@ -23,6 +24,7 @@ use mesh_control::{
 use mesh_dns::{AnswerSource, DnsHandle, Lookup, LookupError, LookupRecord};
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -35,8 +37,20 @@ pub(super) struct Running {
     pub(super) health: HealthHandle,
     pub(super) reconcile: ReconcileHandle,
     pub(super) reconcile_config: ReconcileConfig,
+    pub(super) overlay: Option<OverlayHandle>,
     pub(super) dns: Option<DnsHandle>,
     pub(super) events: EventLog,
+}
+
+impl Running {
+    fn overlay_handle(&self) -> Result<&OverlayHandle, OperationError> {
+        let none = || {
+            let problem = "this node has no overlay".to_owned();
+            let fix = "write overlay.cidr, and in node.address one that other nodes reach".to_owned();
+            OperationError::Conflict { problem, fix }
+        };
+        self.overlay.as_ref().ok_or_else(none)
+    }
 }
 
 fn gone(error: ReconcileGone) -> OperationError {
@@ -182,6 +196,22 @@ impl Operations for Running {
 
     fn plan(&self) -> Answer<'_, Result<Vec<Op>, OperationError>> {
         Box::pin(async { self.reconcile.plan().await.map_err(gone) })
+    }
+
+    fn overlay(&self) -> Option<Arc<OverlayStatus>> {
+        self.overlay.as_ref().map(|overlay| Arc::clone(&overlay.status().borrow()))
+    }
+
+    fn attachments(&self) -> Answer<'_, Result<Vec<Attachment>, OperationError>> {
+        Box::pin(async { Ok(self.overlay_handle()?.attachments().await?) })
+    }
+
+    fn attach(&self, request: AttachRequest) -> Answer<'_, Result<Attachment, OperationError>> {
+        Box::pin(async move { Ok(self.overlay_handle()?.attach(request).await?) })
+    }
+
+    fn detach(&self, netns: PathBuf, name: String) -> Answer<'_, Result<bool, OperationError>> {
+        Box::pin(async move { Ok(self.overlay_handle()?.detach(netns, name).await?) })
     }
 
     fn apply_compose(&self, text: String, dry_run: bool) -> Answer<'_, Result<Vec<ServiceKey>, Vec<String>>> {

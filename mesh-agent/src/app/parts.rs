@@ -4,6 +4,7 @@ use crate::{
     admin,
     config::{self, Config},
     dataplane::userspace::UserspaceConfig,
+    overlay::OverlayConfig,
     plan::{NodeFacts, Policy},
 };
 use mesh_control::{
@@ -37,6 +38,25 @@ pub(super) fn control(config: &Config) -> ControlConfig {
         dynamic_ports: config.dynamic_ports,
         data_dir: cluster.data_dir.clone(),
     }
+}
+
+/// `None` without an overlay, and where VXLAN cannot run: between the agents of one machine's loopback.
+pub(super) fn overlay(config: &Config) -> Option<OverlayConfig> {
+    let links = &config.overlay_links;
+    let overlay = OverlayConfig {
+        networks: config.overlay.iter().map(|overlay| overlay.network).collect(),
+        vip_cidrs: config.vip_cidr.clone(),
+        underlay: config.node.addresses,
+        vni: links.vni,
+        port: links.port,
+        bridge: links.bridge.clone(),
+        device: links.device.clone(),
+        audit_interval: links.audit_interval,
+        probe_port: links.probe_port,
+        probe_interval: links.probe_interval,
+    };
+    let wanted = !overlay.networks.is_empty() && overlay.local().is_some();
+    wanted.then_some(overlay)
 }
 
 pub(super) fn node_facts(config: &Config) -> NodeFacts {

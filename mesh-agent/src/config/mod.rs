@@ -5,6 +5,7 @@ mod check;
 mod host;
 mod limits;
 mod load;
+mod overlay;
 mod read;
 mod scopes;
 mod secrets;
@@ -16,6 +17,7 @@ mod values;
 pub mod yaml;
 
 pub use host::HostFacts;
+pub use overlay::OverlayLinks;
 pub use types::{
     AdminConfig, ClusterConfig, Config, DnsConfig, FilesConfig, LogConfig, LogFormat, MetricsConfig,
     NodeConfig, PlaneChoice, PublishConfig, Secret, SourcesConfig, TlsConfig, Upstreams, UserspaceConfig,

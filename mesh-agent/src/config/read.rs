@@ -4,6 +4,7 @@ use super::{
     check::{Bound, check},
     host::HostFacts,
     limits::limits,
+    overlay::overlay,
     scopes::{kubernetes, listener},
     secrets,
     types::{
@@ -11,7 +12,7 @@ use super::{
         NodeConfig, PlaneChoice, PublishConfig, SourcesConfig, TlsConfig, Upstreams, UserspaceConfig,
     },
     upstreams::upstreams,
-    values::{address, cidrs, domain, gossip_seed, ip, level, listen, optional_duration, overlay, path},
+    values::{address, cidrs, domain, gossip_seed, ip, level, listen, optional_duration, path},
     yaml::{Field, Map},
 };
 use mesh_control::model::{Addresses, Name, PortRange};
@@ -38,7 +39,8 @@ pub(super) fn config(root: &Field<'_>, base: &Path, host: &HostFacts) -> Option<
         map.get("dynamic_ports").and_then(|f| f.parse()).or(PortRange::new(30_000, 32_767).ok())?;
     let data_plane = map.get("data_plane").and_then(|f| f.with(plane)).unwrap_or(PlaneChoice::Auto);
     let overlay_field = map.get("overlay");
-    let overlay = overlay_field.as_ref().and_then(Field::map).map(overlay).unwrap_or_default();
+    let section_of_overlay = overlay_field.as_ref().and_then(Field::map);
+    let (overlay, overlay_links) = section_of_overlay.map(overlay).unwrap_or_default();
     let dns = dns(section(&map, "dns"), base, &domain, &mut bounds);
     let config = Config {
         node: node?,
@@ -46,6 +48,7 @@ pub(super) fn config(root: &Field<'_>, base: &Path, host: &HostFacts) -> Option<
         domain,
         vip_cidr,
         overlay,
+        overlay_links,
         dynamic_ports,
         data_plane,
         userspace: userspace(section(&map, "userspace")),

@@ -94,6 +94,15 @@ fn an_overlay_has_a_prefix_length_for_each_family() {
 }
 
 #[test]
+fn the_overlays_links_can_be_named() {
+    let text = "overlay: {cidr: 10.128.0.0/14, bridge: br-m, device: vx.9, vni: 9, port: 8472, audit_interval: 5s}\n";
+    let links = parse(&keyed(text)).unwrap().overlay_links;
+    assert_eq!((links.bridge.as_str(), links.device.as_str()), ("br-m", "vx.9"));
+    assert_eq!((links.vni, links.port, links.audit_interval), (9, 8472, Duration::from_secs(5)));
+    assert_eq!(parse(&keyed("domain: mesh\n")).unwrap().overlay_links, OverlayLinks::default());
+}
+
+#[test]
 fn addresses_default_from_each_other() {
     let c = parse(&keyed("cluster:\n  bind: 127.0.0.5:7000\n")).unwrap();
     assert_eq!(c.cluster.advertise, at("127.0.0.5:7000"));
@@ -181,6 +190,18 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
         (
             "overlay: {cidr: 10.128.0.0/14, node_prefix: [24, 25]}\n",
             "mesh.yaml:1: overlay.node_prefix[1]: \"25\" is a second one of its family: give one for IPv4 and one for IPv6",
+        ),
+        (
+            "overlay: {cidr: 10.128.0.0/14, bridge: a-name-too-long-for-it}\n",
+            "mesh.yaml:1: overlay.bridge: \"a-name-too-long-for-it\" is no name of a link: use 1 to 15 letters and digits, as mesh0",
+        ),
+        (
+            "overlay: {cidr: 10.128.0.0/14, vni: 16777216}\n",
+            "mesh.yaml:1: overlay.vni: \"16777216\" is no whole number from 1 to 16777215",
+        ),
+        (
+            "overlay: {cidr: 10.128.0.0/14, device: mesh0}\n",
+            "mesh.yaml:1: overlay: names both bridge and device mesh0: give them two names",
         ),
         (
             "overlay: {cidr: 192.0.0.0/14}\n",

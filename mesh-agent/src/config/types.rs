@@ -1,5 +1,6 @@
 //! What the configuration says, checked and with defaults filled in.
 
+use super::overlay::OverlayLinks;
 use ipnetwork::IpNetwork;
 use mesh_control::OverlayNetwork;
 use mesh_control::model::{Addresses, Name, PortRange};
@@ -49,6 +50,8 @@ pub struct Config {
     pub vip_cidr: Vec<IpNetwork>,
     /// `overlay:` where nodes claim their subnets, at most one network a family; empty for no overlay.
     pub overlay: Vec<OverlayNetwork>,
+    /// `overlay:` the links that carry its packets.
+    pub overlay_links: OverlayLinks,
     /// `dynamic_ports:` where published ports without a number are claimed; the same on every node.
     pub dynamic_ports: PortRange,
     /// `data_plane:`

@@ -1,14 +1,8 @@
 //! Single values: each reads one text; the error is the rule and the fix, shown behind the value.
 
-use super::{
-    types::Config,
-    yaml::{Field, Map},
-};
+use super::{types::Config, yaml::Field};
 use ipnetwork::IpNetwork;
-use mesh_control::{
-    OverlayNetwork,
-    model::{Family, Name},
-};
+use mesh_control::model::Name;
 use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
@@ -116,7 +110,7 @@ pub(super) fn cidrs(field: Option<&Field<'_>>) -> Vec<IpNetwork> {
 }
 
 /// At most one network of each family.
-fn networks(field: &Field<'_>, example: &str) -> Vec<IpNetwork> {
+pub(super) fn networks(field: &Field<'_>, example: &str) -> Vec<IpNetwork> {
     let items = field.one_or_list();
     if items.is_empty() {
         field.fail(format!("is empty: write one network a family, as [{example}]"));
@@ -134,46 +128,6 @@ fn networks(field: &Field<'_>, example: &str) -> Vec<IpNetwork> {
         }
     }
     found
-}
-
-/// `overlay`: networks, and how large each node's subnet of them is.
-pub(super) fn overlay(map: Map<'_>) -> Vec<OverlayNetwork> {
-    let cidr = map.get("cidr");
-    let found = cidr.as_ref().map(|field| networks(field, "10.128.0.0/14")).unwrap_or_default();
-    if cidr.is_none() {
-        map.field().fail("has no cidr: write one network a family, as [10.128.0.0/14], or leave overlay out");
-    }
-    let mut prefixes: Vec<(Family, u8)> = Vec::new();
-    for item in map.get("node_prefix").iter().flat_map(Field::one_or_list) {
-        let Some(bits) = item.number(1..=OverlayNetwork::longest_prefix(Family::V6)) else { continue };
-        let v4 = bits <= OverlayNetwork::longest_prefix(Family::V4);
-        let family = if v4 { Family::V4 } else { Family::V6 };
-        if !v4 && bits < OverlayNetwork::default_prefix(Family::V6) {
-            item.fail_value(
-                &bits.to_string(),
-                "is no length of a node's subnet: use up to 28 for IPv4, 64 to 112 for IPv6",
-            );
-        } else if prefixes.iter().any(|(f, _)| *f == family) {
-            item.fail_value(
-                &bits.to_string(),
-                "is a second one of its family: give one for IPv4 and one for IPv6",
-            );
-        } else if !found.is_empty() && !found.iter().any(|n| Family::of(&n.ip()) == family) {
-            item.fail_value(
-                &bits.to_string(),
-                "is for a family that overlay.cidr has no network of: leave it out",
-            );
-        }
-        prefixes.push((family, bits));
-    }
-    map.finish();
-    let with_prefix = |network: IpNetwork| {
-        let family = Family::of(&network.ip());
-        let given = prefixes.iter().find(|(f, _)| *f == family).map(|(_, bits)| *bits);
-        let node_prefix = given.unwrap_or_else(|| OverlayNetwork::default_prefix(family));
-        OverlayNetwork { network, node_prefix }
-    };
-    found.into_iter().map(with_prefix).collect()
 }
 
 fn cidr(text: &str) -> Result<IpNetwork, String> {

@@ -1,6 +1,8 @@
 //! The only code that talks to the kernel beside the data planes.
 
 pub mod conntrack;
+pub mod datagram;
+pub mod ethtool;
 pub mod file;
 pub mod link;
 pub mod netns;
@@ -8,3 +10,5 @@ pub mod netns;
 pub mod nft;
 pub mod process;
 pub mod rlimit;
+pub mod rtnl;
+pub mod sysctl;

@@ -5,8 +5,12 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd, RawFd},
+    os::{
+        fd::{AsFd, AsRawFd, RawFd},
+        unix::fs::MetadataExt,
+    },
     panic::resume_unwind,
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -29,6 +33,29 @@ impl Netns {
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
             File::open(OWN).map(Netns)
         })?
+    }
+
+    /// The namespace that a file leads to, as `/run/netns/NAME` or `/proc/PID/ns/net`.
+    ///
+    /// # Errors
+    /// The system's; that it is no network namespace shows only when it is used.
+    pub fn open(path: &Path) -> io::Result<Netns> {
+        super::file::open(path).map(Netns)
+    }
+
+    /// A path that leads to it, for all processes that may look into this one, for as long as this is held.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()))
+    }
+
+    /// What tells this namespace from all others that are there (namespaces(7)): device and inode.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        let metadata = self.0.metadata()?;
+        Ok((metadata.dev(), metadata.ino()))
     }
 
     /// Does `work` in this namespace, on a thread of its own, and waits for it. Sockets that it opens and processes

@@ -8,6 +8,7 @@ use mesh_agent::{
     },
     dataplane::{BackendCounters, Candidate, Counters, Explanation, Flow, FrontendCounters},
     events::EventLog,
+    overlay::{AttachError, AttachRequest, Attachment, OverlayStatus, leases::Lease},
     plan::{BackendId, FrontendKey, Listen, Op},
 };
 use mesh_control::{
@@ -20,6 +21,7 @@ use mesh_control::{
 use mesh_dns::Lookup;
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -210,6 +212,12 @@ fn counters() -> Counters {
     Counters { backends, frontends: vec![refused] }
 }
 
+fn attachment(netns: PathBuf, name: String) -> Attachment {
+    let addresses = vec![std::net::IpAddr::from([10, 128, 7, 2])];
+    let lease = Lease { netns, identity: (4, 4_026_531_840), name, addresses };
+    Attachment { port: lease.port(), gateways: vec![[10, 128, 7, 1].into()], mtu: 1450, lease }
+}
+
 fn frontend() -> FrontendKey {
     let listen = Listen::Vip(Ipv4Addr::new(127, 96, 0, 7).into());
     FrontendKey { listen, ports: PortRange::single(80).unwrap(), protocol: Protocol::Tcp }
@@ -295,6 +303,32 @@ impl Operations for Fake {
 
     fn plan(&self) -> Answer<'_, Result<Vec<Op>, OperationError>> {
         Box::pin(async { Ok(vec![Op::RemoveFrontend(frontend())]) })
+    }
+
+    fn overlay(&self) -> Option<Arc<OverlayStatus>> {
+        let problems = vec!["n9 has no IPv4 address".into()];
+        Some(Arc::new(OverlayStatus { problems, repairs: 3, ..OverlayStatus::default() }))
+    }
+
+    fn attachments(&self) -> Answer<'_, Result<Vec<Attachment>, OperationError>> {
+        Box::pin(async { Ok(vec![attachment("/run/netns/web".into(), "eth0".into())]) })
+    }
+
+    fn attach(&self, request: AttachRequest) -> Answer<'_, Result<Attachment, OperationError>> {
+        Box::pin(async move {
+            if request.address.is_some() {
+                return Err(AttachError::Taken("10.128.7.9 belongs to another container".into()).into());
+            }
+            self.turn(|k| k.log.push(format!("attach {} {}", request.netns.display(), request.name)));
+            Ok(attachment(request.netns, request.name))
+        })
+    }
+
+    fn detach(&self, netns: PathBuf, name: String) -> Answer<'_, Result<bool, OperationError>> {
+        Box::pin(async move {
+            self.turn(|k| k.log.push(format!("detach {} {name}", netns.display())));
+            Ok(netns.ends_with("web"))
+        })
     }
 
     fn apply_compose(&self, text: String, dry_run: bool) -> Answer<'_, Result<Vec<ServiceKey>, Vec<String>>> {

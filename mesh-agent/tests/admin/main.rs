@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop, also outside the test function")]
 
 mod api;
+mod attach;
 mod cli;
 mod cli_commands;
 mod dns;

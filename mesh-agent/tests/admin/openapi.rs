@@ -72,6 +72,7 @@ async fn answers_have_the_shape_it_gives() {
         ("/v1/events?since=0", "/v1/events", 200),
         ("/v1/events?since=99", "/v1/events", 400),
         ("/v1/plan", "/v1/plan", 200),
+        ("/v1/attachments", "/v1/attachments", 200),
         ("/livez", "/livez", 200),
         ("/readyz", "/readyz", 200),
         ("/healthz", "/healthz", 200),

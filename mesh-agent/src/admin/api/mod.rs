@@ -1,5 +1,6 @@
 //! What each operation does: parse, ask the backend, answer JSON.
 
+mod attachments;
 mod endpoints;
 mod events;
 mod keys;
@@ -45,6 +46,9 @@ pub(crate) async fn answer(shared: &Shared, call: Call) -> Result<Reply, ApiErro
         Action::Dns => queries::dns(shared, &call).await,
         Action::Explain => queries::explain(shared, &call).await,
         Action::Plan => queries::plan(shared, &call).await,
+        Action::Attachments => attachments::list(shared, &call).await,
+        Action::Attach => attachments::attach(shared, &call).await,
+        Action::Detach => attachments::detach(shared, &call).await,
         Action::OpenApi => {
             let body = whole(OPENAPI);
             Ok(Reply { status: StatusCode::OK, content_type: "application/json", body })

@@ -8,8 +8,8 @@ use crate::{
         query::Query,
         state::{PlaneStatus, SourceStatus},
         wire::{
-            ControlJson, LagJson, PlaneJson, SourceJson, StatusJson, endpoint_counts, key_warnings,
-            origin_text,
+            ControlJson, LagJson, OverlayJson, PlaneJson, SourceJson, StatusJson, endpoint_counts,
+            key_warnings, origin_text,
         },
     },
     events::own_clock,
@@ -34,6 +34,7 @@ pub(super) fn status(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
         joined: operations.joined(),
         dns: operations.dns_address().map(|a| a.to_string()),
         plane: plane(operations.plane()),
+        overlay: operations.overlay().as_deref().map(OverlayJson::from),
         sources: operations.sources().into_iter().map(source).collect(),
         control: control(stats, &operations.peers()),
         services: snapshot.services.len(),

@@ -4,6 +4,7 @@
 
 mod event;
 mod keys;
+mod overlay;
 mod query;
 mod request;
 mod service;
@@ -12,6 +13,7 @@ mod words;
 
 pub use event::{EventJson, EventsJson, StreamLine};
 pub use keys::{AddKey, CreateToken, KeyAdded, KeyJson, KeysJson, TokenJson, UseKey};
+pub use overlay::{AttachBody, AttachmentJson, AttachmentsJson, OverlayJson};
 pub use query::{
     CandidateJson, DnsJson, DnsRecordJson, ExplainJson, NodeJson, NodesJson, OperationJson, PlanJson,
 };

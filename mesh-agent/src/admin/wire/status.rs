@@ -1,5 +1,6 @@
 //! Status, readiness and health.
 
+use super::overlay::OverlayJson;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -24,6 +25,8 @@ pub struct StatusJson {
     pub dns: Option<String>,
     /// The data plane.
     pub plane: PlaneJson,
+    /// The overlay; absent when there is none.
+    pub overlay: Option<OverlayJson>,
     /// The sources.
     pub sources: Vec<SourceJson>,
     /// The control plane.

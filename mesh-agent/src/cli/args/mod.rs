@@ -1,5 +1,6 @@
 //! The arguments, as clap reads them.
 
+mod attach;
 mod daemon;
 mod dns;
 mod endpoint;
@@ -7,6 +8,7 @@ mod events;
 mod key;
 mod service;
 
+pub use attach::{AttachArgs, DetachArgs};
 pub use daemon::{ConfigCommand, DemoArgs, LogArgs, LogFormat, RunArgs};
 pub use dns::{DnsArgs, DnsCommand};
 pub use endpoint::{AddArgs, DrainArgs, EndpointCommand, RemoveEndpointArgs};
@@ -113,6 +115,19 @@ pub enum Command {
     /// Show what the data plane still has to change
     #[command(after_help = "Example:\n  mesh-agent plan")]
     Plan,
+    /// Put a network namespace on the overlay's bridge, with an address of this node's subnet
+    #[command(
+        after_help = "One that is there already stays as it is.\n\nExamples:\n  mesh-agent attach --netns /run/netns/web\n  mesh-agent attach --netns 4711 --name eth1 --address 10.128.7.9"
+    )]
+    Attach(AttachArgs),
+    /// Take a network namespace off the overlay's bridge
+    #[command(
+        after_help = "One that is gone, or was never there, is no error.\n\nExample:\n  mesh-agent detach --netns /run/netns/web"
+    )]
+    Detach(DetachArgs),
+    /// List the network namespaces on the overlay's bridge
+    #[command(after_help = "Example:\n  mesh-agent attachments")]
+    Attachments,
     /// Print a completion script
     #[command(after_help = "Example:\n  mesh-agent completion bash > /etc/bash_completion.d/mesh-agent")]
     Completion {

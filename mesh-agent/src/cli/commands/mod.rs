@@ -1,5 +1,6 @@
 //! The commands that ask an agent.
 
+mod attach;
 mod dns;
 mod endpoint;
 mod events;
@@ -34,6 +35,9 @@ pub(super) fn run(command: Command, global: &Global, output: Output) -> Result<(
             Command::Token(TokenCommand::Create(args)) => key::create_token(&client, args, output).await,
             Command::Dns(command) => dns::run(&client, command, output).await,
             Command::Why(args) => query::why(&client, &args, output).await,
+            Command::Attach(args) => attach::attach(&client, args, output).await,
+            Command::Detach(args) => attach::detach(&client, &args, output).await,
+            Command::Attachments => attach::list(&client, output).await,
             Command::Plan => query::plan(&client, output).await,
             // Those that ask no agent were run before.
             Command::Run(_)

@@ -96,6 +96,18 @@ fn describe(s: &StatusJson, output: Output) -> String {
     for problem in s.plane.error.iter().chain(&s.plane.failed) {
         line("", format!("failed: {}", clean(problem)));
     }
+    if let Some(overlay) = &s.overlay {
+        let state = if overlay.up {
+            let gateways = clean(&overlay.gateways.join(", "));
+            format!("{gateways}, {} peers, mtu {}", overlay.peers, overlay.mtu)
+        } else {
+            "no subnet yet".to_owned()
+        };
+        line("overlay", state);
+        for problem in &overlay.problems {
+            line("", format!("failed: {}", clean(problem)));
+        }
+    }
     line("dns", s.dns.as_deref().map_or("does not listen".to_owned(), clean));
     for (i, source) in s.sources.iter().enumerate() {
         let state = output.paint(if source.synced { "synced" } else { "waiting" });

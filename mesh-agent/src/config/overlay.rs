@@ -1,0 +1,120 @@
+//! `overlay:` where nodes claim subnets, and the links that carry packets between them.
+
+use super::{
+    values::networks,
+    yaml::{Field, Map},
+};
+use crate::overlay::{OverlayConfig, leases};
+use ipnetwork::IpNetwork;
+use mesh_control::{OverlayNetwork, model::Family};
+use std::time::Duration;
+
+/// The links of the overlay.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OverlayLinks {
+    /// Name of the bridge that containers are attached to.
+    pub bridge: String,
+    /// Name of the VXLAN device.
+    pub device: String,
+    /// VXLAN network identifier, the same on every node.
+    pub vni: u32,
+    /// UDP port of VXLAN, the same on every node.
+    pub port: u16,
+    /// How often the kernel is compared with what it should hold.
+    pub audit_interval: Duration,
+    /// UDP port on which nodes measure the paths between them, the same on every node.
+    pub probe_port: u16,
+    /// How often they do.
+    pub probe_interval: Duration,
+}
+
+impl Default for OverlayLinks {
+    fn default() -> Self {
+        OverlayLinks {
+            bridge: OverlayConfig::BRIDGE.to_owned(),
+            device: OverlayConfig::DEVICE.to_owned(),
+            vni: OverlayConfig::VNI,
+            port: OverlayConfig::PORT,
+            audit_interval: OverlayConfig::AUDIT,
+            probe_port: OverlayConfig::PROBE_PORT,
+            probe_interval: OverlayConfig::PROBE,
+        }
+    }
+}
+
+/// Reads the section.
+pub(super) fn overlay(map: Map<'_>) -> (Vec<OverlayNetwork>, OverlayLinks) {
+    let found = (claims(&map), links(&map));
+    map.finish();
+    found
+}
+
+fn links(map: &Map<'_>) -> OverlayLinks {
+    let mut found = OverlayLinks::default();
+    let name = |key| map.get(key).and_then(|field| field.with(link_name));
+    found.bridge = name("bridge").unwrap_or(found.bridge);
+    found.device = name("device").unwrap_or(found.device);
+    if found.bridge == found.device {
+        map.field().fail(format!("names both bridge and device {}: give them two names", found.bridge));
+    }
+    let vni = map.get("vni").and_then(|field| field.number(1..=0x00ff_ffff));
+    found.vni = vni.unwrap_or(found.vni);
+    found.port = map.get("port").and_then(|field| field.number(1..=u16::MAX)).unwrap_or(found.port);
+    let port = map.get("probe_port").and_then(|field| field.number(1..=u16::MAX));
+    found.probe_port = port.unwrap_or(found.probe_port);
+    let interval = |key| {
+        let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+        map.get(key).and_then(|field| field.duration(range))
+    };
+    found.audit_interval = interval("audit_interval").unwrap_or(found.audit_interval);
+    found.probe_interval = interval("probe_interval").unwrap_or(found.probe_interval);
+    found
+}
+
+fn link_name(text: &str) -> Result<String, &'static str> {
+    let good = leases::is_link_name(text);
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err("is no name of a link: use 1 to 15 letters and digits, as mesh0")
+    }
+}
+
+/// Networks, and how large each node's subnet of them is.
+fn claims(map: &Map<'_>) -> Vec<OverlayNetwork> {
+    let cidr = map.get("cidr");
+    let found = cidr.as_ref().map(|field| networks(field, "10.128.0.0/14")).unwrap_or_default();
+    if cidr.is_none() {
+        map.field().fail("has no cidr: write one network a family, as [10.128.0.0/14], or leave overlay out");
+    }
+    let mut prefixes: Vec<(Family, u8)> = Vec::new();
+    for item in map.get("node_prefix").iter().flat_map(Field::one_or_list) {
+        let Some(bits) = item.number(1..=OverlayNetwork::longest_prefix(Family::V6)) else { continue };
+        let v4 = bits <= OverlayNetwork::longest_prefix(Family::V4);
+        let family = if v4 { Family::V4 } else { Family::V6 };
+        if !v4 && bits < OverlayNetwork::default_prefix(Family::V6) {
+            item.fail_value(
+                &bits.to_string(),
+                "is no length of a node's subnet: use up to 28 for IPv4, 64 to 112 for IPv6",
+            );
+        } else if prefixes.iter().any(|(f, _)| *f == family) {
+            item.fail_value(
+                &bits.to_string(),
+                "is a second one of its family: give one for IPv4 and one for IPv6",
+            );
+        } else if !found.is_empty() && !found.iter().any(|n| Family::of(&n.ip()) == family) {
+            item.fail_value(
+                &bits.to_string(),
+                "is for a family that overlay.cidr has no network of: leave it out",
+            );
+        }
+        prefixes.push((family, bits));
+    }
+    let with_prefix = |network: IpNetwork| {
+        let family = Family::of(&network.ip());
+        let given = prefixes.iter().find(|(f, _)| *f == family).map(|(_, bits)| *bits);
+        let node_prefix = given.unwrap_or_else(|| OverlayNetwork::default_prefix(family));
+        OverlayNetwork { network, node_prefix }
+    };
+    found.into_iter().map(with_prefix).collect()
+}

@@ -1,0 +1,211 @@
+//! Between the plan and the kernel: looks, does the steps, looks again.
+
+use super::{
+    attach::ports,
+    config::OverlayConfig,
+    plan::{OverlayPlan, RETURN_TABLE, plan},
+    step::{Change, Observed, Step, Underlay, removal, steps},
+    sysctls,
+    thing::Thing,
+};
+use crate::sys::{
+    rtnl::{Link, LinkChange, Rtnl, errno},
+    sysctl,
+};
+use mesh_control::model::{Family, Snapshot};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+/// Rounds of looking and doing: new links need a second, and a removed address takes routes along.
+const ROUNDS: usize = 4;
+
+/// Why nothing could be done.
+#[derive(Debug, thiserror::Error)]
+pub enum OverlayError {
+    /// The node has no address that VXLAN could send from.
+    #[error("node.address has none that other nodes reach: VXLAN does not run over loopback")]
+    NoUnderlay,
+    /// The node's address is on no link.
+    #[error("node.address {0} is on no link of this host: write one that is, for VXLAN sends from it")]
+    NoLink(std::net::IpAddr),
+    /// A link of somebody else is in the way.
+    #[error("{0}")]
+    Conflict(String),
+    /// The kernel cannot be asked.
+    #[error("rtnetlink: {0}")]
+    Kernel(#[from] io::Error),
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// What the overlay should be.
+    pub plan: OverlayPlan,
+    /// Through what.
+    pub underlay: Underlay,
+    /// The steps that were done, for people.
+    pub done: Vec<String>,
+    /// The steps that failed, each with the kernel's reason.
+    pub failed: Vec<String>,
+}
+
+/// The link that has this node's address on the underlay.
+///
+/// # Errors
+/// [`OverlayError`] when there is none.
+pub fn underlay(rtnl: &mut Rtnl, config: &OverlayConfig) -> Result<Underlay, OverlayError> {
+    let local = config.local().ok_or(OverlayError::NoUnderlay)?;
+    let address = rtnl.addresses()?.into_iter().find(|a| a.network.ip() == local);
+    let link = match address {
+        Some(address) => rtnl.link_at(address.link)?,
+        None => None,
+    };
+    let link = link.ok_or(OverlayError::NoLink(local))?;
+    Ok(Underlay { name: link.name, mtu: link.mtu })
+}
+
+/// What the kernel holds under the names that `config` gives. `parameters` are looked up, too.
+fn observe(rtnl: &mut Rtnl, config: &OverlayConfig, parameters: &[String]) -> io::Result<Observed> {
+    let bridge = rtnl.link(&config.bridge)?;
+    let vxlan = rtnl.link(&config.device)?;
+    let indexes: Vec<u32> = [&bridge, &vxlan].into_iter().flatten().map(|link| link.index).collect();
+    let here = |link: u32| indexes.contains(&link);
+    let mut things = BTreeSet::new();
+    things.extend(rtnl.addresses()?.into_iter().filter(|a| here(a.link)).map(Thing::Address));
+    things.extend(rtnl.routes()?.into_iter().filter(|r| here(r.link)).map(Thing::Route));
+    if let Some(vxlan) = &vxlan {
+        things.extend(rtnl.neighbours(vxlan.index)?.into_iter().map(Thing::Neighbour));
+        things.extend(rtnl.fdb(vxlan.index)?.into_iter().map(Thing::Fdb));
+    }
+    let rules = rtnl.rules()?.into_iter().filter(|rule| rule.table == RETURN_TABLE);
+    things.extend(rules.map(Thing::Rule));
+    Ok(Observed { bridge, vxlan, things, sysctls: read(parameters)? })
+}
+
+fn read(parameters: &[String]) -> io::Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for key in parameters {
+        if let Some(value) = sysctl::read(key)? {
+            found.insert(key.clone(), value);
+        }
+    }
+    Ok(found)
+}
+
+/// The steps that would bring the kernel to `plan`.
+///
+/// # Errors
+/// [`OverlayError`].
+pub fn pending(
+    rtnl: &mut Rtnl,
+    config: &OverlayConfig,
+    plan: &OverlayPlan,
+    underlay: &Underlay,
+    settled: &BTreeSet<Family>,
+) -> Result<Vec<Step>, OverlayError> {
+    let wanted = sysctls::of_links(plan).into_iter().chain(sysctls::of_host(plan, &underlay.name));
+    let parameters: Vec<String> = wanted.map(|(key, _)| key).collect();
+    let observed = observe(rtnl, config, &parameters)?;
+    steps(&observed, plan, underlay, settled).map_err(OverlayError::Conflict)
+}
+
+/// Brings the kernel to what `snapshot` asks for, in the families that are `settled`; writes nothing where nothing
+/// differs.
+///
+/// # Errors
+/// [`OverlayError`] when nothing could be done; a single step that fails is told in [`Applied::failed`].
+pub fn apply(
+    rtnl: &mut Rtnl,
+    config: &OverlayConfig,
+    snapshot: &Snapshot,
+    settled: &BTreeSet<Family>,
+) -> Result<Applied, OverlayError> {
+    let local = config.local().ok_or(OverlayError::NoUnderlay)?;
+    let underlay = underlay(rtnl, config)?;
+    let plan = plan(snapshot, config, local, underlay.mtu);
+    let mut applied = Applied { plan, underlay, done: Vec::new(), failed: Vec::new() };
+    for _ in 0..ROUNDS {
+        let steps = pending(rtnl, config, &applied.plan, &applied.underlay, settled)?;
+        if steps.is_empty() || !run(rtnl, &steps, &mut applied.done, &mut applied.failed) {
+            break;
+        }
+    }
+    Ok(applied)
+}
+
+/// Removes everything that is this program's and puts back the parameters of the host that it changed. Returns what was
+/// done and what failed.
+///
+/// # Errors
+/// What the kernel says when it cannot be asked.
+pub fn teardown(rtnl: &mut Rtnl, config: &OverlayConfig) -> io::Result<(Vec<String>, Vec<String>)> {
+    let observed = observe(rtnl, config, &[])?;
+    let alias = observed.bridge.as_ref().and_then(|bridge| bridge.alias.as_deref());
+    let parameters: Vec<String> = sysctls::remembered(alias).into_keys().collect();
+    let ports: Vec<Link> = ports(rtnl)?.into_iter().map(|(link, _)| link).collect();
+    let steps = removal(&observed, &ports, &read(&parameters)?);
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    run(rtnl, &steps, &mut done, &mut failed);
+    Ok((done, failed))
+}
+
+/// Does the steps; whether any succeeded. After a link was made or removed the rest waits for another look.
+fn run(rtnl: &mut Rtnl, steps: &[Step], done: &mut Vec<String>, failed: &mut Vec<String>) -> bool {
+    failed.clear();
+    let before = done.len();
+    let creates = steps.iter().any(|step| matches!(step, Step::CreateLink(_)));
+    for step in steps {
+        if creates && !matches!(step, Step::CreateLink(_) | Step::RemoveLink { .. }) {
+            continue;
+        }
+        match execute(rtnl, step) {
+            Ok(()) => done.push(step.to_string()),
+            Err(error) => failed.push(format!("{step}: {error}")),
+        }
+    }
+    done.len() > before
+}
+
+fn execute(rtnl: &mut Rtnl, step: &Step) -> io::Result<()> {
+    match step {
+        Step::CreateLink(new) => rtnl.create_link(new).map(drop),
+        Step::RemoveLink { index, .. } => rtnl.remove_link(*index),
+        Step::ChangeLink { index, change, .. } => {
+            let change = match change {
+                Change::Up => LinkChange::Up(true),
+                Change::Mtu(mtu) => LinkChange::Mtu(*mtu),
+                Change::Mac(mac) => LinkChange::Mac(*mac),
+                Change::Alias(alias) => LinkChange::Alias(alias),
+            };
+            rtnl.change_link(*index, change)
+        }
+        Step::Sysctl((key, value)) => sysctl::write(key, value),
+        Step::Add(thing) | Step::Replace(thing) => match thing {
+            Thing::Address(address) => rtnl.add_address(address),
+            Thing::Neighbour(neighbour) => rtnl.put_neighbour(neighbour),
+            Thing::Fdb(fdb) => rtnl.put_fdb(fdb),
+            Thing::Route(route) if matches!(step, Step::Add(_)) => rtnl.add_route(route),
+            Thing::Route(route) => rtnl.replace_route(route),
+            Thing::Rule(rule) => rtnl.add_rule(rule),
+        },
+        Step::Remove(thing) => match remove(rtnl, thing) {
+            Err(error) if errno(&error).is_some_and(|number| GONE.contains(&number)) => Ok(()),
+            result => result,
+        },
+    }
+}
+
+/// What the kernel says of what is not there: it went with something else.
+const GONE: [i32; 4] = [libc::ENOENT, libc::ESRCH, libc::ENODEV, libc::EADDRNOTAVAIL];
+
+fn remove(rtnl: &mut Rtnl, thing: &Thing) -> io::Result<()> {
+    match thing {
+        Thing::Address(address) => rtnl.remove_address(address),
+        Thing::Neighbour(neighbour) => rtnl.remove_neighbour(neighbour),
+        Thing::Fdb(fdb) => rtnl.remove_fdb(fdb),
+        Thing::Route(route) => rtnl.remove_route(route),
+        Thing::Rule(rule) => rtnl.remove_rule(rule),
+    }
+}

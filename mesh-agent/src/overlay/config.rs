@@ -1,0 +1,62 @@
+//! What the overlay is started with.
+
+use ipnetwork::IpNetwork;
+use mesh_control::model::{Addresses, Family};
+use std::{net::IpAddr, time::Duration};
+
+/// Of this node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OverlayConfig {
+    /// Where nodes claim their subnets, at most one network a family.
+    pub networks: Vec<IpNetwork>,
+    /// Where VIPs are claimed.
+    pub vip_cidrs: Vec<IpNetwork>,
+    /// This node's addresses on the underlay.
+    pub underlay: Addresses,
+    /// VXLAN network identifier, the same on every node.
+    pub vni: u32,
+    /// UDP port of VXLAN, the same on every node.
+    pub port: u16,
+    /// Name of the bridge that containers are attached to.
+    pub bridge: String,
+    /// Name of the VXLAN device.
+    pub device: String,
+    /// How often what the kernel holds is compared with what it should hold, were nothing to happen.
+    pub audit_interval: Duration,
+    /// UDP port on which nodes measure the paths between them, the same on every node.
+    pub probe_port: u16,
+    /// How often each path is measured, in a mesh of up to 32 others.
+    pub probe_interval: Duration,
+}
+
+impl OverlayConfig {
+    /// The network identifier unless told otherwise: Docker Swarm counts from 4096, flannel takes 1, Cilium 2, and two
+    /// devices of one identifier cannot stand on one port.
+    pub const VNI: u32 = 77;
+    /// IANA's port of VXLAN (RFC 7348 section 8).
+    pub const PORT: u16 = 4789;
+    /// The bridge unless told otherwise.
+    pub const BRIDGE: &'static str = "mesh0";
+    /// The VXLAN device unless told otherwise.
+    pub const DEVICE: &'static str = "mesh-vx";
+    /// The audit unless told otherwise.
+    pub const AUDIT: Duration = Duration::from_secs(30);
+
+    /// The port of probes unless told otherwise.
+    pub const PROBE_PORT: u16 = 7947;
+    /// Between two probes unless told otherwise.
+    pub const PROBE: Duration = Duration::from_secs(60);
+
+    /// Whether nodes claim subnets in a family.
+    #[must_use]
+    pub fn has(&self, family: Family) -> bool {
+        self.networks.iter().any(|network| Family::of(&network.ip()) == family)
+    }
+
+    /// The address that this node's packets between nodes leave from and that the others send to: IPv4 where it has
+    /// one, else IPv6. Absent when it has none that others reach.
+    #[must_use]
+    pub fn local(&self) -> Option<IpAddr> {
+        self.underlay.first().filter(|address| !address.is_loopback() && !address.is_unspecified())
+    }
+}

@@ -1,0 +1,185 @@
+//! What this node's overlay should be: a pure function of the snapshot, the configuration and the underlay's MTU.
+//!
+//! ```text
+//! container ─ veth ─ mesh0 (10.244.7.1/24) ─ routing ─ mesh-vx ─ UDP ─ the peer's mesh-vx ─ routing ─ its mesh0 ─ …
+//!                          route    10.244.9.0/24 via 10.244.9.1 dev mesh-vx onlink src 10.244.7.1
+//!                          neighbour 10.244.9.1 → the peer's MAC, FDB its MAC → its address on the underlay
+//! ```
+//! All is static, so nothing is ever flooded, learnt or resolved, and nothing is kept for a single endpoint.
+
+use super::{config::OverlayConfig, thing::Thing, vtep};
+use crate::sys::rtnl::{Address, Fdb, Kind, Mac, Neighbour, NewLink, Route, Rule, Vxlan};
+use ipnetwork::IpNetwork;
+use mesh_control::model::{Family, NodeName, Snapshot};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// Packets with this mark belong to flows that came in through another node and return through it. The low bits say
+/// through which (a number of the data plane).
+pub const RETURN_MARK: u32 = 0x4d00_0000;
+/// Which bits of the mark say so.
+pub const RETURN_MASK: u32 = 0xff00_0000;
+/// Their routing table.
+pub const RETURN_TABLE: u32 = 77;
+/// The priority of the rule that leads there: before the main table, and before what VPNs usually add.
+pub const RETURN_PRIORITY: u32 = 77;
+/// The link-layer address of the router in that table: nobody's, the data plane writes the real one into each packet.
+pub const RETURN_MAC: Mac = Mac([2, 0, 0, 0, 0, 0xff]);
+
+/// The router in that table: a link-local address that nobody has.
+fn return_router(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(169, 254, 77, 77).into(),
+        Family::V6 => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x4d, 0x4d).into(),
+    }
+}
+
+/// Another node of the overlay.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Its name.
+    pub node: NodeName,
+    /// Its VXLAN device's link-layer address, unlike that of every other peer.
+    pub mac: Mac,
+    /// Its address on the underlay.
+    pub underlay: IpAddr,
+    /// Its subnets, at most one a family.
+    pub subnets: Vec<IpNetwork>,
+}
+
+/// What this node's overlay should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OverlayPlan {
+    /// The bridge.
+    pub bridge: NewLink,
+    /// The VXLAN device.
+    pub vxlan: NewLink,
+    /// The bridge's addresses with the length of this node's subnets, at most one a family: the gateways of containers.
+    pub gateways: Vec<IpNetwork>,
+    /// Where VIPs are.
+    pub vips: Vec<IpNetwork>,
+    /// The others, by name.
+    pub peers: Vec<Peer>,
+    /// Nodes that are left out and why, for people.
+    pub problems: Vec<String>,
+}
+
+/// The first address of a subnet, which its node has itself.
+#[must_use]
+pub fn gateway(subnet: IpNetwork) -> IpAddr {
+    match subnet.network() {
+        IpAddr::V4(base) => Ipv4Addr::from_bits(base.to_bits() | 1).into(),
+        IpAddr::V6(base) => Ipv6Addr::from_bits(base.to_bits() | 1).into(),
+    }
+}
+
+/// What VXLAN adds to a packet: 14 bytes of inner Ethernet, 8 of VXLAN, 8 of UDP, and the outer IP header (RFC 7348
+/// section 5).
+fn overhead(underlay: IpAddr) -> u32 {
+    if underlay.is_ipv4() { 50 } else { 70 }
+}
+
+/// The overlay of `snapshot.local`, whose packets leave from `local` through a link with `underlay_mtu` bytes.
+#[must_use]
+pub fn plan(snapshot: &Snapshot, config: &OverlayConfig, local: IpAddr, underlay_mtu: u32) -> OverlayPlan {
+    let me = &snapshot.local;
+    let gateways = snapshot.own_subnets.iter();
+    let gateways = gateways.filter_map(|s| IpNetwork::new(gateway(*s), s.prefix()).ok()).collect();
+    let mut problems = Vec::new();
+    let mtu = underlay_mtu.saturating_sub(overhead(local));
+    if mtu < 1280 {
+        // RFC 8200 section 5; IPv4 would live with less, but nothing that people run does.
+        problems
+            .push(format!("the underlay's MTU of {underlay_mtu} leaves {mtu} bytes: make it 1350 or more"));
+    }
+    let peers = peers(snapshot, local, &mut problems);
+    let vxlan = Vxlan { vni: config.vni, port: config.port, local, learning: false };
+    OverlayPlan {
+        bridge: NewLink { name: config.bridge.clone(), kind: Kind::Bridge, mac: vtep::bridge(me), mtu },
+        vxlan: NewLink { name: config.device.clone(), kind: Kind::Vxlan(vxlan), mac: vtep::vtep(me), mtu },
+        gateways,
+        // Addresses of loopback cannot leave the host.
+        vips: config.vip_cidrs.iter().copied().filter(|n| !n.network().is_loopback()).collect(),
+        peers,
+        problems,
+    }
+}
+
+/// The nodes that hold subnets. Those that are down stay: packets to them lead nowhere else either way, and when they
+/// return nothing has to be done.
+fn peers(snapshot: &Snapshot, local: IpAddr, problems: &mut Vec<String>) -> Vec<Peer> {
+    let mut taken = BTreeMap::from([(vtep::vtep(&snapshot.local), &snapshot.local)]);
+    let mut peers = Vec::new();
+    for (node, view) in snapshot.nodes.iter().filter(|(node, _)| **node != snapshot.local) {
+        if view.subnets.is_empty() {
+            continue;
+        }
+        let Some(underlay) = view.info.addresses.get(Family::of(&local)) else {
+            let family = if local.is_ipv4() { "IPv4" } else { "IPv6" };
+            problems
+                .push(format!("{node} has no {family} address in node.address, which this node sends from"));
+            continue;
+        };
+        let mac = vtep::vtep(node);
+        if let Some(other) = taken.insert(mac, node) {
+            taken.insert(mac, other);
+            problems.push(format!("{node} and {other} derive the same address {mac}: rename {node}"));
+            continue;
+        }
+        peers.push(Peer { node: node.clone(), mac, underlay, subnets: view.subnets.clone() });
+    }
+    peers
+}
+
+impl OverlayPlan {
+    /// What should be on the links of these indexes, and what leads to them.
+    #[must_use]
+    pub fn things(&self, bridge: u32, vxlan: u32) -> BTreeSet<Thing> {
+        let mut things = BTreeSet::new();
+        let own = |network: &IpNetwork| {
+            self.gateways.iter().find(|g| g.is_ipv4() == network.is_ipv4()).map(IpNetwork::ip)
+        };
+        let route = |destination, via, link, source| {
+            Thing::Route(Route { table: Route::MAIN, destination, via, link, source })
+        };
+        for gateway in &self.gateways {
+            things.insert(Thing::Address(Address { link: bridge, network: *gateway }));
+            things.extend(return_path(Family::of(&gateway.ip()), vxlan));
+        }
+        for vips in &self.vips {
+            if let Some(source) = own(vips) {
+                things.insert(route(*vips, None, bridge, Some(source)));
+            }
+        }
+        for peer in &self.peers {
+            things.insert(Thing::Fdb(Fdb { link: vxlan, mac: peer.mac, remote: peer.underlay }));
+            for subnet in &peer.subnets {
+                let Some(source) = own(subnet) else { continue };
+                let via = gateway(*subnet);
+                things.insert(Thing::Neighbour(Neighbour { link: vxlan, address: via, mac: peer.mac }));
+                things.insert(route(*subnet, Some(via), vxlan, Some(source)));
+            }
+        }
+        things
+    }
+}
+
+/// Where marked packets go: into the VXLAN device, whose egress hook writes the peer's address into them.
+fn return_path(family: Family, vxlan: u32) -> [Thing; 3] {
+    let router = return_router(family);
+    let any: IpAddr = match family {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let table = RETURN_TABLE;
+    let destination = IpNetwork::from(any);
+    let destination = IpNetwork::new(destination.ip(), 0).unwrap_or(destination);
+    let (priority, mark, mask) = (RETURN_PRIORITY, RETURN_MARK, RETURN_MASK);
+    [
+        Thing::Neighbour(Neighbour { link: vxlan, address: router, mac: RETURN_MAC }),
+        Thing::Route(Route { table, destination, via: Some(router), link: vxlan, source: None }),
+        Thing::Rule(Rule { family, priority, mark, mask, table }),
+    ]
+}

@@ -1,0 +1,119 @@
+//! What the task does to the kernel, one call at a time; it blocks for as long as the kernel takes.
+
+use super::{
+    apply::{Applied, OverlayError, apply, pending, underlay},
+    attach::{AttachError, AttachRequest, Attachment, Containers, Ground, attachments, detach},
+    config::OverlayConfig,
+    plan::{OverlayPlan, plan},
+    step::Underlay,
+};
+use crate::sys::rtnl::Rtnl;
+use ipnetwork::IpNetwork;
+use mesh_control::model::{Family, Snapshot};
+use std::{collections::BTreeSet, path::Path};
+
+/// The overlay's hands.
+#[derive(Debug)]
+pub(super) struct Worker {
+    config: OverlayConfig,
+    rtnl: Rtnl,
+    containers: Containers,
+    /// The families of which it is known what this node should have: its own subnet was confirmed once in this run, or
+    /// there are none. Of the others nothing is touched, so that a restart leaves all as it was.
+    settled: BTreeSet<Family>,
+    stands: Option<(OverlayPlan, Underlay)>,
+}
+
+/// What came of one pass.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub(super) applied: Applied,
+    /// Whether the plan is another than that of the pass before.
+    pub(super) new: bool,
+}
+
+impl Worker {
+    pub(super) fn new(config: OverlayConfig) -> std::io::Result<Worker> {
+        let settled = [Family::V4, Family::V6].into_iter().filter(|f| !config.has(*f)).collect();
+        let rtnl = Rtnl::open()?;
+        Ok(Worker { config, rtnl, containers: Containers::default(), settled, stands: None })
+    }
+
+    /// Whether anything of what stands would be another with `snapshot`.
+    pub(super) fn concerns(&mut self, snapshot: &Snapshot) -> bool {
+        self.settle(snapshot);
+        let (Some((stands, through)), Some(local)) = (&self.stands, self.config.local()) else { return true };
+        plan(snapshot, &self.config, local, through.mtu) != *stands
+    }
+
+    fn settle(&mut self, snapshot: &Snapshot) {
+        self.settled.extend(snapshot.own_subnets.iter().map(|subnet| Family::of(&subnet.ip())));
+    }
+
+    /// Whether this node has, or had, a subnet in this run.
+    fn is_settled(&self) -> bool {
+        self.settled.iter().any(|family| self.config.has(*family))
+    }
+
+    /// Looks at the kernel and repairs what differs; `None` while this node's subnets are not known.
+    pub(super) fn pass(&mut self, snapshot: &Snapshot) -> Result<Option<Pass>, OverlayError> {
+        self.settle(snapshot);
+        if !self.is_settled() {
+            return Ok(None);
+        }
+        let mut applied = apply(&mut self.rtnl, &self.config, snapshot, &self.settled)?;
+        let networks = self.networks();
+        let ground = Ground { plan: &applied.plan, networks: &networks, snapshot };
+        let (done, failed) = self.containers.repair(&mut self.rtnl, ground)?;
+        applied.done.extend(done);
+        applied.failed.extend(failed);
+        let stands = (applied.plan.clone(), applied.underlay.clone());
+        let new = self.stands.as_ref() != Some(&stands);
+        self.stands = Some(stands);
+        Ok(Some(Pass { applied, new }))
+    }
+
+    /// What a pass would do, for people.
+    pub(super) fn pending(&mut self, snapshot: &Snapshot) -> Result<Vec<String>, OverlayError> {
+        self.settle(snapshot);
+        if !self.is_settled() {
+            return Ok(Vec::new());
+        }
+        let local = self.config.local().ok_or(OverlayError::NoUnderlay)?;
+        let through = underlay(&mut self.rtnl, &self.config)?;
+        let plan = plan(snapshot, &self.config, local, through.mtu);
+        let steps = pending(&mut self.rtnl, &self.config, &plan, &through, &self.settled)?;
+        Ok(steps.iter().map(ToString::to_string).collect())
+    }
+
+    /// Where a container with a default route of its own goes through the gateway all the same.
+    fn networks(&self) -> Vec<IpNetwork> {
+        self.config.networks.iter().chain(&self.config.vip_cidrs).copied().collect()
+    }
+
+    fn plan(&self) -> Result<&OverlayPlan, AttachError> {
+        let none =
+            || AttachError::Unavailable("the overlay does not stand yet: try again in a moment".into());
+        self.stands.as_ref().map(|(plan, _)| plan).ok_or_else(none)
+    }
+
+    pub(super) fn attach(
+        &mut self,
+        snapshot: &Snapshot,
+        request: &AttachRequest,
+    ) -> Result<Attachment, AttachError> {
+        let plan = self.plan()?.clone();
+        let networks = self.networks();
+        let ground = Ground { plan: &plan, networks: &networks, snapshot };
+        self.containers.attach(&mut self.rtnl, ground, request)
+    }
+
+    pub(super) fn detach(&mut self, netns: &Path, name: &str) -> Result<bool, AttachError> {
+        Ok(detach(&mut self.rtnl, netns, name)?)
+    }
+
+    pub(super) fn attachments(&mut self) -> Result<Vec<Attachment>, AttachError> {
+        let plan = self.plan()?.clone();
+        Ok(attachments(&mut self.rtnl, &plan)?)
+    }
+}

@@ -1,0 +1,24 @@
+//! rtnetlink(7), spoken on a blocking socket: the kernel answers inside the call that asks, so nothing ever waits.
+//!
+//! [`Rtnl`] is opened in the namespace of the calling thread and stays there. Every list is read with strict checking
+//! on (Linux 4.20), so that the kernel leaves out what was not asked for.
+
+mod address;
+mod link;
+mod neighbour;
+mod route;
+mod rule;
+mod socket;
+mod watch;
+
+pub use address::Address;
+pub use link::{Kind, Link, LinkChange, NewLink, NewVeth, Vxlan};
+pub use neighbour::{Fdb, Mac, Neighbour};
+pub use route::Route;
+pub use rule::Rule;
+pub use socket::{Rtnl, errno};
+pub use watch::Watch;
+
+/// What this program writes into the protocol field of its routes and rules, to know them again (`rtm_protocol` and
+/// `FRA_PROTOCOL`, linux/rtnetlink.h; the numbers from 5 on are free for programs).
+pub const PROTOCOL: u8 = 77;
