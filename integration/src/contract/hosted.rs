@@ -29,6 +29,9 @@ pub trait Hosted: PlaneUnderTest<Flow = SocketFlow> {
     /// Where the clients are.
     fn clients(&self) -> &Host;
 
+    /// From now on the containers send even what is for each other through the host, as attached ones do.
+    fn part_containers(&self);
+
     /// The host's own addresses that clients can reach.
     fn addresses(&self) -> Vec<IpAddr>;
 }
@@ -151,7 +154,8 @@ pub async fn a_rolling_update_of_32_instances_fails_nobody<P: Hosted>() {
     assert!(hits.len() == 32 && hits.keys().all(|by| by.starts_with("new")), "{hits:?}");
 }
 
-/// Whether frames that stay on the bridge meet the packet filter or not, and whichever of them answers.
+/// Whichever of them answers. The host sees both directions if either frames that stay on its bridge meet its packet
+/// filter (which Docker sees to), or containers send everything through it (which `attach` sees to).
 pub async fn containers_of_one_bridge_reach_each_other_and_themselves<P: Hosted>() {
     for filtered in ["0", "1"] {
         let mut w = World::<P>::start().await;
@@ -161,6 +165,9 @@ pub async fn containers_of_one_bridge_reach_each_other_and_themselves<P: Hosted>
             if let Err(e) = w.put.node().sysctl(&setting, filtered) {
                 assert_eq!(e.kind(), std::io::ErrorKind::NotFound, "{e}");
             }
+        }
+        if filtered == "0" {
+            w.put.part_containers();
         }
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let front = w.serving(protocol, &["a", "b"]).await;
