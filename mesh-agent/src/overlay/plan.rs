@@ -146,6 +146,10 @@ impl OverlayPlan {
         };
         for gateway in &self.gateways {
             things.insert(Thing::Address(Address { link: bridge, network: *gateway }));
+            if gateway.is_ipv4() {
+                // Without an address of its own even loose reverse path filtering drops what foreign sources send in.
+                things.insert(Thing::Address(Address { link: vxlan, network: gateway.ip().into() }));
+            }
             things.extend(return_path(Family::of(&gateway.ip()), vxlan));
         }
         for vips in &self.vips {
