@@ -58,6 +58,6 @@ pub use answer::{Answer, AnswerOptions, Question, answer};
 pub use config::{DnsConfig, DnsError, Limits, Upstreams};
 pub use forward::ForwardError;
 pub use scope::Scope;
-pub use server::{AnswerSource, DnsHandle, DnsServer, LookupError, LookupRecord, LookupReply};
+pub use server::{AnswerSource, DnsHandle, DnsServer, LookupError, LookupRecord, LookupReply, port_owner};
 pub use view::DnsView;
 pub use zone::{Zone, ZoneError};

@@ -20,6 +20,7 @@ mod tcp;
 mod udp;
 
 pub use lookup::{AnswerSource, LookupError, LookupRecord, LookupReply};
+pub use owner::owner as port_owner;
 
 use crate::{
     answer::AnswerOptions,

@@ -12,8 +12,9 @@ use std::{
 const LISTEN: &str = "0A";
 
 /// The name and the id of a process with a socket that keeps others off this address, as `` `dnsmasq` (pid 7) ``.
-/// `protocol` is `UDP` or `TCP`.
-pub(crate) fn owner(address: SocketAddr, protocol: &str) -> Option<String> {
+/// `protocol` is `UDP` or `TCP`. Of the network namespace that the calling thread is in.
+#[must_use]
+pub fn owner(address: SocketAddr, protocol: &str) -> Option<String> {
     let tables = if protocol == "TCP" { ["tcp", "tcp6"] } else { ["udp", "udp6"] };
     let mut sockets = HashSet::new();
     for table in tables {
