@@ -1,6 +1,6 @@
 //! `mesh-agent doctor`: what of this host would keep an agent from its work, each with what to do.
 //!
-//! [`gather`] looks and changes nothing; [`judge`] says what that means and looks at nothing. `docs/doctor.md` lists the
+//! [`gather()`] looks and changes nothing; [`judge()`] says what that means and looks at nothing. `docs/doctor.md` lists the
 //! checks.
 
 mod facts;
