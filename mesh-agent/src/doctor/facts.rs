@@ -10,7 +10,11 @@ use mesh_control::model::{PortRange, Protocol};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
 };
+
+/// The UDP port of VXLAN (RFC 7348 section 8).
+pub(super) const VXLAN_PORT: u16 = 4789;
 
 /// How much something is needed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +63,8 @@ pub struct Wanted {
     pub dynamic_ports: Option<PortRange>,
     /// Sockets.
     pub listening: Vec<Listening>,
+    /// Where the agent keeps its state.
+    pub data_dir: Option<PathBuf>,
 }
 
 impl Wanted {
@@ -78,6 +84,10 @@ impl Wanted {
                 at.map(|at| Listening { what: what.to_owned(), at, protocol: "TCP" })
             }),
         );
+        if !config.overlay.is_empty() {
+            let at = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), VXLAN_PORT);
+            listening.push(Listening { what: "overlay.port".to_owned(), at, protocol: "UDP" });
+        }
         listening.extend(published(config));
         Wanted {
             kernel_plane: match config.data_plane {
@@ -88,6 +98,7 @@ impl Wanted {
             vips: config.vip_cidr.clone(),
             dynamic_ports: Some(config.dynamic_ports),
             listening,
+            data_dir: config.cluster.data_dir.clone(),
         }
     }
 
@@ -112,6 +123,7 @@ impl Wanted {
                 at("dns.listen", 53, "UDP"),
                 at("metrics.listen", Config::METRICS_PORT, "TCP"),
             ],
+            data_dir: None,
         }
     }
 }
@@ -186,6 +198,8 @@ pub struct Clock {
     pub unix: u64,
     /// Whether something keeps it right; absent when unknown.
     pub synchronised: Option<bool>,
+    /// When an agent last wrote its state, in seconds since 1970.
+    pub last_written: Option<u64>,
 }
 
 /// What a host is like.

@@ -19,13 +19,14 @@ use std::{
 };
 
 /// Parameters that are judged.
-const SYSCTLS: [&str; 8] = [
+const SYSCTLS: [&str; 9] = [
     "net.ipv4.ip_forward",
     "net.ipv6.conf.all.forwarding",
     "net.ipv4.conf.all.rp_filter",
     "net.ipv4.conf.mesh-vx.rp_filter",
     "net.bridge.bridge-nf-call-iptables",
     "net.netfilter.nf_conntrack_tcp_loose",
+    "net.netfilter.nf_conntrack_tcp_be_liberal",
     "net.ipv4.ip_local_port_range",
     "net.ipv4.ip_local_reserved_ports",
 ];
@@ -64,12 +65,23 @@ pub fn gather(wanted: Wanted, agent: bool) -> Facts {
         },
         ipvs: Path::new("/proc/net/ip_vs").exists() || builtin.contains("/ip_vs.ko"),
         clock: Clock {
-            unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            unix: unix(SystemTime::now()),
+            last_written: wanted.data_dir.as_deref().and_then(last_written),
             synchronised: clock::synchronised(),
         },
         kernel: release,
         wanted,
     }
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// When the newest file of a folder was written.
+fn last_written(folder: &Path) -> Option<u64> {
+    let files = fs::read_dir(folder).ok()?.flatten();
+    files.filter_map(|file| file.metadata().ok()?.modified().ok()).map(unix).max()
 }
 
 fn sysctl(key: &str) -> Option<String> {

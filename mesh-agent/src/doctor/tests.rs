@@ -21,6 +21,7 @@ fn good() -> Facts {
             vips: vec!["10.96.0.0/16".parse().unwrap()],
             dynamic_ports: PortRange::new(30_000, 32_767).ok(),
             listening: vec![listening("dns.listen", "0.0.0.0:53")],
+            data_dir: None,
         },
         agent: false,
         kernel: "6.12.5-amd64".into(),
@@ -33,6 +34,7 @@ fn good() -> Facts {
             ("net.ipv4.ip_forward", "1"),
             ("net.ipv4.conf.all.rp_filter", "1"),
             ("net.netfilter.nf_conntrack_tcp_loose", "1"),
+            ("net.netfilter.nf_conntrack_tcp_be_liberal", "0"),
             ("net.ipv4.ip_local_port_range", "32768 60999"),
             ("net.ipv4.ip_local_reserved_ports", ""),
         ]
@@ -49,7 +51,7 @@ fn good() -> Facts {
         ],
         bpf: Bpf { syscall: true, btf: true, cgroup2: true },
         ipvs: false,
-        clock: Clock { unix: 1_795_000_000, synchronised: Some(true) },
+        clock: Clock { unix: 1_795_000_000, synchronised: Some(true), last_written: Some(1_795_000_060) },
     }
 }
 
@@ -93,6 +95,7 @@ fn a_good_host_has_no_trouble_and_every_check_speaks() {
         "clock",
         "forwarding",
         "rp_filter",
+        "tcp-tracking",
         "conntrack",
         "dynamic-ports",
         "ports",
@@ -133,6 +136,7 @@ fn the_kernel() {
     assert_eq!(early, [("clock", Level::Fail, "timedatectl set-ntp true".into())]);
     assert_eq!(troubles(|f| f.clock.synchronised = Some(false))[0].1, Level::Warn);
     assert_eq!(troubles(|f| f.clock.synchronised = None), []);
+    assert_eq!(troubles(|f| f.clock.last_written = Some(1_795_000_061))[0].0, "clock", "set back");
 }
 
 #[test]
@@ -145,7 +149,7 @@ fn parameters_of_the_kernel() {
     let strict = "sysctl -w net.ipv4.conf.mesh-vx.rp_filter=\"2\"";
     assert_eq!(set("net.ipv4.conf.mesh-vx.rp_filter", "0"), [("rp_filter", Level::Fail, strict.into())]);
     assert_eq!(set("net.ipv4.conf.mesh-vx.rp_filter", "2"), []);
-    assert_eq!(set("net.netfilter.nf_conntrack_tcp_loose", "0")[0].0, "tcp-loose");
+    assert_eq!(set("net.netfilter.nf_conntrack_tcp_loose", "0")[0].0, "tcp-tracking");
     assert_eq!(set("net.bridge.bridge-nf-call-iptables", "1"), []);
 
     let full = |entries| troubles(|f| f.conntrack = Ok(Usage { entries, max: 1_000 }));

@@ -2,7 +2,8 @@
 //! `linux/netfilter/nfnetlink.h`).
 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use std::{io, net::IpAddr};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use std::{io, net::IpAddr, time::Duration};
 
 /// `struct nlmsghdr`: length, type, flags, sequence number, port.
 const HEADER: usize = 16;
@@ -18,6 +19,8 @@ const BEGIN: u16 = 0x10;
 const END: u16 = 0x11;
 /// The kernel fills at most 32 KiB per datagram of a dump (`netlink_dump`).
 const DATAGRAM: usize = 64 * 1024;
+/// Far beyond any answer of the kernel: only a defect reaches it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const NLA_F_NESTED: u16 = 1 << 15;
 /// Without the two flags an attribute's type can carry.
 const NLA_TYPE_MASK: u16 = 0x3fff;
@@ -104,6 +107,7 @@ impl Channel {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_WITHIN))?;
         Ok(Channel { socket, sequence: 0, datagram: Vec::with_capacity(DATAGRAM) })
     }
 

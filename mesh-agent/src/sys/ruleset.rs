@@ -29,6 +29,8 @@ const HOOK_PRIORITY: u16 = 2;
 const HOOK_DEVICE: u16 = 3;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
+/// Beyond so many only base chains are kept: kube-proxy makes several for each endpoint.
+const MOST_CHAINS: usize = 1 << 16;
 
 /// A table: its family in nft's words and its name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -66,7 +68,7 @@ pub struct Chain {
 /// All chains of a network namespace, and the tables with a rule that names a link.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Ruleset {
-    /// Chains of all tables.
+    /// Chains of all tables: all base chains and up to 65,536 others.
     pub chains: Vec<Chain>,
     /// Where a rule has the name that was looked for.
     pub naming: BTreeSet<TableName>,
@@ -98,7 +100,9 @@ pub fn read(link: &str) -> io::Result<Ruleset> {
         }
         chain.hooked =
             hook.map(|(hook, priority)| Hooked { kind, hook, priority: priority.cast_signed(), drops });
-        ruleset.chains.push(chain);
+        if chain.hooked.is_some() || ruleset.chains.len() < MOST_CHAINS {
+            ruleset.chains.push(chain);
+        }
     })?;
     channel.ask(Request::new(SUBSYSTEM, GET_RULE, REQUEST | DUMP, 0), |family, attributes| {
         // However the rule says it (a comparison, a match of iptables), the name stands there in plain.

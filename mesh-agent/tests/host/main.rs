@@ -19,6 +19,7 @@ use std::{
     process::{Command, Output, Stdio},
     thread,
 };
+use tempfile::TempDir;
 
 /// `None` where namespaces cannot be made; in CI they must be.
 fn netns(test: &str) -> Option<Netns> {
@@ -77,21 +78,51 @@ fn state(netns: &Netns) -> (String, Vec<String>) {
 /// A socket on which nobody listens.
 const NOBODY: &str = "unix:/nonexistent/admin.sock";
 
+/// A configuration in this folder with its socket there too.
+fn configured(folder: &TempDir, more: &str) -> String {
+    let file = folder.path().join("config.yaml");
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let socket = folder.path().join("admin.sock");
+    let text = format!(
+        "node: {{name: n1, address: 127.0.0.1}}\ncluster: {{bind: \"127.0.0.1:7946\", keys: [\"{key}\"]}}\n\
+         dns: {{listen: [\"127.0.0.1:53\"]}}\nmetrics: {{listen: \"127.0.0.1:9480\"}}\n\
+         admin: {{socket: {}}}\n{more}",
+        socket.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    file.display().to_string()
+}
+
+#[test]
+fn an_agent_that_runs_is_known_and_left_alone() {
+    let Some(netns) = netns("a running agent") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let config = configured(&folder, "vip_cidr: 127.96.0.0/16\ndata_plane: userspace\n");
+    let mut running = netns
+        .run(|| {
+            // It stops when this test ends, however it does.
+            let arguments = ["run", "--until-stdin-closes", "--config", &config];
+            let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-agent"));
+            command.args(arguments).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+        })
+        .unwrap();
+    let socket = format!("unix:{}", folder.path().join("admin.sock").display());
+    let ready = agent(&netns, &socket, &["status", "--wait=60s"]);
+    assert!(ready.status.success(), "{ready:?}");
+    let looked = agent(&netns, NOBODY, &["doctor", "--config", &config]);
+    assert_eq!(looked.status.code(), Some(0), "{looked:?}");
+    assert!(text(&looked).contains("sockets: free, or the running agent's"), "{looked:?}");
+    let refused = agent(&netns, &socket, &["cleanup"]);
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    drop(running.stdin.take());
+    assert!(running.wait().unwrap().success());
+}
+
 #[test]
 fn doctor_finds_what_is_in_the_way_and_its_fixes_help() {
     let Some(netns) = netns("doctor") else { return };
     let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("config.yaml");
-    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-    std::fs::write(
-        &config,
-        format!(
-            "node: {{name: n1, address: 127.0.0.1}}\ncluster: {{bind: \"127.0.0.1:7946\", keys: [\"{key}\"]}}\n\
-             vip_cidr: 10.96.0.0/16\noverlay: {{cidr: 10.77.0.0/16}}\ndns: {{listen: [\"127.0.0.1:53\"]}}\n\
-             metrics: {{listen: \"127.0.0.1:9480\"}}\n"
-        ),
-    )
-    .unwrap();
+    let config = configured(&folder, "vip_cidr: 10.96.0.0/16\noverlay: {cidr: 10.77.0.0/16}\n");
     nft(
         &netns,
         "table inet fw {\n chain forwarded {\n type filter hook forward priority 0\n policy drop\n }\n }\n\
@@ -104,9 +135,8 @@ fn doctor_finds_what_is_in_the_way_and_its_fixes_help() {
     let holder = netns.run(|| UdpSocket::bind("127.0.0.1:53").unwrap()).unwrap();
     let before = state(&netns);
 
-    let config = config.to_str().unwrap();
     let look = || {
-        let looked = agent(&netns, NOBODY, &["--json", "doctor", "--config", config]);
+        let looked = agent(&netns, NOBODY, &["--json", "doctor", "--config", &config]);
         let json: Value =
             serde_json::from_slice(&looked.stdout).unwrap_or_else(|e| panic!("{e}: {looked:?}"));
         (looked.status.code(), json)

@@ -1,9 +1,9 @@
 //! Kernel parameters, the conntrack table, ports, VXLAN devices, routes.
 
-use super::{BRIDGE, DEVICE, VNI, VXLAN_PORT};
+use super::{BRIDGE, DEVICE, VNI};
 use crate::{
     doctor::{
-        facts::{Facts, Held, Need},
+        facts::{Facts, Held, Need, VXLAN_PORT},
         finding::{Finding, Level},
     },
     sys::conntrack::Usage,
@@ -63,10 +63,15 @@ fn parameters(facts: &Facts, findings: &mut Vec<Finding>) {
         };
         findings.push(Finding::ok("bridge-nf-call-iptables", format!("{on}: {what}; both work")));
     }
-    if value("net.netfilter.nf_conntrack_tcp_loose") == Some("0") {
-        let key = "net.netfilter.nf_conntrack_tcp_loose";
+    let loose_key = "net.netfilter.nf_conntrack_tcp_loose";
+    let (loose, liberal) = (value(loose_key), value("net.netfilter.nf_conntrack_tcp_be_liberal"));
+    if loose == Some("0") {
         let found = "a TCP connection that conntrack forgot, as one idle for long, is not picked up again";
-        findings.push(Finding::with_fix("tcp-loose", Level::Warn, found, set(key, "1")));
+        findings.push(Finding::with_fix("tcp-tracking", Level::Warn, found, set(loose_key, "1")));
+    } else if let (Some(loose), Some(liberal)) = (loose, liberal) {
+        let outside = if liberal == "0" { "invalid" } else { "taken as they are" };
+        let found = format!("loose {loose}, liberal {liberal}: segments outside of the window are {outside}");
+        findings.push(Finding::ok("tcp-tracking", found));
     }
 }
 

@@ -12,6 +12,9 @@ const OLDEST: (u32, u32) = (5, 4);
 /// No clock that is right shows less: 2026-01-01.
 const EARLIEST: u64 = 1_767_225_600;
 
+/// Seconds by which nodes may differ.
+const SKEW: u64 = 60;
+
 pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
     findings.push(version(&facts.kernel));
     features(facts, findings);
@@ -104,6 +107,11 @@ fn clock(facts: &Facts) -> Finding {
         clock if clock.unix < EARLIEST => {
             let found = "the clock is years behind: other nodes' changes look like the future, and this node's are old";
             Finding::with_fix("clock", Level::Fail, found, fix)
+        }
+        clock if clock.last_written.is_some_and(|last| last > clock.unix + SKEW) => {
+            let found =
+                "the clock is before the time at which the agent last wrote its state: it was set back";
+            Finding::with_fix("clock", Level::Warn, found, fix)
         }
         clock if clock.synchronised == Some(false) => {
             let found = "nothing keeps the clock right (adjtimex); nodes may differ by 60 s at most";

@@ -12,8 +12,6 @@ pub(super) const BRIDGE: &str = "mesh0";
 const DEVICE: &str = "mesh-vx";
 /// Its network identifier.
 const VNI: u32 = 77;
-/// Its UDP port (RFC 7348 section 8).
-const VXLAN_PORT: u16 = 4789;
 /// The agent's nf_tables tables.
 const TABLE: &str = "mesh-agent";
 
