@@ -37,6 +37,12 @@ const USERSPACE_OVERLAY: Plane = Plane {
     overlay: true,
     ..USERSPACE
 };
+const NFTABLES: Plane = Plane {
+    config: "data_plane: nftables\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
+             overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n",
+    keeps_client: "",
+    overlay: true,
+};
 
 /// One test a scenario.
 macro_rules! on {
@@ -65,6 +71,15 @@ on! { USERSPACE_OVERLAY, userspace_overlay:
     a_dead_nodes_instances_get_nothing_more,
     megabytes_arrive_whole_through_every_node,
     a_rolling_update_of_32_instances_fails_nobody,
+}
+
+on! { NFTABLES, nftables:
+    an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
+    a_dead_nodes_instances_get_nothing_more,
+    a_killed_agent_moves_no_packet,
+    a_rolling_update_of_32_instances_fails_nobody,
+    megabytes_arrive_whole_through_every_node,
+    three_hundred_services_answer_on_their_vips,
 }
 
 /// Where instances are: a container of a node.
@@ -282,6 +297,46 @@ async fn a_dead_nodes_instances_get_nothing_more(plane: &Plane) {
     for place in places {
         until_met(&mesh, (place, 8080).into(), &["whoami-1", "whoami-2"]).await;
     }
+}
+
+/// The agents of all nodes die and come back, one after the other, while clients come and one stays.
+async fn a_killed_agent_moves_no_packet(plane: &Plane) {
+    let (mut mesh, containers) = start(plane).await;
+    let service = one_in_each(&mut mesh, &containers, "tcp", "8080:8000", 8000);
+    mesh.write_service_file("whoami.yaml", &format!("services:\n{service}")).unwrap();
+    let own = mesh.lab.client_address(3)[0];
+    let mut loads = Vec::new();
+    for node in mesh.nodes() {
+        let at: SocketAddr = (node.place.address, 8080).into();
+        until_met(&mesh, at, &["whoami-1", "whoami-2"]).await;
+        loads.push((Load::from(&mesh.lab.client, own, at), node));
+    }
+    let at: SocketAddr = (mesh.node(3).place.address, 8080).into();
+    let mut kept = mesh.lab.client.inside(|| TcpStream::connect_timeout(&at, BOUND)).flatten().unwrap();
+    for (i, (load, node)) in (1..).zip(&loads) {
+        load.answers(20).await;
+        mesh.crash(i).await.unwrap();
+        load.answers(100).await;
+        mesh.start_agent(i).unwrap();
+        until("the agent holds its table again", BOUND, || async {
+            let (status, body) = node.metrics("/readyz").await?;
+            ensure!(status == 200, "{body}");
+            let (_, plan) = node.admin("/v1/plan").await?;
+            ensure!(plan["operations"].as_array().is_some_and(Vec::is_empty), "{plan}");
+            anyhow::Ok(())
+        })
+        .await;
+        load.answers(100).await;
+    }
+    for (load, _) in loads {
+        let seen = load.stop();
+        assert_eq!((seen.failed, seen.by_instance.len()), (Vec::new(), 2));
+    }
+    kept.set_read_timeout(Some(BOUND)).unwrap();
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    kept.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "a connection from before: {answer}");
 }
 
 async fn a_rolling_update_of_32_instances_fails_nobody(plane: &Plane) {
