@@ -7,6 +7,7 @@ mod foreign;
 mod keep;
 mod large;
 mod measure;
+mod return_path;
 mod talk;
 mod traffic;
 mod world;
