@@ -18,6 +18,8 @@ use tokio::{
 
 /// Changes come in bursts: so long is waited for the rest of one.
 const BURST: Duration = Duration::from_millis(50);
+/// Troubles that are shown at most.
+const TROUBLES: usize = 32;
 /// Commands that wait at most.
 const COMMANDS: usize = 16;
 
@@ -40,6 +42,16 @@ pub fn spawn(config: OverlayConfig, snapshots: watch::Receiver<Arc<Snapshot>>) -
         Keeper { worker, snapshots, paths, publish, status: OverlayStatus::default(), told: Vec::new() };
     let keeping = tokio::spawn(keeper.run(watch, received, audit_interval));
     Ok(OverlayHandle { commands, status, tasks: [keeping, measuring] })
+}
+
+/// The first of many troubles, and how many more there are.
+fn few(mut troubles: impl Iterator<Item = String>) -> Vec<String> {
+    let mut few: Vec<String> = troubles.by_ref().take(TROUBLES).collect();
+    let more = troubles.count();
+    if more > 0 {
+        few.push(format!("and {more} more"));
+    }
+    few
 }
 
 struct Keeper {
@@ -140,7 +152,7 @@ impl Keeper {
                     }
                 }
                 self.status.error = None;
-                self.status.problems = plan.problems.iter().cloned().chain(pass.applied.failed).collect();
+                self.status.problems = few(plan.problems.iter().cloned().chain(pass.applied.failed));
                 if self.status.plan.as_deref() != Some(&plan) {
                     self.status.plan = Some(Arc::new(plan));
                 }
