@@ -3,7 +3,7 @@
 
 use super::{
     config::OverlayConfig,
-    handle::{Command, OverlayHandle, OverlayStatus},
+    handle::{Command, OverlayHandle, OverlayStatus, few},
     measure,
     worker::Worker,
 };
@@ -18,8 +18,6 @@ use tokio::{
 
 /// Changes come in bursts: so long is waited for the rest of one.
 const BURST: Duration = Duration::from_millis(50);
-/// Troubles that are shown at most.
-const TROUBLES: usize = 32;
 /// Commands that wait at most.
 const COMMANDS: usize = 16;
 
@@ -42,16 +40,6 @@ pub fn spawn(config: OverlayConfig, snapshots: watch::Receiver<Arc<Snapshot>>) -
         Keeper { worker, snapshots, paths, publish, status: OverlayStatus::default(), told: Vec::new() };
     let keeping = tokio::spawn(keeper.run(watch, received, audit_interval));
     Ok(OverlayHandle { commands, status, tasks: [keeping, measuring] })
-}
-
-/// The first of many troubles, and how many more there are.
-fn few(mut troubles: impl Iterator<Item = String>) -> Vec<String> {
-    let mut few: Vec<String> = troubles.by_ref().take(TROUBLES).collect();
-    let more = troubles.count();
-    if more > 0 {
-        few.push(format!("and {more} more"));
-    }
-    few
 }
 
 struct Keeper {
