@@ -5,12 +5,13 @@
     reason = "a helper of a test fails the test by panicking, as the test itself does"
 )]
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use mesh_integration::{
     BOUND, HostMesh, Load, agent_binary, echo,
     lab::{Host, Lab},
     until, whoami, whoami_from,
 };
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
@@ -421,23 +422,38 @@ async fn three_hundred_services_answer_on_their_vips(plane: &Plane) {
     let services: String =
         (0..300).map(|i| format!("  s{i}: {{expose: [\"8000\"], x-mesh: {{{endpoint}}}}}\n")).collect();
     mesh.write_service_file("many.yaml", &format!("services:\n{services}")).unwrap();
-    let mut vips = BTreeSet::new();
-    for i in 0..300 {
-        // On a node with instances and, now and then, on one without.
-        for n in [1].into_iter().chain((i % 10 == 0).then_some(3)) {
-            let node = mesh.node(n);
-            let vip: IpAddr = until(&format!("s{i} answers on node-{n}"), BOUND, || async {
-                let found = node.lookup(&format!("s{i}.cluster")).await?;
-                ensure!(found.len() == 1, "{found:?}");
-                let vip = found[0].parse()?;
-                let host = mesh.lab.node(u8::try_from(n)?);
-                let met = host.within(whoami((vip, 8000).into())).await??;
+    let mut views = Vec::new();
+    // A node with the instance and one without.
+    for n in [1, 3] {
+        let node = mesh.node(n);
+        let vips: BTreeMap<String, Vec<SocketAddr>> = until("all are laid", BOUND, || async {
+            let (_, list) = node.admin("/v1/services").await?;
+            let (_, plan) = node.admin("/v1/plan").await?;
+            ensure!(plan["operations"].as_array().is_some_and(Vec::is_empty), "{plan}");
+            let services = list["services"].as_array().cloned().unwrap_or_default();
+            let vips = |s: &Value| {
+                let vips = s["vips"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                vips.map(|vip| Ok(SocketAddr::new(vip.parse()?, 8000))).collect::<anyhow::Result<Vec<_>>>()
+            };
+            let all = services.iter().map(|s| Ok((s["name"].to_string(), vips(s)?)));
+            let all = all.collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+            let ready = services.iter().filter(|s| s["endpoints_ready"] == 1).count();
+            ensure!(ready == 300 && all.values().all(|vips| !vips.is_empty()), "{ready} ready: {all:?}");
+            Ok(all)
+        })
+        .await;
+        let asked = vips.clone();
+        let ask = async move {
+            for at in asked.into_values().flatten() {
+                let met = whoami(at).await.with_context(|| at.to_string())?;
                 ensure!(met.instance == "one", "{met:?}");
-                anyhow::Ok(vip)
-            })
-            .await;
-            vips.insert(vip);
-        }
+            }
+            anyhow::Ok(())
+        };
+        mesh.lab.node(u8::try_from(n).unwrap()).within(ask).await.unwrap().unwrap();
+        views.push(vips);
     }
-    assert_eq!(vips.len(), 300, "one VIP a service, the same on every node");
+    assert_eq!(views[0], views[1], "the same on every node");
+    let all: BTreeSet<&SocketAddr> = views[0].values().flatten().collect();
+    assert_eq!(all.len(), views[0].values().map(Vec::len).sum::<usize>(), "no VIP belongs to two");
 }
