@@ -75,22 +75,21 @@ impl Instances {
 }
 
 impl Instances {
-    /// Serves one more on a socket that is open already.
+    /// Serves one more on a socket that is open already. The handle ends it alone.
     ///
     /// # Errors
     /// When the runtime cannot take the socket.
-    pub fn adopt(&mut self, who: Identity, socket: Opened) -> io::Result<()> {
-        match socket {
+    pub fn adopt(&mut self, who: Identity, socket: Opened) -> io::Result<AbortHandle> {
+        Ok(match socket {
             Opened::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
-                self.tasks.spawn(whoami::serve(TcpListener::from_std(listener)?, who));
+                self.tasks.spawn(whoami::serve(TcpListener::from_std(listener)?, who))
             }
             Opened::Udp(socket) => {
                 socket.set_nonblocking(true)?;
-                self.tasks.spawn(echo::serve(UdpSocket::from_std(socket)?, who));
+                self.tasks.spawn(echo::serve(UdpSocket::from_std(socket)?, who))
             }
-        }
-        Ok(())
+        })
     }
 }
 
