@@ -18,6 +18,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
 };
+use tokio::task::AbortHandle;
 
 /// A running mesh; what can be done with its agents, [`Agents`] says. The agents end before their hosts go.
 #[derive(Debug)]
@@ -77,7 +78,8 @@ impl HostMesh {
         Ok(HostMesh { agents, instances: Instances::default(), lab })
     }
 
-    /// Starts an instance in a host: a whoami for `tcp`, an echo for `udp`. It says that it is on `node`.
+    /// Starts an instance in a host: a whoami for `tcp`, an echo for `udp`. It says that it is on `node`. The handle
+    /// ends it alone.
     ///
     /// # Errors
     /// When the address cannot be bound.
@@ -89,7 +91,7 @@ impl HostMesh {
         node: &str,
         protocol: &str,
         at: SocketAddr,
-    ) -> Result<()> {
+    ) -> Result<AbortHandle> {
         let socket = host.inside(|| Opened::at(protocol, at)).flatten().with_context(|| format!("{at}"))?;
         let who = Identity { service: service.into(), instance: instance.into(), node: node.into() };
         self.instances.adopt(who, socket)?;

@@ -1,9 +1,12 @@
 //! Steady traffic while something changes.
 
-use crate::node::whoami;
+use crate::{
+    lab::Host,
+    node::{Whoami, whoami, whoami_from},
+};
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::task::JoinHandle;
@@ -30,11 +33,28 @@ impl Load {
     /// Starts asking `at`.
     #[must_use]
     pub fn on(at: SocketAddr) -> Load {
+        Load::start(at, move || whoami(at))
+    }
+
+    /// Starts asking `at` from an address of another host.
+    #[must_use]
+    pub fn from(host: &Host, own: IpAddr, at: SocketAddr) -> Load {
+        let host = host.clone();
+        Load::start(at, move || {
+            let host = host.clone();
+            async move { host.within(whoami_from(own, at)).await? }
+        })
+    }
+
+    fn start<F>(at: SocketAddr, ask: impl Fn() -> F + Send + 'static) -> Load
+    where
+        F: Future<Output = anyhow::Result<Whoami>> + Send,
+    {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let sink = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             loop {
-                let answer = whoami(at).await;
+                let answer = ask().await;
                 let mut seen = sink.lock().unwrap_or_else(PoisonError::into_inner);
                 match answer {
                     Ok(who) => {

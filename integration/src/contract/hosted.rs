@@ -29,6 +29,9 @@ pub trait Hosted: PlaneUnderTest<Flow = SocketFlow> {
     /// Where the clients are.
     fn clients(&self) -> &Host;
 
+    /// From now on the containers send even what is for each other through the host, as attached ones do.
+    fn part_containers(&self);
+
     /// The host's own addresses that clients can reach.
     fn addresses(&self) -> Vec<IpAddr>;
 }
@@ -151,9 +154,10 @@ pub async fn a_rolling_update_of_32_instances_fails_nobody<P: Hosted>() {
     assert!(hits.len() == 32 && hits.keys().all(|by| by.starts_with("new")), "{hits:?}");
 }
 
-/// Whether frames that stay on the bridge meet the packet filter or not, and whichever of them answers.
+/// Whichever of them answers, whether frames that stay on the host's bridge meet its packet filter (which Docker sees
+/// to) or not, and whether containers send everything through the host (which `attach` sees to) or not.
 pub async fn containers_of_one_bridge_reach_each_other_and_themselves<P: Hosted>() {
-    for filtered in ["0", "1"] {
+    for (filtered, parted) in [("0", false), ("0", true), ("1", false), ("1", true)] {
         let mut w = World::<P>::start().await;
         for which in ["iptables", "ip6tables"] {
             let setting = format!("net/bridge/bridge-nf-call-{which}");
@@ -162,6 +166,9 @@ pub async fn containers_of_one_bridge_reach_each_other_and_themselves<P: Hosted>
                 assert_eq!(e.kind(), std::io::ErrorKind::NotFound, "{e}");
             }
         }
+        if parted {
+            w.put.part_containers();
+        }
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let front = w.serving(protocol, &["a", "b"]).await;
             for own in [front.backends[0].address, front.backends[1].address] {
@@ -169,10 +176,13 @@ pub async fn containers_of_one_bridge_reach_each_other_and_themselves<P: Hosted>
                 for _ in 0..6 {
                     match w.put.dial(own, front.address(), protocol, PATIENCE).await {
                         Dialed::Answered(_, by) => met.insert(by),
-                        other => panic!("{own} by {protocol}, filtered {filtered}: {}", other.word()),
+                        other => panic!(
+                            "{own} by {protocol}, filtered {filtered}, parted {parted}: {}",
+                            other.word()
+                        ),
                     };
                 }
-                assert_eq!(met.len(), 2, "{own} by {protocol}, filtered {filtered}");
+                assert_eq!(met.len(), 2, "{own} by {protocol}, filtered {filtered}, parted {parted}");
             }
         }
     }

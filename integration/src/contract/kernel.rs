@@ -99,6 +99,10 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> Kernel<K, V6, ON_NODE>
         let node = hosts.add("node")?;
         node.forwards()?;
         let everything = lab::everything(V6);
+        // As the overlay sets it: a way around the node would be a way around its translation.
+        for which in ["all", "default"] {
+            node.sysctl(&format!("net/ipv4/conf/{which}/send_redirects"), "0")?;
+        }
         // Every refusal is told, as far as these settings reach (icmp(7)).
         node.sysctl("net/ipv4/icmp_ratemask", "0")?;
         node.sysctl("net/ipv6/icmp/ratelimit", "0")?;
@@ -238,6 +242,15 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> Hosted for Kernel<K, V
 
     fn clients(&self) -> &Host {
         &self.clients
+    }
+
+    fn part_containers(&self) {
+        // The half that all instances are in goes before the whole network, which is on the link.
+        let whole = Self::at(44, 0);
+        let half = lab::net::network(whole.ip(), whole.prefix() + 1);
+        for container in &self.containers {
+            container.route(half, address(V6, 44, 1)).expect("a new route");
+        }
     }
 
     fn addresses(&self) -> Vec<IpAddr> {

@@ -6,13 +6,14 @@
 
 mod operations;
 mod parts;
+mod planes;
 mod stop;
 mod watching;
 
 use crate::{
     admin::{AdminError, AdminHandle, AdminServer},
     config::Config,
-    dataplane::{AnyDataPlane, PlaneError, userspace::UserspacePlane},
+    dataplane::{DataPlane, PlaneError},
     events::{self, EventLog},
     health::HealthHandle,
     overlay,
@@ -68,6 +69,8 @@ pub struct App {
     writer_task: JoinHandle<()>,
     leftovers: stop::Owned,
     events: JoinHandle<()>,
+    /// Whether the data plane serves on without the agent.
+    stays: bool,
 }
 
 impl App {
@@ -118,7 +121,8 @@ impl App {
             },
         );
 
-        let plane = AnyDataPlane::from(UserspacePlane::start(parts::userspace(config))?);
+        let plane = planes::start(config)?;
+        let stays = plane.capabilities().survives_restart;
         let reconcile_config = ReconcileConfig::new(parts::node_facts(config), parts::policy(config));
         let (complete, synced) = watch::channel(false);
         // Owned from here on: should a later part not start, it must not live on with its handles.
@@ -172,7 +176,7 @@ impl App {
         };
         let files = config.sources.files.clone().map(watch);
         tracing::info!(node = %config.node.name, gossip = %control.address(), "the agent runs");
-        Ok(App { running, admin, files, writer_task, leftovers, events })
+        Ok(App { running, admin, files, writer_task, leftovers, events, stays })
     }
 
     /// Resolves when a part has ended that the agent cannot do without, which only a defect makes; says which.
@@ -183,7 +187,8 @@ impl App {
         }
     }
 
-    /// Stops in order: takes no new work, tells the mesh, lets flows end for a moment, then closes everything.
+    /// Stops in order: takes no new work, tells the mesh, lets flows end for a moment, then closes everything. A data
+    /// plane of the kernel is left as it is, for the next run to find.
     pub async fn stop(self) {
         tracing::info!("stopping");
         if let Some(files) = self.files {
@@ -195,8 +200,10 @@ impl App {
         // Gone for sure: it holds all the handles.
         let _ = self.events.await;
         self.running.control.shutdown().await;
-        stop::until_idle(&self.running.reconcile).await;
-        if let Err(error) = self.running.reconcile.shutdown(true).await {
+        if !self.stays {
+            stop::until_idle(&self.running.reconcile).await;
+        }
+        if let Err(error) = self.running.reconcile.shutdown(!self.stays).await {
             tracing::warn!(%error, "the data plane left something behind");
         }
         self.writer_task.abort();

@@ -75,6 +75,17 @@ pub(super) fn policy(config: &Config) -> Policy {
     Policy { publish, families }
 }
 
+#[cfg(feature = "nftables")]
+pub(super) fn nftables(config: &Config) -> crate::dataplane::nftables::NftablesConfig {
+    let overlay = overlay(config);
+    crate::dataplane::nftables::NftablesConfig {
+        node: config.node.name.clone(),
+        vip_cidrs: config.vip_cidr.clone(),
+        bridge: overlay.as_ref().map(|overlay| overlay.bridge.clone()),
+        overlay: overlay.map(|overlay| overlay.networks).unwrap_or_default(),
+    }
+}
+
 pub(super) fn userspace(config: &Config) -> UserspaceConfig {
     let chosen = &config.userspace;
     UserspaceConfig {

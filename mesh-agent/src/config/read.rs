@@ -76,9 +76,10 @@ fn find<'a>(section: Option<&Map<'a>>, key: &'static str) -> Option<Field<'a>> {
 fn plane(text: &str) -> Result<PlaneChoice, &'static str> {
     match text {
         "auto" => Ok(PlaneChoice::Auto),
+        "nftables" if cfg!(feature = "nftables") => Ok(PlaneChoice::Nftables),
         "userspace" => Ok(PlaneChoice::Userspace),
-        "nftables" | "ebpf" | "ipvs" => Err("is not in this build: use auto or userspace"),
-        _ => Err("is no data plane: use auto or userspace"),
+        "nftables" | "ebpf" | "ipvs" => Err("is not in this build: use auto, nftables or userspace"),
+        _ => Err("is no data plane: use auto, nftables or userspace"),
     }
 }
 

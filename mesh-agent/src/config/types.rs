@@ -105,6 +105,8 @@ pub struct ClusterConfig {
 pub enum PlaneChoice {
     /// The best that this build and host have.
     Auto,
+    /// nf_tables of the kernel; needs root.
+    Nftables,
     /// The userspace proxy; needs no privileges.
     Userspace,
 }

@@ -9,11 +9,17 @@ use super::{
 };
 use crate::plan::{Op, Table};
 
+#[cfg(feature = "nftables")]
+use super::nftables::NftablesPlane;
+
 /// Any data plane. An enum rather than a trait object: the set is closed and the calls stay plain `async fn`s.
 #[derive(Debug)]
 pub enum AnyDataPlane {
     /// The reference in memory.
     Fake(FakePlane),
+    /// Maps of the kernel's nf_tables.
+    #[cfg(feature = "nftables")]
+    Nftables(Box<NftablesPlane>),
     /// The proxy that needs no privileges.
     Userspace(UserspacePlane),
 }
@@ -23,6 +29,8 @@ macro_rules! each {
     ($any:expr, $plane:ident => $call:expr) => {
         match $any {
             AnyDataPlane::Fake($plane) => $call,
+            #[cfg(feature = "nftables")]
+            AnyDataPlane::Nftables($plane) => $call,
             AnyDataPlane::Userspace($plane) => $call,
         }
     };
@@ -71,5 +79,12 @@ impl From<FakePlane> for AnyDataPlane {
 impl From<UserspacePlane> for AnyDataPlane {
     fn from(plane: UserspacePlane) -> Self {
         AnyDataPlane::Userspace(plane)
+    }
+}
+
+#[cfg(feature = "nftables")]
+impl From<NftablesPlane> for AnyDataPlane {
+    fn from(plane: NftablesPlane) -> Self {
+        AnyDataPlane::Nftables(Box::new(plane))
     }
 }

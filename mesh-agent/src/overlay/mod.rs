@@ -10,6 +10,8 @@ mod handle;
 pub mod leases;
 mod measure;
 pub mod plan;
+#[cfg(feature = "nftables")]
+pub mod returns;
 pub mod step;
 pub mod sysctls;
 mod task;

@@ -18,6 +18,8 @@ pub(super) struct Worker {
     config: OverlayConfig,
     rtnl: Rtnl,
     containers: Containers,
+    #[cfg(feature = "nftables")]
+    returns: super::returns::Returns,
     /// The families of which it is known what this node should have: its own subnet was confirmed once in this run, or
     /// there are none. Of the others nothing is touched, so that a restart leaves all as it was.
     settled: BTreeSet<Family>,
@@ -35,8 +37,15 @@ pub(super) struct Pass {
 impl Worker {
     pub(super) fn new(config: OverlayConfig) -> std::io::Result<Worker> {
         let settled = [Family::V4, Family::V6].into_iter().filter(|f| !config.has(*f)).collect();
-        let rtnl = Rtnl::open()?;
-        Ok(Worker { config, rtnl, containers: Containers::default(), settled, stands: None })
+        Ok(Worker {
+            rtnl: Rtnl::open()?,
+            containers: Containers::default(),
+            #[cfg(feature = "nftables")]
+            returns: super::returns::Returns::open(config.networks.clone())?,
+            config,
+            settled,
+            stands: None,
+        })
     }
 
     /// Whether anything of what stands would be another with `snapshot`.
@@ -67,6 +76,15 @@ impl Worker {
         let (done, failed) = self.containers.repair(&mut self.rtnl, ground)?;
         applied.done.extend(done);
         applied.failed.extend(failed);
+        #[cfg(feature = "nftables")]
+        match self.returns.ensure(&applied.plan) {
+            Ok(false) => {}
+            Ok(true) => applied.done.push("the way back of flows from other nodes".into()),
+            Err(error) => applied.failed.push(format!(
+                "the way back of flows that come in at other nodes: {error}: clients of ports published there are \
+                 not served by endpoints of this node (needs nf_tables and Linux 5.16)"
+            )),
+        }
         let stands = (applied.plan.clone(), applied.underlay.clone());
         let new = self.stands.as_ref() != Some(&stands);
         self.stands = Some(stands);

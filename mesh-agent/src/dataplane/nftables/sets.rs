@@ -42,8 +42,8 @@ pub(super) const SAME: &str = "same-device";
 /// VIPs in use, which answer ping.
 pub(super) const VIPS: &str = "vips";
 
-/// The mark of a connection that is to be reset: under the mesh's mask, out of the way of the marks of nodes.
-pub const RESET: u32 = 0x4dff_fffe;
+/// The mark of a connection that is to be reset; not one of those that the overlay's return path knows.
+pub const RESET: u32 = 0x4e52_5354;
 
 /// The sets that are always there.
 pub(super) fn sets(layout: &Layout) -> Vec<Set> {

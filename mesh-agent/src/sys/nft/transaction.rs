@@ -38,6 +38,8 @@ pub enum HookKind {
     Filter,
     /// Sees the first packet of every flow.
     Nat,
+    /// Sees every packet of this host's own, which is routed again when its mark changes.
+    Route,
 }
 
 /// Where a base chain is hooked in.
@@ -177,6 +179,7 @@ unsafe impl NlMsg for ChainMessage<'_> {
                 let kind = match hook.kind {
                     HookKind::Filter => c"filter",
                     HookKind::Nat => c"nat",
+                    HookKind::Route => c"route",
                 };
                 sys::nftnl_chain_set_str(chain, sys::NFTNL_CHAIN_TYPE as u16, kind.as_ptr());
                 let accept = libc::NF_ACCEPT.unsigned_abs();

@@ -1,0 +1,309 @@
+//! The way back of flows that came in at another node with their client's own address: through that node, where the
+//! flow was translated. Shared by every data plane that keeps the client's address.
+//!
+//! ```text
+//! ingress node:  client → node:8080 ─ dnat ─▶ 10.244.2.5:80 ─ mesh-vx ─▶ backend's node
+//! backend's node: in by mesh-vx, source not of the overlay: ct mark = number of the VTEP it came from
+//!                 answer of such a flow: mark = ct mark ─ ip rule ─▶ table 77 ─▶ mesh-vx
+//!                 egress of mesh-vx: destination MAC = that VTEP's, mark = 0 ─▶ VXLAN ─▶ ingress node
+//! ```
+//!
+//! The number of rules does not grow with the nodes: two maps do. The mark has to be cleared on the way out, or the
+//! outer packet would take the same route again. Routes and the rule are the overlay's own ([`super::plan`]).
+
+use super::plan::{OverlayPlan, Peer, RETURN_MARK, RETURN_MASK};
+use crate::sys::{
+    nft::{Data, Element, Expr, Family, Holds, Hook, HookKind, Kind, Nft, Set, Table, Transaction, reg},
+    rtnl::Mac,
+};
+use ipnetwork::IpNetwork;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+/// The name of our tables.
+pub const TABLE: &str = "mesh-agent-overlay";
+/// VTEP → mark, in the inet table.
+const VTEPS: &str = "vteps";
+/// Mark → VTEP, in the netdev table.
+const MACS: &str = "macs";
+/// Changes with the rules: those of another version are laid anew.
+const VERSION: &str = "1";
+
+/// The marks of peers by link-layer address.
+pub type Marks = BTreeMap<Mac, u32>;
+
+/// The mark of every peer: the one it has, else the first free from a number of its own on. Pure.
+#[must_use]
+pub fn marks(held: &Marks, peers: &[Peer]) -> Marks {
+    let macs: BTreeSet<Mac> = peers.iter().map(|peer| peer.mac).collect();
+    let mut marks: Marks =
+        held.iter().filter(|(mac, _)| macs.contains(*mac)).map(|(m, v)| (*m, *v)).collect();
+    let mut used: BTreeSet<u32> = marks.values().copied().collect();
+    for mac in macs {
+        if !marks.contains_key(&mac) {
+            let Mac([.., a, b, c]) = mac;
+            let own = u32::from_be_bytes([0, a, b, c]);
+            let numbers = (0..=!RETURN_MASK).map(|n| RETURN_MARK | (own.wrapping_add(n) & !RETURN_MASK));
+            if let Some(mark) = numbers.into_iter().find(|mark| !used.contains(mark)) {
+                used.insert(mark);
+                marks.insert(mac, mark);
+            }
+        }
+    }
+    marks
+}
+
+type Rules = Vec<(&'static str, Vec<Expr>)>;
+
+fn name(device: &str) -> Vec<u8> {
+    let mut bytes = device.as_bytes().to_vec();
+    bytes.resize(libc::IFNAMSIZ, 0);
+    bytes
+}
+
+/// Goes on only when the register's mark is one of ours; leaves the mark in `reg`, uses the one after it.
+fn ours(word: u32) -> [Expr; 2] {
+    let mask = RETURN_MASK.to_ne_bytes();
+    [Expr::mask(reg(word), reg(word + 1), &mask), Expr::cmp(reg(word + 1), true, &RETURN_MARK.to_ne_bytes())]
+}
+
+/// Notes by which VTEP a foreign flow came in, one rule for each family of the overlay.
+fn arrivals(device: &str, networks: &[IpNetwork]) -> Rules {
+    networks
+        .iter()
+        .map(|network| {
+            let (proto, offset, len) = match network {
+                IpNetwork::V4(_) => (2_u8, 12, 4),
+                IpNetwork::V6(_) => (10, 8, 16),
+            };
+            let (base, mask) = match network {
+                IpNetwork::V4(n) => (n.network().octets().to_vec(), n.mask().octets().to_vec()),
+                IpNetwork::V6(n) => (n.network().octets().to_vec(), n.mask().octets().to_vec()),
+            };
+            // NF_CT_STATE_BIT(IP_CT_NEW).
+            let new = 8_u32.to_ne_bytes();
+            let rule = vec![
+                Expr::meta(reg(0), libc::NFT_META_IIFNAME),
+                Expr::cmp(reg(0), true, &name(device)),
+                Expr::meta(reg(0), libc::NFT_META_NFPROTO),
+                Expr::cmp(reg(0), true, &[proto]),
+                Expr::network(reg(0), offset, len),
+                Expr::mask(reg(0), reg(0), &mask),
+                Expr::cmp(reg(0), false, &base),
+                Expr::ct(reg(0), libc::NFT_CT_STATE),
+                Expr::mask(reg(0), reg(0), &new),
+                Expr::cmp(reg(0), false, &[0; 4]),
+                Expr::link(reg(0), 6, 6),
+                Expr::map(reg(0), reg(2), VTEPS),
+                Expr::set_ct(reg(2), libc::NFT_CT_MARK),
+            ];
+            ("came in at another node", rule)
+        })
+        .collect()
+}
+
+/// Marks answers of such flows.
+fn answers(device: Option<&str>) -> Rules {
+    let mut rule = Vec::new();
+    if let Some(device) = device {
+        rule.push(Expr::meta(reg(0), libc::NFT_META_IIFNAME));
+        rule.push(Expr::cmp(reg(0), false, &name(device)));
+    }
+    rule.push(Expr::ct(reg(0), libc::NFT_CT_MARK));
+    rule.extend(ours(0));
+    // IP_CT_DIR_REPLY.
+    rule.extend([Expr::ct(reg(1), libc::NFT_CT_DIRECTION), Expr::cmp(reg(1), true, &[1])]);
+    rule.push(Expr::set_meta(reg(0), libc::NFT_META_MARK));
+    vec![("goes back there", rule)]
+}
+
+/// Sends marked packets to the VTEP they belong to.
+fn departures() -> Rules {
+    let mut known = vec![Expr::meta(reg(0), libc::NFT_META_MARK)];
+    known.extend(ours(0));
+    known.extend([Expr::map(reg(0), reg(2), MACS), Expr::set_link(reg(2), 0, 6)]);
+    let mut marked = vec![Expr::meta(reg(0), libc::NFT_META_MARK)];
+    marked.extend(ours(0));
+    marked.extend([Expr::immediate(reg(0), &[0; 4]), Expr::set_meta(reg(0), libc::NFT_META_MARK)]);
+    vec![("to the node it came from", known), ("the outer packet takes the usual way", marked)]
+}
+
+struct Chain {
+    name: &'static str,
+    hook: Hook,
+    rules: Rules,
+}
+
+/// The tables, each with its map and its chains.
+fn tables(device: &str, networks: &[IpNetwork]) -> [(Table, Set, Vec<Chain>); 2] {
+    let hook = |kind, number, device: Option<&str>| {
+        // The priority of mangle tables: after conntrack, before NAT.
+        Hook { kind, number, priority: -150, device: device.map(str::to_owned) }
+    };
+    let mut prerouting = arrivals(device, networks);
+    prerouting.extend(answers(Some(device)));
+    let inet = vec![
+        Chain {
+            name: "prerouting",
+            hook: hook(HookKind::Filter, libc::NF_INET_PRE_ROUTING, None),
+            rules: prerouting,
+        },
+        Chain {
+            name: "output",
+            hook: hook(HookKind::Route, libc::NF_INET_LOCAL_OUT, None),
+            rules: answers(None),
+        },
+    ];
+    // NF_NETDEV_EGRESS, since 5.16.
+    let egress =
+        vec![Chain { name: "egress", hook: hook(HookKind::Filter, 1, Some(device)), rules: departures() }];
+    let vteps = Set::new(VTEPS, &[Kind::Ether], Holds::Data(&[Kind::Mark]));
+    let macs = Set::new(MACS, &[Kind::Mark], Holds::Data(&[Kind::Ether]));
+    [(Table::new(Family::Inet, TABLE), vteps, inet), (Table::new(Family::Netdev, TABLE), macs, egress)]
+}
+
+/// Elements of the two maps.
+fn elements(marks: &Marks) -> [Vec<Element>; 2] {
+    let of = |key: &[u8], data: &[u8]| Element {
+        key: key.to_vec(),
+        data: Some(Data::Bytes(data.to_vec())),
+        ..Element::default()
+    };
+    let there = marks.iter().map(|(mac, mark)| of(&mac.0, &mark.to_ne_bytes()));
+    let back = marks.iter().map(|(mac, mark)| of(&mark.to_ne_bytes(), &mac.0));
+    [there.collect(), back.collect()]
+}
+
+/// What the maps hold.
+fn held(nft: &mut Nft) -> io::Result<Marks> {
+    let read = |element: Element| {
+        let mac = element.key.first_chunk::<6>().copied().map(Mac)?;
+        let Some(Data::Bytes(data)) = element.data else { return None };
+        Some((mac, u32::from_ne_bytes(*data.first_chunk()?)))
+    };
+    let elements = nft.elements(&Table::new(Family::Inet, TABLE), VTEPS)?;
+    Ok(elements.into_iter().filter_map(read).collect())
+}
+
+/// The return path of one network namespace.
+#[derive(Debug)]
+pub struct Returns {
+    nft: Nft,
+    networks: Vec<IpNetwork>,
+}
+
+impl Returns {
+    /// Opens its socket in the calling thread's namespace; `networks` are the overlay's.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open(networks: Vec<IpNetwork>) -> io::Result<Returns> {
+        Ok(Returns { nft: Nft::open()?, networks })
+    }
+
+    /// Brings the kernel to what `plan` needs; whether anything had to change. Nothing is written when nothing did.
+    ///
+    /// # Errors
+    /// What the kernel says: `EOPNOTSUPP` of one before 5.16, which has no egress hook.
+    pub fn ensure(&mut self, plan: &OverlayPlan) -> io::Result<bool> {
+        let held = held(&mut self.nft)?;
+        let marks = marks(&held, &plan.peers);
+        let wanted = elements(&marks);
+        let tables = tables(&plan.vxlan.name, &self.networks);
+        let mut batch = Transaction::new();
+        let mut changed = false;
+        for ((table, set, chains), wanted) in tables.iter().zip(&wanted) {
+            if !self.sound(table, chains)? {
+                lay(&mut batch, table, set, chains);
+                batch.add_elements(table, &set.name, wanted.iter());
+                changed = true;
+                continue;
+            }
+            let have = self.nft.elements(table, &set.name)?;
+            let out: Vec<&Element> = have.iter().filter(|e| !wanted.contains(e)).collect();
+            let into: Vec<&Element> = wanted.iter().filter(|e| !have.contains(e)).collect();
+            changed |= !(out.is_empty() && into.is_empty());
+            batch.delete_elements(table, &set.name, out.into_iter());
+            batch.add_elements(table, &set.name, into.into_iter());
+        }
+        if changed {
+            self.nft.commit(batch)?;
+        }
+        Ok(changed)
+    }
+
+    /// Whether chains and rules are there and ours.
+    fn sound(&mut self, table: &Table, chains: &[Chain]) -> io::Result<bool> {
+        let mut rules: BTreeMap<String, Vec<String>> =
+            self.nft.chains(table)?.into_iter().map(|name| (name, Vec::new())).collect();
+        for rule in self.nft.rules(table)? {
+            rules.entry(rule.chain).or_default().push(rule.comment);
+        }
+        let comments =
+            |chain: &Chain| chain.rules.iter().map(|(text, _)| comment(text)).collect::<Vec<String>>();
+        Ok(rules.len() == chains.len()
+            && chains.iter().all(|chain| rules.get(chain.name) == Some(&comments(chain))))
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn teardown(&mut self) -> io::Result<()> {
+        let mut batch = Transaction::new();
+        for family in [Family::Inet, Family::Netdev] {
+            batch.delete_table(&Table::new(family, TABLE));
+        }
+        self.nft.commit(batch)
+    }
+}
+
+fn comment(text: &str) -> String {
+    format!("{text} (mesh-agent {VERSION})")
+}
+
+fn lay(batch: &mut Transaction, table: &Table, set: &Set, chains: &[Chain]) {
+    batch.delete_table(table);
+    batch.add_table(table);
+    batch.add_set(table, set);
+    for chain in chains {
+        batch.add_chain(table, chain.name, Some(&chain.hook));
+        for (text, expressions) in &chain.rules {
+            batch.add_rule(table, chain.name, expressions, &comment(text));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::overlay::vtep;
+    use mesh_control::model::Name;
+
+    fn peers(count: u32) -> Vec<Peer> {
+        let peer = |n: u32| {
+            let node = Name::new(&format!("node-{n}")).unwrap();
+            let [_, a, b, c] = n.to_be_bytes();
+            Peer { mac: vtep::vtep(&node), node, underlay: [192, a, b, c].into(), subnets: Vec::new() }
+        };
+        (0..count).map(peer).collect()
+    }
+
+    #[test]
+    fn every_peer_has_a_mark_of_its_own_and_keeps_it() {
+        let (few, many) = (peers(3), peers(5000));
+        let first = marks(&Marks::new(), &few);
+        let all = marks(&first, &many);
+        assert_eq!(all.len(), 5000);
+        assert_eq!(all.values().collect::<BTreeSet<_>>().len(), 5000);
+        assert!(all.values().all(|mark| mark & RETURN_MASK == RETURN_MARK));
+        assert!(first.iter().all(|(mac, mark)| all[mac] == *mark));
+        assert_eq!(marks(&all, &few), first, "who is gone has none");
+        let mut twin = few[0].clone();
+        twin.mac.0[1] ^= 1;
+        let both = marks(&first, &[few[0].clone(), twin.clone()]);
+        assert_ne!(both[&few[0].mac], both[&twin.mac]);
+    }
+}
