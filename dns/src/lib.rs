@@ -64,6 +64,6 @@ pub use explain::{
 };
 pub use forward::ForwardError;
 pub use scope::Scope;
-pub use server::{AnswerSource, DnsHandle, DnsServer, Lookup, LookupError, LookupRecord, LookupReply};
+pub use server::{AnswerSource, DnsHandle, DnsServer, Lookup, LookupError, LookupRecord, LookupReply, port_owner};
 pub use view::DnsView;
 pub use zone::{Zone, ZoneError};

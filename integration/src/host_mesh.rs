@@ -30,12 +30,13 @@ pub struct HostMesh {
 }
 
 impl HostMesh {
-    /// Starts an agent on every node of `lab` (`binary`: [`crate::agent_binary!`]). `configure` gives what a node's
-    /// configuration file says besides the node, the cluster, the admin socket, and where DNS and metrics listen.
+    /// Starts an agent on every node of `lab` (`binary`: [`crate::agent_binary!`]). `configure` gives what the
+    /// configuration file of the node with these addresses says besides the node, the cluster, the admin socket, and
+    /// where DNS and metrics listen.
     ///
     /// # Errors
     /// When something cannot be started.
-    pub fn start(lab: Lab, binary: &Path, configure: impl Fn(&Place) -> String) -> Result<HostMesh> {
+    pub fn start(lab: Lab, binary: &Path, configure: impl Fn([IpAddr; 2]) -> String) -> Result<HostMesh> {
         let folder = tempfile::Builder::new().prefix("mesh-test-").tempdir()?;
         let services = folder.path().join("services");
         let private = |path: &Path| DirBuilder::new().mode(0o700).create(path);
@@ -69,13 +70,23 @@ impl HostMesh {
                 place.socket.display(),
                 place.metrics(),
                 services.display(),
-                configure(place),
+                configure([v4, v6]),
             );
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&place.config)?;
             file.write_all(text.as_bytes())?;
         }
         let agents = Agents::start(binary, nodes, &services, key, folder)?;
         Ok(HostMesh { agents, instances: Instances::default(), lab })
+    }
+
+    /// Puts a host on the overlay of node `i` by `mesh-agent attach`; its addresses.
+    ///
+    /// # Errors
+    /// When the agent refuses.
+    pub async fn attach(&self, i: usize, host: &Host) -> Result<Vec<IpAddr>> {
+        let attached = self.cli(i, &["--json", "attach", "--netns", &host.path()]).await?.code(0)?.json()?;
+        let addresses = attached["addresses"].as_array().context("no addresses")?;
+        addresses.iter().map(|a| Ok(a.as_str().context("no text")?.parse()?)).collect()
     }
 
     /// Starts an instance in a host: a whoami for `tcp`, an echo for `udp`. It says that it is on `node`. The handle

@@ -5,10 +5,12 @@
 
 pub mod admin;
 pub mod app;
+pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod demo;
+pub mod doctor;
 pub mod events;
 pub mod health;
 pub mod overlay;

@@ -22,6 +22,7 @@ mod tcp;
 mod udp;
 
 pub use lookup::{AnswerSource, Lookup, LookupError, LookupRecord, LookupReply};
+pub use owner::owner as port_owner;
 
 use crate::{
     answer::AnswerOptions,

@@ -12,8 +12,9 @@ use std::{
 const LISTEN: &str = "0A";
 
 /// The name and the id of a process with a socket that keeps others off this address, as `` `dnsmasq` (pid 7) ``.
-/// `protocol` is `UDP` or `TCP`.
-pub(crate) fn owner(address: SocketAddr, protocol: &str) -> Option<String> {
+/// `protocol` is `UDP` or `TCP`. Of the network namespace that the calling thread is in.
+#[must_use]
+pub fn owner(address: SocketAddr, protocol: &str) -> Option<String> {
     let tables = if protocol == "TCP" { ["tcp", "tcp6"] } else { ["udp", "udp6"] };
     let mut sockets = HashSet::new();
     for table in tables {
@@ -42,17 +43,23 @@ fn holds(process: &Path, sockets: &HashSet<String>) -> bool {
     targets.any(|target| target.to_str().is_some_and(|target| sockets.contains(target)))
 }
 
-/// The inode of the socket in this line of a table, when it is bound to the address or to all of them.
+/// The inode of the socket in this line of a table, when it is bound to the address or one of them is all addresses.
 fn in_the_way(line: &str, wanted: SocketAddr, listening: bool) -> Option<u64> {
     let mut fields = line.split_ascii_whitespace();
     let (address, port) = fields.nth(1)?.split_once(':')?;
     let (address, port) = (ip(address)?, u16::from_str_radix(port, 16).ok()?);
     let state = fields.nth(1)?;
     let inode = fields.nth(5)?.parse().ok()?;
+    let wanted_ip = wanted.ip().to_canonical();
     let meets = port == wanted.port()
-        && (address == wanted.ip().to_canonical() || address.is_unspecified())
+        && (address == wanted_ip || covers(address, wanted_ip) || covers(wanted_ip, address))
         && (!listening || state == LISTEN);
     meets.then_some(inode)
+}
+
+/// The wildcard of IPv6 stands for all of IPv4 too, unless its socket says otherwise, which the tables do not show.
+fn covers(wide: IpAddr, address: IpAddr) -> bool {
+    wide.is_unspecified() && (wide.is_ipv6() || address.is_ipv4())
 }
 
 /// An address as the tables have it: words of 32 bits, in hexadecimal digits, whose octets in memory are the address.
@@ -86,6 +93,8 @@ mod tests {
         let wide = UdpSocket::bind("0.0.0.0:0").unwrap();
         let port = wide.local_addr().unwrap().port();
         assert!(found(SocketAddr::from(([127, 0, 0, 1], port)), "UDP"), "a wildcard is in the way too");
+        let all = SocketAddr::from(([0; 4], udp.local_addr().unwrap().port()));
+        assert!(found(all, "UDP"), "one address is in the way of all");
         if let Ok(six) = TcpListener::bind("[::1]:0") {
             assert!(found(six.local_addr().unwrap(), "TCP"));
         }
@@ -100,6 +109,10 @@ mod tests {
         assert_eq!(in_the_way(&line(&local, "0A"), wanted, true), Some(4711));
         assert_eq!(in_the_way(&line(&local, "01"), wanted, true), None, "a connection");
         assert_eq!(in_the_way(&line(&local, "07"), wanted, false), Some(4711));
+        let all = |port: &str| line(&format!("00000000:{port}"), "07");
+        assert_eq!(in_the_way(&all("0035"), "[::1]:53".parse().unwrap(), false), None, "another family");
+        assert_eq!(in_the_way(&all("0035"), "[::]:53".parse().unwrap(), false), Some(4711), "both families");
+        assert_eq!(in_the_way(&all("0036"), wanted, false), None, "another port");
         for bad in ["", "sl local_address", " 1: 0100007F", &line("é00007F:0035", "0A"), &line(":0035", "0A")]
         {
             assert_eq!(in_the_way(bad, wanted, true), None, "{bad:?}");

@@ -10,7 +10,7 @@ use mesh_agent::{
     dataplane::DataPlane,
     plan::{BackendState, Listen, Table},
 };
-use mesh_control::model::{Family, Protocol};
+use mesh_control::model::{Family, PortRange, Protocol};
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
@@ -58,7 +58,7 @@ pub async fn a_port_published_everywhere_is_open_on_every_address_and_shadows_no
         // Another host's port of the same number: the instance itself.
         let instance = front.backends[0].clone();
         front.frontend.key.listen = Listen::AnyLocal(Family::of(&open.ip()));
-        front.frontend.key.ports = mesh_control::model::PortRange::single(instance.port).expect("a port");
+        front.frontend.key.ports = PortRange::single(instance.port).expect("a port");
         front.backends = vec![w.put.serve("b", 1).await];
         w.set(&front).await;
         let client = w.put.client(1);
@@ -72,6 +72,24 @@ pub async fn a_port_published_everywhere_is_open_on_every_address_and_shadows_no
         let direct = w.reach_at(1, &front, (instance.address, instance.port).into()).await.1;
         assert_eq!(direct, "a", "{protocol}: the port of another host is its own");
         w.unset(&front).await;
+    }
+}
+
+/// Bound to one address of the host, a port is not there on the others.
+pub async fn a_port_published_on_one_address_is_open_there_alone<P: Hosted>() {
+    let mut w = World::<P>::start().await;
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let open = w.put.published();
+        let mut front = w.serving(protocol, &["a"]).await;
+        front.frontend.key.listen = Listen::Address(open.ip());
+        front.frontend.key.ports = PortRange::single(open.port()).expect("a port");
+        w.set(&front).await;
+        assert_eq!(w.reach(1, &front).await.1, "a", "{protocol}");
+        let (client, all) = (w.put.client(1), w.put.addresses());
+        for other in all.into_iter().filter(|ip| *ip != open.ip()) {
+            let dialed = w.put.dial(client, (other, open.port()).into(), protocol, PATIENCE).await;
+            assert!(matches!(dialed, Dialed::Refused), "{protocol} {other}: {}", dialed.word());
+        }
     }
 }
 

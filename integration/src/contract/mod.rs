@@ -82,6 +82,7 @@ macro_rules! contract_suite_hosted {
         $crate::contract_tests! { $fixture;
             hosted::the_backend_sees_the_clients_own_address,
             hosted::a_port_published_everywhere_is_open_on_every_address_and_shadows_no_other,
+            hosted::a_port_published_on_one_address_is_open_there_alone,
             hosted::a_range_of_two_hundred_ports_is_open,
             hosted::a_rolling_update_of_32_instances_fails_nobody,
             hosted::an_idle_connection_is_kept,

@@ -54,6 +54,12 @@ impl Host {
         self.file.as_raw_fd()
     }
 
+    /// The namespace's file, for other processes; it is there while this process has a clone of the host.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.namespace_fd())
+    }
+
     /// Does `work` in the namespace and waits: sockets and processes that it makes are in there for good, tokio's too
     /// when the caller is on a runtime.
     ///

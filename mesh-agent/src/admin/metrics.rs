@@ -7,6 +7,7 @@ use super::{
     call::{Reply, Shared, whole},
     family::{Family, count, number},
     mesh_metrics::mesh,
+    overlay_metrics::overlay,
     process::Process,
     state::Operations,
     wire::endpoint_counts,
@@ -22,6 +23,7 @@ pub(crate) async fn answer(shared: &Shared) -> Reply {
     let known: Vec<String> = families.iter().map(|f| f.name().to_owned()).collect();
     let mut ours = agent(shared.operations.as_ref());
     ours.extend(mesh(shared.operations.as_ref()).into_iter().map(Family::build));
+    ours.extend(overlay(shared.operations.as_ref()).into_iter().map(Family::build));
     ours.extend(plane(&counters));
     ours.extend(process(&Process::read()));
     families.extend(ours.into_iter().filter(|f| !known.iter().any(|k| k == f.name())));

@@ -17,6 +17,7 @@ mod handle;
 mod listen;
 mod mesh_metrics;
 mod metrics;
+mod overlay_metrics;
 mod patient;
 mod probes;
 mod process;

@@ -89,7 +89,7 @@ pub(crate) fn config(command: &ConfigCommand, output: Output) -> Result<(), Fail
     output.print(&format!("{warnings}{}: good, for node {}\n", file.display(), config.node.name))
 }
 
-fn load(path: &Path) -> Result<Config, Failure> {
+pub(super) fn load(path: &Path) -> Result<Config, Failure> {
     // A file that is not there is another mistake than one that is wrong.
     sys::file::open(path).map_err(|e| Failure::new(Code::NoInput, format!("{}: {e}", path.display())))?;
     Config::load(path).map_err(|problems| {

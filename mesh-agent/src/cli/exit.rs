@@ -9,6 +9,8 @@ pub enum Code {
     Failure = 1,
     /// What was named is not there.
     NotFound = 2,
+    /// An agent runs here, which this must not be done under.
+    AgentRuns = 3,
     /// Wrong usage or configuration (EX_USAGE).
     Usage = 64,
     /// The input was refused (EX_DATAERR).

@@ -8,6 +8,7 @@ mod client;
 mod commands;
 mod daemon;
 pub mod exit;
+mod host;
 mod input;
 mod key;
 mod lines;
@@ -65,6 +66,8 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Some(asking) => commands::run(Command::Token(asking), &cli.global, output),
             None => Ok(()),
         },
+        Command::Doctor(args) => host::doctor(&args, &cli.global, output),
+        Command::Cleanup(args) => host::cleanup(&args, &cli.global, output),
         Command::Completion { shell } => output.print(&completion(shell)),
         Command::Version => version(output),
         asking => commands::run(asking, &cli.global, output),

@@ -109,9 +109,9 @@ pub(crate) fn clean(text: &str) -> String {
 /// Green for what works, yellow for what is on its way out, red for what does not.
 fn color_of(text: &str) -> Option<u8> {
     match text {
-        "ready" | "alive" | "yes" | "healthy" | "synced" => Some(32),
-        "draining" | "suspect" | "waiting" => Some(33),
-        "not-ready" | "down" | "left" | "no" | "unhealthy" | "conflict" => Some(31),
+        "ready" | "alive" | "yes" | "healthy" | "synced" | "ok" => Some(32),
+        "draining" | "suspect" | "waiting" | "warn" => Some(33),
+        "not-ready" | "down" | "left" | "no" | "unhealthy" | "conflict" | "fail" => Some(31),
         _ => None,
     }
 }

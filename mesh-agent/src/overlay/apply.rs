@@ -141,14 +141,22 @@ pub fn apply(
 /// # Errors
 /// What the kernel says when it cannot be asked.
 pub fn teardown(rtnl: &mut Rtnl, config: &OverlayConfig) -> io::Result<(Vec<String>, Vec<String>)> {
+    let steps = leftovers(rtnl, config)?;
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    run(rtnl, &steps, &mut done, &mut failed);
+    Ok((done, failed))
+}
+
+/// The steps that [`teardown`] would do.
+///
+/// # Errors
+/// What the kernel says.
+pub fn leftovers(rtnl: &mut Rtnl, config: &OverlayConfig) -> io::Result<Vec<Step>> {
     let observed = observe(rtnl, config, &[])?;
     let alias = observed.bridge.as_ref().and_then(|bridge| bridge.alias.as_deref());
     let parameters: Vec<String> = sysctls::remembered(alias).into_keys().collect();
     let ports: Vec<Link> = ports(rtnl)?.into_iter().map(|(link, _)| link).collect();
-    let steps = removal(&observed, &ports, &read(&parameters)?);
-    let (mut done, mut failed) = (Vec::new(), Vec::new());
-    run(rtnl, &steps, &mut done, &mut failed);
-    Ok((done, failed))
+    Ok(removal(&observed, &ports, &read(&parameters)?))
 }
 
 /// Does the steps; whether any succeeded. After a link was made or removed the rest waits for another look.

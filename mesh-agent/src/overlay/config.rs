@@ -47,6 +47,23 @@ impl OverlayConfig {
     /// Between two probes unless told otherwise.
     pub const PROBE: Duration = Duration::from_secs(60);
 
+    /// Of no network: only the names of the links count, for taking them away.
+    #[must_use]
+    pub fn of_links(bridge: &str, device: &str) -> OverlayConfig {
+        OverlayConfig {
+            networks: Vec::new(),
+            vip_cidrs: Vec::new(),
+            underlay: Addresses::default(),
+            vni: Self::VNI,
+            port: Self::PORT,
+            bridge: bridge.to_owned(),
+            device: device.to_owned(),
+            audit_interval: Self::AUDIT,
+            probe_port: Self::PROBE_PORT,
+            probe_interval: Self::PROBE,
+        }
+    }
+
     /// Whether nodes claim subnets in a family.
     #[must_use]
     pub fn has(&self, family: Family) -> bool {

@@ -36,6 +36,19 @@ impl OverlayStatus {
     }
 }
 
+/// Troubles that are shown at most, of each kind.
+const TROUBLES: usize = 32;
+
+/// The first of many troubles, and how many more there are.
+pub(super) fn few(mut troubles: impl Iterator<Item = String>) -> Vec<String> {
+    let mut few: Vec<String> = troubles.by_ref().take(TROUBLES).collect();
+    let more = troubles.count();
+    if more > 0 {
+        few.push(format!("and {more} more"));
+    }
+    few
+}
+
 /// What the handle asks of the task.
 #[derive(Debug)]
 pub(super) enum Command {

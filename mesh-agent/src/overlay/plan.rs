@@ -146,6 +146,12 @@ impl OverlayPlan {
         };
         for gateway in &self.gateways {
             things.insert(Thing::Address(Address { link: bridge, network: *gateway }));
+            if gateway.is_ipv4() {
+                // A link without an address passes no packet whose sender is elsewhere, however loose rp_filter is
+                // (`fib_validate_source`, no_addr): the subnet's first number, which is nobody's.
+                let network = IpNetwork::from(gateway.network());
+                things.insert(Thing::Address(Address { link: vxlan, network }));
+            }
             things.extend(return_path(Family::of(&gateway.ip()), vxlan));
         }
         for vips in &self.vips {

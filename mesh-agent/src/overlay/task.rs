@@ -3,7 +3,7 @@
 
 use super::{
     config::OverlayConfig,
-    handle::{Command, OverlayHandle, OverlayStatus},
+    handle::{Command, OverlayHandle, OverlayStatus, few},
     measure,
     worker::Worker,
 };
@@ -140,7 +140,7 @@ impl Keeper {
                     }
                 }
                 self.status.error = None;
-                self.status.problems = plan.problems.iter().cloned().chain(pass.applied.failed).collect();
+                self.status.problems = few(plan.problems.iter().cloned().chain(pass.applied.failed));
                 if self.status.plan.as_deref() != Some(&plan) {
                     self.status.plan = Some(Arc::new(plan));
                 }

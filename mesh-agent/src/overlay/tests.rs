@@ -81,6 +81,7 @@ fn a_peer_is_an_entry_a_neighbour_and_a_route() {
         [
             "address 10.128.1.1/24",
             "address fd00:4d:0:1::1/64",
+            "address 10.128.1.0/32",
             &format!("neighbour 10.128.2.1 at {mac}"),
             &format!("neighbour 169.254.77.77 at {RETURN_MAC}"),
             &format!("neighbour fd00:4d:0:2::1 at {mac}"),

@@ -1,14 +1,18 @@
 //! The only code that talks to the kernel beside the data planes.
 
+pub mod clock;
 pub mod conntrack;
 pub mod datagram;
 pub mod ethtool;
 pub mod file;
 pub mod link;
 pub mod netns;
+mod nfnetlink;
 #[cfg(feature = "nftables")]
 pub mod nft;
 pub mod process;
 pub mod rlimit;
 pub mod rtnl;
+pub mod ruleset;
 pub mod sysctl;
+pub mod vxlan;

@@ -31,6 +31,8 @@ async fn counters_are_read_at_the_scrape() {
         r#"mesh_gossip_syncs_total{result="ok"} 3"#.into(),
         r#"mesh_endpoints{state="ready"} 1"#.into(),
         "mesh_services 2".into(),
+        "mesh_overlay_repairs_total 3".into(),
+        r#"mesh_overlay_problems{where="kernel"} 1"#.into(),
         format!(r#"mesh_build_info{{version="{}",node="n1"}} 1"#, env!("CARGO_PKG_VERSION")),
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

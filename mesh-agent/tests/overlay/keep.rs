@@ -53,6 +53,8 @@ fn what_others_break_is_repaired_without_a_restart() {
             "link delete mesh0",
             "address del 10.128.0.1/24 dev mesh0",
             "rule del priority 77",
+            "route del 10.128.1.0/24",
+            "neigh del 10.128.1.1 dev mesh-vx",
             "link set mesh-vx mtu 1000",
             "link set eth0 down",
         ] {

@@ -18,8 +18,19 @@ fn any(like: IpAddr) -> IpAddr {
 
 /// Sends `bytes` over TCP from `client` to `address` in `server`; returns whom the server saw.
 pub(crate) fn tcp(client: &Netns, server: &Netns, address: IpAddr, bytes: usize) -> io::Result<IpAddr> {
+    tcp_through(address, client, server, address, bytes)
+}
+
+/// As [`tcp`], but the client dials the same port of `door`.
+pub(crate) fn tcp_through(
+    door: IpAddr,
+    client: &Netns,
+    server: &Netns,
+    address: IpAddr,
+    bytes: usize,
+) -> io::Result<IpAddr> {
     let listener = server.run(|| TcpListener::bind((address, 0)))??;
-    let at = listener.local_addr()?;
+    let at = SocketAddr::new(door, listener.local_addr()?.port());
     let sent: Vec<u8> = (0..bytes).map(|i| u8::try_from(i % 251).unwrap()).collect();
     std::thread::scope(|scope| {
         let served = scope.spawn(|| -> io::Result<(IpAddr, Vec<u8>)> {

@@ -5,6 +5,7 @@ mod daemon;
 mod dns;
 mod endpoint;
 mod events;
+mod host;
 mod key;
 mod service;
 
@@ -13,6 +14,7 @@ pub use daemon::{ConfigCommand, DemoArgs, DemoPlane, LogArgs, LogFormat, RunArgs
 pub use dns::{DnsArgs, DnsCommand};
 pub use endpoint::{AddArgs, DrainArgs, EndpointCommand, RemoveEndpointArgs};
 pub use events::{EventsArgs, From};
+pub use host::{CleanupArgs, DoctorArgs};
 pub use key::{AddKeyArgs, CreateTokenArgs, JoinArgs, KeyArgs, KeyCommand, TokenCommand};
 pub use service::{ApplyArgs, PublishArgs, Published, ServiceCommand, UnpublishArgs};
 
@@ -40,8 +42,9 @@ pub struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
    0  done
-   1  the agent refused or failed; `status`: not ready
+   1  the agent refused or failed; `status`: not ready; `doctor`: a check failed
    2  not found: no such service, endpoint, node, name or frontend
+   3  an agent runs here: `cleanup` would pull the ground from under it
   64  wrong usage or configuration
   65  the input was refused, as a malformed service file
   66  an input file cannot be read
@@ -128,6 +131,16 @@ pub enum Command {
     /// List the network namespaces on the overlay's bridge
     #[command(after_help = "Example:\n  mesh-agent attachments")]
     Attachments,
+    /// Look at this host for what would keep an agent from its work, each with the fix; changes nothing
+    #[command(
+        after_help = "Exits 1 when a check failed.\n\nExamples:\n  sudo mesh-agent doctor --config /etc/mesh-agent/config.yaml\n  mesh-agent doctor --json | jq '.findings[] | select(.level != \"ok\")'"
+    )]
+    Doctor(DoctorArgs),
+    /// Remove from this network namespace's kernel what an agent made there, and nothing else
+    #[command(
+        after_help = "Exits 3 while an agent runs.\n\nExamples:\n  sudo mesh-agent cleanup --dry-run\n  sudo mesh-agent cleanup"
+    )]
+    Cleanup(CleanupArgs),
     /// Print a completion script
     #[command(after_help = "Example:\n  mesh-agent completion bash > /etc/bash_completion.d/mesh-agent")]
     Completion {

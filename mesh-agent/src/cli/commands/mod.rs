@@ -44,6 +44,8 @@ pub(super) fn run(command: Command, global: &Global, output: Output) -> Result<(
             | Command::Demo(_)
             | Command::Config(_)
             | Command::Token(_)
+            | Command::Doctor(_)
+            | Command::Cleanup(_)
             | Command::Completion { .. }
             | Command::Version => Ok(()),
         }

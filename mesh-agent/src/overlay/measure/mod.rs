@@ -10,7 +10,7 @@ mod verdict;
 mod wire;
 
 use super::{
-    handle::OverlayStatus,
+    handle::{OverlayStatus, few},
     plan::{OverlayPlan, Peer, gateway},
 };
 use crate::sys::{ethtool, rtnl::Kind};
@@ -236,8 +236,7 @@ impl Measurer {
         let wrong = (self.checksums == Checksums::Wrong).then(|| {
             "the hardware below computes wrong checksums inside VXLAN: the offload is off, which costs speed".to_owned()
         });
-        let all: Vec<String> =
-            self.deaf.iter().cloned().chain(wrong).chain(self.troubles.values().cloned()).collect();
+        let all = few(self.deaf.iter().cloned().chain(wrong).chain(self.troubles.values().cloned()));
         self.publish.send_if_modified(|published| {
             let differs = *published != all;
             if differs {

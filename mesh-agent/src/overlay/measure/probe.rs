@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// Questions of one size, each answered within [`WITHIN`] or taken for lost.
+/// So often each size is tried, and so long after it its answer may come.
 const TRIES: usize = 3;
 const WITHIN: Duration = Duration::from_millis(400);
 
@@ -43,58 +43,48 @@ fn headers(address: IpAddr) -> u32 {
 /// Asks for what gets through.
 pub(super) async fn path(ends: &Ends) -> io::Result<Path> {
     let (from, to) = ends.underlay;
-    let underlay = Asker::new(from, to, ends.port).await?;
-    let mut passed = None;
-    if underlay.hears(LEAST).await? {
-        for size in std::iter::once(ends.full).chain(SMALLER.into_iter().filter(|size| *size < ends.full)) {
-            let payload = usize::try_from(size.saturating_sub(headers(to))).unwrap_or_default();
-            if underlay.hears(payload).await? {
-                passed = Some(size);
-                break;
-            }
-        }
-        let least = u32::try_from(LEAST).unwrap_or_default() + headers(to);
-        passed = passed.or(Some(least));
-    }
+    let payload = |packet: u32| usize::try_from(packet.saturating_sub(headers(to))).unwrap_or_default();
+    let smaller = SMALLER.into_iter().filter(|size| *size < ends.full);
+    let sizes: Vec<u32> = std::iter::once(ends.full).chain(smaller).collect();
+    let payloads: Vec<usize> = sizes.iter().map(|size| payload(*size)).chain([LEAST]).collect();
+    let heard = ask_all(from, to, ends.port, &payloads).await?;
+    let least = u32::try_from(LEAST).unwrap_or_default() + headers(to);
+    let underlay = heard.map(|index| sizes.get(index).copied().unwrap_or(least));
     let overlay = match ends.overlay {
-        Some((from, to)) if passed.is_some() => Asker::new(from, to, ends.port).await?.hears(LEAST).await?,
+        Some((from, to)) if underlay.is_some() => ask_all(from, to, ends.port, &[LEAST]).await?.is_some(),
         _ => ends.overlay.is_none(),
     };
-    Ok(Path { underlay: passed, overlay })
+    Ok(Path { underlay, overlay })
 }
 
-struct Asker(UdpSocket);
-
-impl Asker {
-    async fn new(from: IpAddr, to: IpAddr, port: u16) -> io::Result<Asker> {
-        let socket = UdpSocket::bind((from, 0)).await?;
-        never_fragment(&socket, to.is_ipv6())?;
-        socket.connect((to, port)).await?;
-        Ok(Asker(socket))
-    }
-
-    /// Whether a question of so many bytes is answered.
-    async fn hears(&self, size: usize) -> io::Result<bool> {
-        for _ in 0..TRIES {
-            let nonce = rand::random();
-            match self.0.send(&ask(nonce, size)).await {
-                Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => return Ok(false),
-                // A port that nobody listens on, or no route at the moment: as good as lost.
-                Err(_) => continue,
-            }
-            let until = Instant::now() + WITHIN;
-            let mut buffer = [0; LEAST];
-            while let Ok(received) = timeout_at(until, self.0.recv(&mut buffer)).await {
-                match received {
-                    Ok(length) if answers(&buffer[..length], nonce) => return Ok(true),
-                    Ok(_) => {}
-                    Err(_) => break,
-                }
-            }
+/// Asks questions of all `sizes`, the largest first, and returns the index of the largest that was answered.
+async fn ask_all(from: IpAddr, to: IpAddr, port: u16, sizes: &[usize]) -> io::Result<Option<usize>> {
+    let socket = UdpSocket::bind((from, 0)).await?;
+    never_fragment(&socket, to.is_ipv6())?;
+    socket.connect((to, port)).await?;
+    let first: u64 = rand::random();
+    let nonce = |index: usize| first.wrapping_add(index as u64);
+    let mut best = None;
+    for _ in 0..TRIES {
+        for (index, size) in sizes.iter().enumerate().take(best.unwrap_or(sizes.len())) {
+            // What the link does not take, or nobody listens for, is as good as lost.
+            let _refused: io::Result<usize> = socket.send(&ask(nonce(index), *size)).await;
         }
-        Ok(false)
+        let until = Instant::now() + WITHIN;
+        let mut buffer = [0; LEAST];
+        while best != Some(0)
+            && let Ok(received) = timeout_at(until, socket.recv(&mut buffer)).await
+        {
+            // An error is of a question that came back.
+            let Ok(length) = received else { continue };
+            let index = (0..best.unwrap_or(sizes.len())).find(|i| answers(&buffer[..length], nonce(*i)));
+            best = index.or(best);
+        }
+        if best == Some(0) {
+            break;
+        }
     }
+    Ok(best)
 }
 
 /// Answers the questions of those in `known`, for ever.

@@ -1,6 +1,6 @@
 //! A flow as the kernel tracks it, read from the attributes of uapi `linux/netfilter/nfnetlink_conntrack.h`.
 
-use super::wire::{Attributes, Request};
+use crate::sys::nfnetlink::{Attributes, Request};
 use std::net::IpAddr;
 
 /// Bits of [`FlowEntry::status`] (`enum ip_conntrack_status`).

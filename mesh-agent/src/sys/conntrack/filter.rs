@@ -1,14 +1,12 @@
 //! Which flows are meant. The kernel leaves out what it can (CTA_FILTER since 5.8, marks since 3.x); whatever it still
 //! tells is checked here too, so an old kernel is only slower.
 
-use super::{
-    entry::{
-        CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_MARK, CTA_PROTO_DST_PORT,
-        CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_STATUS, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO,
-        CTA_TUPLE_REPLY, FlowEntry, Tuple, family_of,
-    },
-    wire::Request,
+use super::entry::{
+    CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_MARK, CTA_PROTO_DST_PORT, CTA_PROTO_NUM,
+    CTA_PROTO_SRC_PORT, CTA_STATUS, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY,
+    FlowEntry, Tuple, family_of,
 };
+use crate::sys::nfnetlink::Request;
 use std::net::IpAddr;
 
 const CTA_MARK_MASK: u16 = 21;

@@ -7,29 +7,22 @@ mod entry;
 mod filter;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 pub use entry::{Counters, FlowEntry, TcpState, Tuple, status};
 pub use filter::{Family, Filter, Masked, Side};
 
+use super::nfnetlink::{ACK, Channel, DUMP, REQUEST, Request, malformed};
 use entry::{CTA_ID, CTA_MARK, CTA_TIMEOUT};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::io;
-use wire::{Answer, Attributes, Request, messages};
 
+/// `NFNL_SUBSYS_CTNETLINK`
+const SUBSYSTEM: u16 = 1;
 // `IPCTNL_MSG_CT_*`
 const NEW: u16 = 0;
 const GET: u16 = 1;
 const DELETE: u16 = 2;
 const GET_STATS: u16 = 5;
-// `NLM_F_*`
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const DUMP: u16 = 0x300;
 const CTA_MARK_MASK: u16 = 21;
-
-/// The kernel fills at most 32 KiB per datagram of a dump (`netlink_dump`).
-const DATAGRAM: usize = 64 * 1024;
 
 /// How full the table is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,14 +35,12 @@ pub struct Usage {
 
 /// A socket to the connection tracking of one network namespace.
 pub struct Conntrack {
-    socket: Socket,
-    sequence: u32,
-    datagram: Vec<u8>,
+    channel: Channel,
 }
 
 impl std::fmt::Debug for Conntrack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Conntrack").field("sequence", &self.sequence).finish_non_exhaustive()
+        f.debug_struct("Conntrack").finish_non_exhaustive()
     }
 }
 
@@ -59,10 +50,7 @@ impl Conntrack {
     /// # Errors
     /// What the kernel says; `EPROTONOSUPPORT` when it has no netfilter. Requests then need `CAP_NET_ADMIN` there.
     pub fn open() -> io::Result<Conntrack> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Conntrack { socket, sequence: 0, datagram: Vec::with_capacity(DATAGRAM) })
+        Channel::open().map(|channel| Conntrack { channel })
     }
 
     /// Calls `each` for every flow that is meant, as the kernel lists them, a datagram at a time. One that comes or goes
@@ -72,9 +60,9 @@ impl Conntrack {
     /// What the kernel says; `EINVAL` also when it has no conntrack.
     pub fn for_each(&mut self, filter: &Filter, mut each: impl FnMut(FlowEntry)) -> io::Result<()> {
         let Some(family) = filter.family() else { return Ok(()) };
-        let mut request = Request::new(GET, REQUEST | DUMP, family);
+        let mut request = Request::new(SUBSYSTEM, GET, REQUEST | DUMP, family);
         filter.write(&mut request);
-        self.ask(request, |attributes| {
+        self.channel.ask(request, |_, attributes| {
             if let Some(flow) = FlowEntry::read(attributes).filter(|flow| filter.matches(flow)) {
                 each(flow);
             }
@@ -97,10 +85,10 @@ impl Conntrack {
     /// # Errors
     /// What the kernel says; `EBUSY` of a flow that is offloaded.
     pub fn delete(&mut self, flow: &FlowEntry) -> io::Result<bool> {
-        let mut request = Request::new(DELETE, REQUEST | ACK, flow.family());
+        let mut request = Request::new(SUBSYSTEM, DELETE, REQUEST | ACK, flow.family());
         flow.write_key(&mut request);
         request.put_u32(CTA_ID, flow.id);
-        known(self.ask(request, |_| {}))
+        known(self.channel.ask(request, |_, _| {}))
     }
 
     /// Deletes every flow that is meant; how many there were.
@@ -146,7 +134,7 @@ impl Conntrack {
     /// What the kernel says.
     pub fn usage(&mut self) -> io::Result<Usage> {
         let mut usage = None;
-        self.ask(Request::new(GET_STATS, REQUEST | ACK, 0), |attributes| {
+        self.channel.ask(Request::new(SUBSYSTEM, GET_STATS, REQUEST | ACK, 0), |_, attributes| {
             // CTA_STATS_GLOBAL_ENTRIES and CTA_STATS_GLOBAL_MAX_ENTRIES; the latter came with 5.3.
             let figure = |kind| { attributes }.find(|(k, _)| *k == kind).and_then(|(_, v)| v.u32());
             usage = figure(1).map(|entries| Usage { entries, max: figure(2).unwrap_or(0) });
@@ -157,44 +145,17 @@ impl Conntrack {
     /// The kernel compares no id when it changes an entry, so it is read first. A flow that takes the tuple in between
     /// would be changed in its stead.
     fn change(&mut self, flow: &FlowEntry, fill: impl FnOnce(&mut Request)) -> io::Result<bool> {
-        let mut request = Request::new(GET, REQUEST | ACK, flow.family());
+        let mut request = Request::new(SUBSYSTEM, GET, REQUEST | ACK, flow.family());
         flow.write_key(&mut request);
         let mut found = None;
-        let there = known(self.ask(request, |attributes| found = FlowEntry::read(attributes)))?;
+        let there = known(self.channel.ask(request, |_, attributes| found = FlowEntry::read(attributes)))?;
         if !there || found.is_none_or(|found| found.id != flow.id) {
             return Ok(false);
         }
-        let mut request = Request::new(NEW, REQUEST | ACK, flow.family());
+        let mut request = Request::new(SUBSYSTEM, NEW, REQUEST | ACK, flow.family());
         flow.write_key(&mut request);
         fill(&mut request);
-        known(self.ask(request, |_| {}))
-    }
-
-    /// Sends a request and hands out the data of its answer, to the end of it.
-    fn ask(&mut self, mut request: Request, mut each: impl FnMut(Attributes<'_>)) -> io::Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        self.socket.send(request.finish(self.sequence), 0)?;
-        loop {
-            self.datagram.clear();
-            let length = match self.socket.recv(&mut self.datagram, libc::MSG_TRUNC) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
-            };
-            if length > self.datagram.len() {
-                return Err(malformed());
-            }
-            for message in messages(&self.datagram) {
-                match message {
-                    // What is left of a request that failed half way.
-                    Ok((sequence, _)) if sequence != self.sequence => {}
-                    Ok((_, Answer::Data(attributes))) => each(attributes),
-                    Ok((_, Answer::End(0))) => return Ok(()),
-                    Ok((_, Answer::End(error))) => return Err(io::Error::from_raw_os_error(error)),
-                    Ok((_, Answer::Other)) => {}
-                    Err(()) => return Err(malformed()),
-                }
-            }
-        }
+        known(self.channel.ask(request, |_, _| {}))
     }
 }
 
@@ -205,8 +166,4 @@ fn known(answer: io::Result<()>) -> io::Result<bool> {
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(e) => Err(e),
     }
-}
-
-fn malformed() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer on conntrack is cut short")
 }

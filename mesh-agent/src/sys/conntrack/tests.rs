@@ -1,11 +1,11 @@
 //! Against the kernel of this machine, each in a network namespace of its own; and against garbage.
 
-use super::{
-    entry::CTA_ID,
-    wire::{Answer, messages},
-    *,
+use super::{entry::CTA_ID, *};
+use crate::sys::{
+    link::set_up,
+    netns::Netns,
+    nfnetlink::{Answer, messages},
 };
-use crate::sys::{link::set_up, netns::Netns};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
     io::{Read, Write},
@@ -209,10 +209,10 @@ fn the_kernel_leaves_out_what_is_not_meant() {
             ("frontend and backend", v6.tcp_filter(), 1),
         ] {
             // Told by the kernel before we look at it ourselves.
-            let mut request = Request::new(GET, REQUEST | DUMP, filter.family().unwrap());
+            let mut request = Request::new(SUBSYSTEM, GET, REQUEST | DUMP, filter.family().unwrap());
             filter.write(&mut request);
             let mut told = 0;
-            conntrack.ask(request, |_| told += 1).unwrap();
+            conntrack.channel.ask(request, |_, _| told += 1).unwrap();
             assert_eq!((told, conntrack.flows(&filter).unwrap().len()), (count, count), "{name}");
         }
         let mixed = Filter { family: Some(Family::V4), ..v6.tcp_filter() };
@@ -322,9 +322,9 @@ fn dumped() -> Option<Vec<u8>> {
     with_flows("fuzzing of real dumps", |_v4, _v6, mut conntrack| {
         conntrack.flows(&Filter::default()).unwrap();
         // The last datagram is the end of the dump alone; so the request is made once more by hand.
-        let mut request = Request::new(GET, REQUEST | DUMP, 0);
-        conntrack.socket.send(request.finish(u32::MAX), 0).unwrap();
-        datagram = Some(conntrack.socket.recv_from_full().unwrap().0);
+        let mut request = Request::new(SUBSYSTEM, GET, REQUEST | DUMP, 0);
+        conntrack.channel.socket.send(request.finish(u32::MAX), 0).unwrap();
+        datagram = Some(conntrack.channel.socket.recv_from_full().unwrap().0);
     });
     datagram
 }
@@ -358,7 +358,7 @@ fn read_all(bytes: &[u8]) -> usize {
     let mut flows = 0;
     for (count, message) in messages(bytes).enumerate() {
         assert!(count <= bytes.len() / 16, "more messages than fit");
-        if let Ok((_, Answer::Data(attributes))) = message {
+        if let Ok((_, Answer::Data(_, attributes))) = message {
             assert!(attributes.count() <= bytes.len() / 4, "more attributes than fit");
             flows += usize::from(FlowEntry::read(attributes).is_some());
         }
@@ -380,12 +380,12 @@ fn a_request_always_names_its_flow() {
         id: 7,
         zones: [3, 3],
     };
-    let mut request = Request::new(DELETE, REQUEST | ACK, flow.family());
+    let mut request = Request::new(SUBSYSTEM, DELETE, REQUEST | ACK, flow.family());
     flow.write_key(&mut request);
     request.put_u32(CTA_ID, flow.id);
     let bytes = request.finish(9).to_vec();
     let read: Vec<_> = messages(&bytes).collect();
-    let [Ok((9, Answer::Data(attributes)))] = read[..] else { panic!("{read:?}") };
+    let [Ok((9, Answer::Data(_, attributes)))] = read[..] else { panic!("{read:?}") };
     let kinds: Vec<u16> = attributes.map(|(kind, _)| kind).collect();
     // CTA_TUPLE_REPLY, CTA_ZONE, CTA_ID
     assert_eq!(kinds, [2, 18, 12]);

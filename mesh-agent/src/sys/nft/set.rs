@@ -109,6 +109,18 @@ impl Set {
         Set { name, key, holds, ranges: false, timeouts: false, dynamic: false, counts: false }
     }
 
+    /// What `nft` keeps in a set's user data so that it prints its numbers right: the byte order of keys (type 0) and
+    /// data (type 1), 1 for the host's and 2 for big endian.
+    fn byte_orders(&self) -> Vec<u8> {
+        let order = |kinds: &[Kind]| if matches!(kinds, [Kind::Mark]) { 1_u32 } else { 2 };
+        let mut orders = [&[0, 4], order(self.key).to_ne_bytes().as_slice()].concat();
+        if let Holds::Data(kinds) = self.holds {
+            orders.extend([1, 4]);
+            orders.extend(order(kinds).to_ne_bytes());
+        }
+        orders
+    }
+
     fn flags(&self) -> u32 {
         let flags = [
             (self.ranges, libc::NFT_SET_INTERVAL),
@@ -154,6 +166,10 @@ unsafe impl NlMsg for SetMessage<'_> {
                         }
                         Holds::Verdicts => put(sys::NFTNL_SET_DATA_TYPE, 0xffff_ff00),
                     }
+                    let order = self.set.byte_orders();
+                    let len = u32::try_from(order.len()).unwrap_or(0);
+                    let attribute = sys::NFTNL_SET_USERDATA as u16;
+                    sys::nftnl_set_set_data(set, attribute, order.as_ptr().cast(), len);
                     if self.set.ranges && self.set.key.len() > 1 {
                         let lens: Vec<u8> = self.set.key.iter().map(|k| k.len()).collect();
                         let count = u32::try_from(lens.len()).unwrap_or(0);

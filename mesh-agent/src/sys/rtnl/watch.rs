@@ -1,5 +1,7 @@
-//! Word of changes that others make: links, addresses and rules of policy routing.
+//! Word of changes that others make: links, addresses, rules of policy routing, routes of this program and permanent
+//! neighbours.
 
+use super::PROTOCOL;
 use rtnetlink::{
     MulticastGroup,
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
@@ -7,13 +9,32 @@ use rtnetlink::{
 use std::io;
 use tokio::io::unix::AsyncFd;
 
-const GROUPS: [MulticastGroup; 5] = [
+const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Rule,
     MulticastGroup::Ipv6Rule,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Neigh,
 ];
+
+/// Bytes of a notification that are looked at: the header and the fixed part of what it is about.
+const START: usize = 28;
+
+/// Whether a notification is of a thing that may be ours. Hosts have routes and neighbours by the thousands that come
+/// and go.
+fn concerns(start: &[u8; START]) -> bool {
+    // `nlmsg_type`; the numbers are those of linux/rtnetlink.h.
+    match u16::from_ne_bytes([start[4], start[5]]) {
+        // RTM_NEWROUTE, RTM_DELROUTE: `rtm_protocol`.
+        24 | 25 => start[21] == PROTOCOL,
+        // RTM_NEWNEIGH, RTM_DELNEIGH: `ndm_state`, and of it NUD_PERMANENT.
+        28 | 29 => u16::from_ne_bytes([start[24], start[25]]) & 0x80 != 0,
+        _ => true,
+    }
+}
 
 /// Tells that something changed, not what: whoever is told looks for himself, so nothing is kept and nothing is lost.
 #[derive(Debug)]
@@ -47,9 +68,9 @@ impl Watch {
             let mut some = false;
             loop {
                 // What does not fit is cut off, and nobody misses it.
-                let mut start = [0u8; 16];
+                let mut start = [0u8; START];
                 match self.0.get_ref().recv(&mut start.as_mut_slice(), 0) {
-                    Ok(_) => some = true,
+                    Ok(_) => some |= concerns(&start),
                     // Some were lost: there were changes.
                     Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => some = true,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

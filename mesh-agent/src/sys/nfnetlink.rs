@@ -1,13 +1,26 @@
-//! Netlink messages and attributes as bytes (netlink(7); uapi `linux/netlink.h`, `linux/netfilter/nfnetlink.h`).
+//! The netlink of netfilter: its socket, messages and attributes (netlink(7); uapi `linux/netlink.h`,
+//! `linux/netfilter/nfnetlink.h`).
 
-use std::net::IpAddr;
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use std::{io, net::IpAddr, time::Duration};
 
 /// `struct nlmsghdr`: length, type, flags, sequence number, port.
 const HEADER: usize = 16;
 /// `struct nfgenmsg`: family, version 0, resource id.
 const NFGEN: usize = 4;
-/// `NFNL_SUBSYS_CTNETLINK`, the upper byte of a message's type.
-const SUBSYSTEM: u16 = 1;
+// `NLM_F_*`
+pub(super) const REQUEST: u16 = 1;
+pub(super) const ACK: u16 = 4;
+pub(super) const DUMP: u16 = 0x300;
+pub(super) const CREATE: u16 = 0x400;
+// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`
+const BEGIN: u16 = 0x10;
+const END: u16 = 0x11;
+/// The kernel fills at most 32 KiB per datagram of a dump (`netlink_dump`).
+const DATAGRAM: usize = 64 * 1024;
+/// Far beyond any answer of the kernel: only a defect reaches it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const NLA_F_NESTED: u16 = 1 << 15;
 /// Without the two flags an attribute's type can carry.
 const NLA_TYPE_MASK: u16 = 0x3fff;
@@ -16,13 +29,21 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 pub(super) struct Request(Vec<u8>);
 
 impl Request {
-    /// A request of conntrack's `IPCTNL_MSG_CT_*`; `family` is `AF_*`.
-    pub(super) fn new(message: u16, flags: u16, family: u8) -> Request {
+    /// A request to a subsystem (`NFNL_SUBSYS_*`) with its message's number; `family` is `NFPROTO_*`, which those of IP
+    /// share with `AF_*`.
+    pub(super) fn new(subsystem: u16, message: u16, flags: u16, family: u8) -> Request {
         let mut bytes = vec![0; HEADER];
-        bytes[4..6].copy_from_slice(&(SUBSYSTEM << 8 | message).to_ne_bytes());
+        bytes[4..6].copy_from_slice(&(subsystem << 8 | message).to_ne_bytes());
         bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
         bytes.extend([family, 0, 0, 0]);
         Request(bytes)
+    }
+
+    /// An end of a batch; it names its subsystem as the resource.
+    fn edge(message: u16, subsystem: u16) -> Request {
+        let mut request = Request::new(0, message, REQUEST, 0);
+        request.0[HEADER + 2..].copy_from_slice(&subsystem.to_be_bytes());
+        request
     }
 
     /// Adds an attribute. Values are a few bytes here, so lengths fit.
@@ -73,11 +94,98 @@ impl Request {
     }
 }
 
+/// A socket to netfilter in one network namespace.
+pub(super) struct Channel {
+    pub(super) socket: Socket,
+    sequence: u32,
+    datagram: Vec<u8>,
+}
+
+impl Channel {
+    /// Opens one in the calling thread's network namespace. Only the kernel is heard on it.
+    pub(super) fn open() -> io::Result<Channel> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_WITHIN))?;
+        Ok(Channel { socket, sequence: 0, datagram: Vec::with_capacity(DATAGRAM) })
+    }
+
+    /// Sends a request, which asks for a dump or an acknowledgement, and hands out the objects of its answer.
+    pub(super) fn ask(
+        &mut self,
+        mut request: Request,
+        mut each: impl FnMut(u8, Attributes<'_>),
+    ) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.socket.send(request.finish(self.sequence), 0)?;
+        loop {
+            self.receive(0)?;
+            for message in messages(&self.datagram) {
+                match message {
+                    // What is left of a request that failed half way.
+                    Ok((sequence, _)) if sequence != self.sequence => {}
+                    Ok((_, Answer::Data(family, attributes))) => each(family, attributes),
+                    Ok((_, Answer::End(0))) => return Ok(()),
+                    Ok((_, Answer::End(error))) => return Err(io::Error::from_raw_os_error(error)),
+                    Ok((_, Answer::Other)) => {}
+                    Err(()) => return Err(malformed()),
+                }
+            }
+        }
+    }
+
+    /// Sends requests as one batch of a subsystem: all take effect, or none and the first complaint is the error.
+    pub(super) fn batch(&mut self, subsystem: u16, requests: Vec<Request>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        let edges = (Request::edge(BEGIN, subsystem), Request::edge(END, subsystem));
+        for mut request in std::iter::once(edges.0).chain(requests).chain([edges.1]) {
+            self.sequence = self.sequence.wrapping_add(1);
+            bytes.extend_from_slice(request.finish(self.sequence));
+        }
+        self.socket.send(&bytes, 0)?;
+        // The kernel works inside the call that sends: every answer is here.
+        let mut first = None;
+        loop {
+            match self.receive(libc::MSG_DONTWAIT) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                other => other?,
+            }
+            for message in messages(&self.datagram).flatten() {
+                if let (_, Answer::End(error)) = message {
+                    first = first.filter(|e| *e != 0).or(Some(error));
+                }
+            }
+        }
+        match first {
+            Some(0) => Ok(()),
+            Some(error) => Err(io::Error::from_raw_os_error(error)),
+            None => Err(malformed()),
+        }
+    }
+
+    fn receive(&mut self, flags: libc::c_int) -> io::Result<()> {
+        loop {
+            self.datagram.clear();
+            match self.socket.recv(&mut self.datagram, flags | libc::MSG_TRUNC) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Ok(length) if length > self.datagram.len() => return Err(malformed()),
+                other => return other.map(drop),
+            }
+        }
+    }
+}
+
+/// An answer that is none.
+pub(super) fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is cut short")
+}
+
 /// What one message of an answer says.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Answer<'a> {
-    /// The attributes of an entry, or of the table's figures.
-    Data(Attributes<'a>),
+    /// An object: its family and its attributes.
+    Data(u8, Attributes<'a>),
     /// The end, with the error number (0 is well done).
     End(i32),
     /// Anything else.
@@ -109,7 +217,7 @@ fn message(bytes: &[u8]) -> Option<(usize, u32, Answer<'_>)> {
     let answer = match kind {
         2 => Answer::End(error(payload)?),
         3 => Answer::End(error(payload).unwrap_or(0)),
-        kind if kind >> 8 == SUBSYSTEM => Answer::Data(Attributes(payload.get(NFGEN..)?)),
+        kind if kind >> 8 != 0 => Answer::Data(*payload.first()?, Attributes(payload.get(NFGEN..)?)),
         _ => Answer::Other,
     };
     Some((length, sequence, answer))
@@ -151,6 +259,12 @@ impl<'a> Value<'a> {
 
     pub(super) fn u32(self) -> Option<u32> {
         self.bytes().map(u32::from_be_bytes)
+    }
+
+    /// Text, up to a NUL.
+    pub(super) fn text(self) -> String {
+        let text = self.0.split(|byte| *byte == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(text).into_owned()
     }
 
     pub(super) fn u64(self) -> Option<u64> {

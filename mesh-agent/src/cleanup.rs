@@ -1,0 +1,63 @@
+//! `mesh-agent cleanup`: removes from the kernel what an agent made in this network namespace, and nothing else.
+
+use crate::{
+    overlay::{
+        OverlayConfig,
+        apply::{leftovers, teardown},
+    },
+    sys::{
+        rtnl::Rtnl,
+        ruleset::{self, TableName},
+    },
+};
+use std::io;
+
+/// What was removed, or would be, and what could not.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Cleaned {
+    /// In words.
+    pub removed: Vec<String>,
+    /// With the reason.
+    pub failed: Vec<String>,
+}
+
+/// Removes everything from the calling thread's network namespace, the links of these names among it. A kind that fails
+/// keeps no other from going.
+#[must_use]
+pub fn clean(links: &OverlayConfig, dry_run: bool) -> Cleaned {
+    let mut cleaned = Cleaned::default();
+    match tables(dry_run) {
+        Ok(removed) => cleaned.removed.extend(removed),
+        Err(error) => cleaned.failed.push(format!("nftables: {error}")),
+    }
+    if let Err(error) = overlay(links, dry_run, &mut cleaned) {
+        cleaned.failed.push(format!("overlay: {error}"));
+    }
+    cleaned
+}
+
+/// The names of the agent's tables of nf_tables, in whatever family: the data plane's and the overlay's.
+const TABLES: [&str; 2] = ["mesh-agent", "mesh-agent-overlay"];
+
+fn tables(dry_run: bool) -> io::Result<Vec<String>> {
+    let mut tables = Vec::new();
+    for name in TABLES {
+        tables.extend(ruleset::tables(name)?);
+    }
+    if !dry_run {
+        ruleset::delete(&tables)?;
+    }
+    Ok(tables.iter().map(|TableName { family, name }| format!("table {family} {name}")).collect())
+}
+
+fn overlay(links: &OverlayConfig, dry_run: bool, cleaned: &mut Cleaned) -> io::Result<()> {
+    let mut rtnl = Rtnl::open()?;
+    if dry_run {
+        cleaned.removed.extend(leftovers(&mut rtnl, links)?.iter().map(ToString::to_string));
+        return Ok(());
+    }
+    let (done, failed) = teardown(&mut rtnl, links)?;
+    cleaned.removed.extend(done);
+    cleaned.failed.extend(failed);
+    Ok(())
+}

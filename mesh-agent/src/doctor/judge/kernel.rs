@@ -1,0 +1,122 @@
+//! The kernel, its features and its clock.
+
+use crate::doctor::{
+    facts::{Facts, Need, Probed},
+    finding::{Finding, Level},
+};
+
+/// The netdev egress hook, which gives replies of the routing mesh back to the node they came in on.
+const EGRESS: (u32, u32) = (5, 16);
+/// What the data planes are written for.
+const OLDEST: (u32, u32) = (5, 4);
+/// No clock that is right shows less: 2026-01-01.
+const EARLIEST: u64 = 1_767_225_600;
+
+/// Seconds by which nodes may differ.
+const SKEW: u64 = 60;
+
+pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
+    findings.push(version(&facts.kernel));
+    features(facts, findings);
+    let bpf = facts.bpf;
+    let lacking: Vec<&str> = [(bpf.syscall, "bpf(2)"), (bpf.btf, "BTF"), (bpf.cgroup2, "a mounted cgroup2")]
+        .into_iter()
+        .filter_map(|(there, what)| (!there).then_some(what))
+        .collect();
+    findings.push(match &lacking[..] {
+        [] => Finding::ok("ebpf", "bpf(2), BTF and cgroup2 are there"),
+        lacking => Finding::ok(
+            "ebpf",
+            format!("not there: {}; only the ebpf data plane needs it", lacking.join(", ")),
+        ),
+    });
+    findings.push(Finding::ok(
+        "ipvs",
+        if facts.ipvs { "there" } else { "not loaded; only the ipvs data plane needs it" },
+    ));
+    findings.push(clock(facts));
+}
+
+fn version(release: &str) -> Finding {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        let found = format!("`{release}` is no kernel version");
+        return Finding::with_fix("kernel", Level::Warn, found, "uname -r");
+    };
+    match (major, minor) {
+        old if old < OLDEST => {
+            let found = format!("Linux {release} is older than {}.{}", OLDEST.0, OLDEST.1);
+            Finding::with_fix(
+                "kernel",
+                Level::Warn,
+                found,
+                "boot a newer kernel, or set data_plane: userspace",
+            )
+        }
+        old if old < EGRESS => {
+            let found = format!("Linux {release} has no netdev egress hook");
+            let fix = format!(
+                "boot Linux {}.{} or later to keep the client's address between nodes",
+                EGRESS.0, EGRESS.1
+            );
+            Finding::with_fix("kernel", Level::Warn, found, fix)
+        }
+        _ => Finding::ok("kernel", format!("Linux {release}")),
+    }
+}
+
+fn features(facts: &Facts, findings: &mut Vec<Finding>) {
+    let overlay = if facts.wanted.overlay.is_empty() { Need::No } else { Need::Required };
+    let probes = match &facts.probes {
+        Ok(probes) => probes,
+        Err(why) => {
+            let level = facts.wanted.kernel_plane.missing().max(overlay.missing());
+            let found = format!("the kernel's features cannot be tried: {why}");
+            return findings.push(Finding::with_fix(
+                "features",
+                level.min(Level::Warn),
+                found,
+                "sudo mesh-agent doctor",
+            ));
+        }
+    };
+    for (check, of_overlay, need) in
+        [("nftables", false, facts.wanted.kernel_plane), ("overlay-links", true, overlay)]
+    {
+        let mine: Vec<&Probed> = probes.iter().filter(|p| p.overlay == of_overlay).collect();
+        for probe in &mine {
+            let Some(why) = &probe.missing else { continue };
+            let fix = match probe.module {
+                Some(module) => format!("modprobe {module}"),
+                None => format!("boot Linux {}.{} or later with CONFIG_NETFILTER_EGRESS", EGRESS.0, EGRESS.1),
+            };
+            // Without the hook the rest still works.
+            let level = if probe.module.is_some() { need.missing() } else { need.missing().min(Level::Warn) };
+            findings.push(Finding::with_fix(check, level, format!("no {}: {why}", probe.name), fix));
+        }
+        if mine.iter().all(|probe| probe.missing.is_none()) {
+            let names: Vec<&str> = mine.iter().map(|probe| probe.name).collect();
+            findings.push(Finding::ok(check, names.join(", ")));
+        }
+    }
+}
+
+fn clock(facts: &Facts) -> Finding {
+    let fix = "timedatectl set-ntp true";
+    match facts.clock {
+        clock if clock.unix < EARLIEST => {
+            let found = "the clock is years behind: other nodes' changes look like the future, and this node's are old";
+            Finding::with_fix("clock", Level::Fail, found, fix)
+        }
+        clock if clock.last_written.is_some_and(|last| last > clock.unix + SKEW) => {
+            let found =
+                "the clock is before the time at which the agent last wrote its state: it was set back";
+            Finding::with_fix("clock", Level::Warn, found, fix)
+        }
+        clock if clock.synchronised == Some(false) => {
+            let found = "nothing keeps the clock right (adjtimex); nodes may differ by 60 s at most";
+            Finding::with_fix("clock", Level::Warn, found, fix)
+        }
+        _ => Finding::ok("clock", "in step"),
+    }
+}
