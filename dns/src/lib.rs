@@ -64,6 +64,8 @@ pub use explain::{
 };
 pub use forward::ForwardError;
 pub use scope::Scope;
-pub use server::{AnswerSource, DnsHandle, DnsServer, Lookup, LookupError, LookupRecord, LookupReply, port_owner};
+pub use server::{
+    AnswerSource, DnsHandle, DnsServer, Lookup, LookupError, LookupRecord, LookupReply, port_owner,
+};
 pub use view::DnsView;
 pub use zone::{Zone, ZoneError};

@@ -227,7 +227,7 @@ impl Layout {
     /// Where the DNS of a node answers.
     #[must_use]
     pub fn dns(&self, node: &Node) -> SocketAddr {
-        // In a namespace of its own it takes the port that clients ask by themselves, on the gateway of containers too.
+        // In a namespace of its own it takes the port that clients ask by themselves.
         if self.kernel.is_some() { (node.address, 53).into() } else { node.dns() }
     }
 
@@ -299,29 +299,25 @@ impl Layout {
             None => format!(
                 "data_plane: userspace\n\
                  userspace: {{workers: 1}}\n\
-                 publish: {{addresses: [{address}]}}\n\
-                 dns: {{listen: [\"{}\"]}}\n",
-                self.dns(node)
+                 publish: {{addresses: [{address}]}}\n"
             ),
-            Some(plane) => format!(
-                "data_plane: {}\n\
-                 overlay: {{cidr: [10.88.0.0/16]}}\n\
-                 dns: {{listen: [\"0.0.0.0:{}\"], upstreams: []}}\n",
-                plane.name(),
-                self.dns(node).port()
-            ),
+            Some(plane) => {
+                format!("data_plane: {}\noverlay: {{cidr: [10.88.0.0/16]}}\n", plane.name())
+            }
         };
         format!(
             "node: {{name: {name}, address: {address}}}\n\
              cluster:\n  bind: {gossip}\n  join: [{seeds}]\n  keys: [\"{key}\"]\n\
              vip_cidr: [{vips}]\n\
              {plane}\
+             dns: {{listen: [\"{dns}\"]}}\n\
              admin: {{socket: {socket}}}\n\
              metrics: {{listen: \"{metrics}\"}}\n\
              sources: {{files: {{path: {services}}}}}\n\
              log: {{format: logfmt, level: info}}\n",
             name = node.name,
             gossip = node.gossip(),
+            dns = self.dns(node),
             seeds = seeds.iter().map(|s| format!("\"{s}\"")).collect::<Vec<_>>().join(", "),
             vips = self.vip_cidr,
             socket = node.socket.display(),

@@ -11,14 +11,12 @@ use crate::{
         whoami::Identity,
     },
 };
-use std::{collections::BTreeMap, io, net::Ipv4Addr, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 use tokio::task::AbortHandle;
 
 /// They stay attached as long as their namespaces and nodes are there; the instances end with this.
 pub(super) struct Containers<'a> {
     network: &'a Network,
-    /// The gateway of the containers of each node, by the node's name.
-    pub(super) gateways: BTreeMap<String, Ipv4Addr>,
     instances: Instances,
     running: BTreeMap<String, AbortHandle>,
 }
@@ -30,7 +28,6 @@ impl<'a> Containers<'a> {
         network: &'a Network,
         exe: &Path,
     ) -> Result<Containers<'a>, DemoError> {
-        let mut gateways = BTreeMap::new();
         let nodes = &layout.nodes;
         for instance in layout.services.iter_mut().flat_map(|service| &mut service.instances) {
             let Some(node) = nodes.iter().find(|node| node.name == instance.node) else { continue };
@@ -38,16 +35,15 @@ impl<'a> Containers<'a> {
             let attached: Result<AttachmentJson, _> =
                 ready::call(exe, node, &["attach", "--netns", &netns]).await;
             let attached = attached.map_err(DemoError::Story)?;
-            let (Some(address), Some(gateway)) = (v4(&attached.addresses), v4(&attached.gateways)) else {
+            let Some(address) = attached.addresses.iter().find_map(|text| text.parse().ok()) else {
                 return Err(DemoError::Story(format!(
                     "{}: got no IPv4 address: {attached:?}",
                     instance.name
                 )));
             };
             instance.address = address;
-            gateways.insert(node.name.clone(), gateway);
         }
-        Ok(Containers { network, gateways, instances: Instances::default(), running: BTreeMap::new() })
+        Ok(Containers { network, instances: Instances::default(), running: BTreeMap::new() })
     }
 
     /// Starts an instance in its container.
@@ -68,14 +64,15 @@ impl<'a> Containers<'a> {
         Ok(())
     }
 
+    /// How many have an instance that runs.
+    pub(super) fn count(&self) -> usize {
+        self.running.len()
+    }
+
     /// Ends an instance as a crash would.
     pub(super) fn kill(&mut self, instance: &Instance) {
         if let Some(handle) = self.running.remove(&instance.name) {
             handle.abort();
         }
     }
-}
-
-fn v4(texts: &[String]) -> Option<Ipv4Addr> {
-    texts.iter().find_map(|text| text.parse().ok())
 }

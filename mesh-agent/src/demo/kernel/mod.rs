@@ -53,6 +53,7 @@ async fn serve(
     if !options.json {
         eprintln!("starting {} agents …", layout.nodes.len());
     }
+    let mut tale = Tale::new(options.json);
     agents.start()?;
     agents.until(async || overlay(&layout, exe).await).await?;
     let mut containers = Containers::attach(&mut layout, network, exe).await?;
@@ -65,10 +66,14 @@ async fn serve(
         .map_err(|e| DemoError::System("cannot write the service file", e))?;
     let mut running = agents.until(async || ready::ask(&layout, exe).await).await?;
     running.pids = agents.pids();
-    let mut tale = Tale::new(options.json);
+    tale.say(&format!(
+        "{} agents run, and {} containers hang on their overlay",
+        layout.nodes.len(),
+        containers.count()
+    ));
     let story = Story { layout: &layout, network, vips: &running.vips, exe };
     story.tell(&mut containers, &mut tale).await?;
-    let text = Text { layout: &layout, network, running: &running, gateways: &containers.gateways };
+    let text = Text { layout: &layout, network, running: &running };
     if options.json {
         tale::print(&text.json(&tale.steps));
     } else {

@@ -6,19 +6,13 @@ use crate::demo::{
     print::{self, Running},
 };
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    path::Path,
-};
+use std::{net::IpAddr, path::Path};
 
 /// What there is to say.
 pub(super) struct Text<'a> {
     pub(super) layout: &'a Layout,
     pub(super) network: &'a Network,
     pub(super) running: &'a Running,
-    /// The gateway of the containers of each node.
-    pub(super) gateways: &'a BTreeMap<String, Ipv4Addr>,
 }
 
 impl Text<'_> {
@@ -39,9 +33,6 @@ impl Text<'_> {
         with_netns(&mut told["nodes"]);
         for service in told["services"].as_array_mut().into_iter().flatten() {
             with_netns(&mut service["instances"]);
-        }
-        for node in told["nodes"].as_array_mut().into_iter().flatten() {
-            node["gateway"] = json!(node["name"].as_str().and_then(|name| self.gateways.get(name)));
         }
         told["client"] = json!({"netns": self.netns(CLIENT), "address": CLIENT_ADDRESS});
         told["steps"] = json!(steps);
@@ -73,25 +64,29 @@ impl Text<'_> {
         line(format!("  {CLIENT}  {CLIENT_ADDRESS}  outside\n\n  ls {}*", self.prefix()));
 
         line("\nFrom outside, through any node; `Client:` is the client's own address:".to_owned());
-        for s in layout.services.iter().filter(|s| s.protocol == "tcp") {
+        for s in &layout.services {
             for n in &layout.nodes {
+                let (at, port) = (n.address, s.published);
+                let ask = match s.protocol {
+                    "tcp" => format!("curl -s http://{at}:{port}/"),
+                    _ => format!("bash -c 'exec 3<>/dev/udp/{at}/{port}; echo hello >&3; head -n1 <&3'"),
+                };
                 let none =
                     if s.instances.iter().any(|i| i.node == n.name) { "" } else { "   # no instance here" };
-                line(format!("  {} curl -s http://{}:{}/{none}", into(CLIENT), n.address, s.published));
+                line(format!("  {} {ask}{none}", into(CLIENT)));
             }
         }
-        if let Some(i) = instances().last() {
-            let gateway = self.gateways.get(&i.node).map(ToString::to_string).unwrap_or_default();
+        let (first, last) = (&layout.nodes[0], &layout.nodes[layout.nodes.len() - 1]);
+        if let Some(i) = instances().find(|i| i.node == last.name) {
             line(format!("\nFrom a container, as {} on {}:", i.name, i.node));
             for s in &layout.services {
                 let vip = self.running.vips.get(s.name).map_or_else(|| "-".to_owned(), IpAddr::to_string);
-                line(format!("  {} dig +short @{gateway} {}.cluster", into(&i.name), s.name));
+                line(format!("  {} dig +short @{} {}.cluster", into(&i.name), last.address, s.name));
                 if s.protocol == "tcp" {
                     line(format!("  {} curl -s http://{vip}:{}/", into(&i.name), s.port));
                 }
             }
         }
-        let first = &layout.nodes[0];
         let exe = exe.display();
         line("\nLook inside:".to_owned());
         line(format!("  export MESH_ADMIN=unix:{}", first.socket.display()));

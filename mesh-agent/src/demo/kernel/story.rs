@@ -63,14 +63,13 @@ impl Story<'_> {
         }
 
         let (inside, asker) = self.asker()?;
-        let gateway = containers.gateways.get(&asker.node).copied();
-        let gateway = gateway.ok_or_else(|| DemoError::Story("a container has no gateway".into()))?;
+        let server = self.layout.dns(self.last());
         let name = format!("{}.cluster", whoami.name);
-        let vip = dig(&inside, gateway.into(), &name).await?;
+        let vip = dig(&inside, server, &name).await?;
         if self.vips.get(whoami.name) != Some(&vip) {
             return Err(DemoError::Story(format!("{name} is {vip} for {}: not the VIP", asker.name)));
         }
-        tale.say(&format!("container {} on {} asks {gateway} for {name}: {vip}", asker.name, asker.node));
+        tale.say(&format!("container {} on {} asks {server} for {name}: {vip}", asker.name, asker.node));
         let round = async || self.round(&inside, asker.address.into(), (vip, whoami.port).into(), &all).await;
         let count = until(&format!("all instances answer {} at the VIP", asker.name), round).await?;
         tale.say(&format!(
@@ -112,8 +111,8 @@ impl Story<'_> {
             }
         };
         tale.say(&format!(
-            "{} is killed: its health check tells; {failed} of {asked} requests failed, and after {:.1} s none any \
-             more: {} answer",
+            "{} is killed: {failed} of {asked} requests failed until its health check told, after {:.1} s; then {} \
+             answer all",
             victim.name,
             clean.as_secs_f64(),
             list(&others)
@@ -124,11 +123,14 @@ impl Story<'_> {
         Ok(())
     }
 
+    fn last(&self) -> &Node {
+        &self.layout.nodes[self.layout.nodes.len() - 1]
+    }
+
     /// A container on the last node, and its instance.
     fn asker(&self) -> Result<(Arc<Netns>, &Instance), DemoError> {
-        let last = self.layout.nodes.last().map(|node| &node.name);
         let mut instances = self.layout.services.iter().flat_map(|service| &service.instances);
-        let asker = instances.find(|i| Some(&i.node) == last);
+        let asker = instances.find(|i| i.node == self.last().name);
         let asker = asker.ok_or_else(|| DemoError::Story("the last node has no container".into()))?;
         Ok((self.network.netns(&asker.name), asker))
     }
@@ -163,10 +165,12 @@ fn published(node: &Node, service: &Service) -> SocketAddr {
 }
 
 /// The first address of `name`, as dig(1) is told in `netns` by the server at `server`.
-async fn dig(netns: &Arc<Netns>, server: IpAddr, name: &str) -> Result<IpAddr, DemoError> {
-    let (netns, server, name) = (Arc::clone(netns), format!("@{server}"), name.to_owned());
+async fn dig(netns: &Arc<Netns>, server: SocketAddr, name: &str) -> Result<IpAddr, DemoError> {
+    let (netns, name) = (Arc::clone(netns), name.to_owned());
     let asked = spawn_blocking(move || {
-        let output = netns.run(|| Command::new("dig").args(["+short", &server, &name]).output()).flatten();
+        let mut dig = Command::new("dig");
+        dig.args(["+short", &format!("@{}", server.ip()), "-p", &server.port().to_string(), &name]);
+        let output = netns.run(|| dig.output()).flatten();
         let output = output.map_err(|e| format!("cannot run dig (Debian: bind9-dnsutils): {e}"))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let address = text.lines().find_map(|line| line.parse().ok());
