@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 NODES ?= 3
+# userspace, or nftables, which needs root
+DATAPLANE ?= userspace
 CARGO ?= cargo
 # nextest's closing line is what CI reads; cargo test is the way out where nextest cannot be installed.
 NEXTEST_PROFILE ?= $(if $(CI),ci,default)
@@ -16,10 +18,10 @@ help: ## Show the targets
 setup: ## Install what is missing (Debian packages, cargo-nextest, cargo-deny)
 	@scripts/setup
 
-demo: ## Bring up a mesh of NODES agents on this machine (Ctrl-C removes it)
+demo: ## Bring up a mesh of NODES agents on this machine (Ctrl-C removes it; DATAPLANE=nftables as root)
 	@scripts/setup demo
 	$(CARGO) build --release --locked -p mesh-agent
-	@exec target/release/mesh-agent demo --nodes $(NODES) $(DEMO_ARGS)
+	@exec target/release/mesh-agent demo --nodes $(NODES) --data-plane $(DATAPLANE) $(DEMO_ARGS)
 
 demo-partition: ## Split a mesh of network namespaces and let it heal (needs root)
 	@scripts/setup demo

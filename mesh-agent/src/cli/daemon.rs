@@ -1,7 +1,7 @@
 //! The commands that run here rather than ask an agent: the one place where the CLI meets the daemon.
 
 use super::{
-    args::{ConfigCommand, DemoArgs, LogFormat, RunArgs},
+    args::{ConfigCommand, DemoArgs, DemoPlane, LogFormat, RunArgs},
     exit::{Code, Failure},
     logging,
     output::Output,
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     app::App,
     config::{self, Config},
-    demo::{self, DemoError},
+    demo::{self, DemoError, layout::KernelPlane},
     sys,
 };
 use std::{path::Path, pin::pin, time::Duration};
@@ -60,10 +60,12 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<(), Failure> {
         .map_err(|e| Failure::new(Code::Failure, format!("cannot find the agent's own binary: {e}")))?;
     let options = demo::layout::Options { nodes: args.nodes, json: args.json, network: args.network };
     let runtime = runtime()?;
-    let ran = if args.partition {
-        runtime.block_on(demo::partition::run(&options, &exe))
-    } else {
-        runtime.block_on(demo::run(&options, &exe))
+    let ran = match (args.partition, args.data_plane) {
+        (true, _) => runtime.block_on(demo::partition::run(&options, &exe)),
+        (false, DemoPlane::Userspace) => runtime.block_on(demo::run(&options, &exe)),
+        (false, DemoPlane::Nftables) => {
+            runtime.block_on(demo::kernel::run(&options, KernelPlane::Nftables, &exe))
+        }
     };
     ran.map_err(|error| {
         let code = match error {

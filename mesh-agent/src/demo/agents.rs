@@ -1,6 +1,7 @@
 //! The demo's agents: one child process a node, each the real `mesh-agent run`.
 
 use super::layout::{Layout, Node};
+use crate::sys::netns::Netns;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,18 +11,26 @@ use std::{
     process::{ExitStatus, Stdio},
     time::Duration,
 };
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::{
+    process::{Child, ChildStdin, Command},
+    runtime::Handle,
+};
 
 /// Writes the folders, the service file and every node's configuration. `key` is the cluster key.
 ///
 /// # Errors
 /// The first file that could not be written.
 pub fn write_files(layout: &Layout, key: &str) -> io::Result<()> {
+    write_configs(layout, key)?;
+    fs::write(&layout.service_file, layout.service_yaml())
+}
+
+/// As [`write_files`], without the service file.
+pub(super) fn write_configs(layout: &Layout, key: &str) -> io::Result<()> {
     let private = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     if let Some(folder) = layout.service_file.parent() {
         private(folder)?;
     }
-    fs::write(&layout.service_file, layout.service_yaml())?;
     for node in &layout.nodes {
         if let Some(folder) = node.config.parent() {
             private(folder)?;
@@ -59,6 +68,23 @@ impl Agent {
             .process_group(0)
             .spawn()?;
         Ok(Agent { stdin: child.stdin.take(), child })
+    }
+
+    /// As [`Agent::spawn`], in a network namespace.
+    ///
+    /// # Errors
+    /// As [`Agent::spawn`], and when the namespace cannot be entered.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn spawn_in(netns: &Netns, exe: &Path, node: &Node) -> io::Result<Agent> {
+        let runtime = Handle::current();
+        // A process is in the namespace of the thread that starts it.
+        let spawned = netns.run(|| {
+            let _runtime = runtime.enter();
+            Agent::spawn(exe, node)
+        });
+        spawned.flatten()
     }
 
     /// Its process id; `None` once it has ended.

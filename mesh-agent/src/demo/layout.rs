@@ -16,8 +16,8 @@ pub struct Options {
     pub nodes: u8,
     /// One line of JSON instead of text.
     pub json: bool,
-    /// The /16 inside 127.0.0.0/8 that the demo uses.
-    pub network: Ipv4Network,
+    /// The /16 inside 127.0.0.0/8 that the demo uses; [`Options::DEFAULT_NETWORK`] when absent.
+    pub network: Option<Ipv4Network>,
 }
 
 impl Options {
@@ -96,6 +96,25 @@ pub struct Layout {
     /// The file that declares the services to all agents.
     pub service_file: PathBuf,
     vip_cidr: Ipv4Network,
+    /// The plane of the kernel that moves the packets, if it is one.
+    kernel: Option<KernelPlane>,
+}
+
+/// A data plane in the kernel: its nodes have network namespaces of their own and containers on an overlay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KernelPlane {
+    /// nftables.
+    Nftables,
+}
+
+impl KernelPlane {
+    /// As `data_plane` of the configuration and `--data-plane` write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            KernelPlane::Nftables => "nftables",
+        }
+    }
 }
 
 impl Layout {
@@ -104,7 +123,10 @@ impl Layout {
     /// # Errors
     /// A text that names the option, the value and the fix.
     pub fn new(options: &Options, dir: &Path) -> Result<Layout, String> {
-        let network = options.network;
+        let network = match options.network {
+            Some(network) => network,
+            None => Options::DEFAULT_NETWORK.parse().map_err(|e: ipnetwork::IpNetworkError| e.to_string())?,
+        };
         if network.prefix() != 16 || !network.ip().is_loopback() {
             return Err(format!(
                 "--network {network}: use a /16 inside 127.0.0.0/8, as {}",
@@ -117,7 +139,28 @@ impl Layout {
         let [_, x, ..] = network.ip().octets();
         // The last node of three or more runs no whoami: its published port shows the routing mesh.
         let hosts = if options.nodes > 2 { options.nodes - 1 } else { options.nodes };
-        Self::place([127, x], options.nodes, hosts, dir)
+        Self::place([127, x], [127, x], options.nodes, hosts, dir)
+    }
+
+    /// Lays out nodes with network namespaces of their own, `10.77.0.i`, whose containers hold the instances: at
+    /// addresses that their nodes give them once they run ([`Instance::address`] is to be set then). The last node of
+    /// three or more runs no whoami.
+    ///
+    /// # Errors
+    /// A text that names the option, the value and the fix.
+    pub fn on_overlay(plane: KernelPlane, options: &Options, dir: &Path) -> Result<Layout, String> {
+        let nodes = options.nodes;
+        if !(2..=9).contains(&nodes) {
+            return Err(format!("--nodes {nodes}: an overlay needs 2 to 9"));
+        }
+        if let Some(network) = options.network {
+            return Err(format!(
+                "--network {network}: the nodes of {} have networks of their own: leave it out",
+                plane.name()
+            ));
+        }
+        let layout = Self::place([10, 77], [10, 99], nodes, (nodes - 1).max(2), dir)?;
+        Ok(Layout { kernel: Some(plane), ..layout })
     }
 
     /// Lays out nodes with network namespaces of their own, so that no address is anybody else's: node *i* has
@@ -129,10 +172,11 @@ impl Layout {
         if !(3..=9).contains(&nodes) {
             return Err(format!("--nodes {nodes}: a mesh that is to be split needs 3 to 9"));
         }
-        Self::place([10, 77], nodes, nodes, dir)
+        Self::place([10, 77], [127, 77], nodes, nodes, dir)
     }
 
-    fn place([a, b]: [u8; 2], count: u8, hosts: u8, dir: &Path) -> Result<Layout, String> {
+    /// The first two bytes of the addresses of nodes and instances, and those of VIPs.
+    fn place([a, b]: [u8; 2], vips: [u8; 2], count: u8, hosts: u8, dir: &Path) -> Result<Layout, String> {
         let nodes: Vec<Node> = (1..=count)
             .map(|i| {
                 let name = format!("node-{i}");
@@ -174,8 +218,17 @@ impl Layout {
             nodes,
             services: vec![whoami, echo],
             service_file: dir.join("services").join("demo.yaml"),
-            vip_cidr: Ipv4Network::new(Ipv4Addr::new(127, b, 128, 0), 17).map_err(|e| e.to_string())?,
+            vip_cidr: Ipv4Network::new(Ipv4Addr::new(vips[0], vips[1], 128, 0), 17)
+                .map_err(|e| e.to_string())?,
+            kernel: None,
         })
+    }
+
+    /// Where the DNS of a node answers.
+    #[must_use]
+    pub fn dns(&self, node: &Node) -> SocketAddr {
+        // In a namespace of its own it takes the port that clients ask by themselves.
+        if self.kernel.is_some() { (node.address, 53).into() } else { node.dns() }
     }
 
     /// Every socket address that must be free, with what it is for.
@@ -218,8 +271,10 @@ impl Layout {
                 s.name, s.published, s.port, s.protocol
             );
             text += "    stop_grace_period: 2s\n    x-mesh:\n";
-            if s.protocol == "tcp" {
+            if s.protocol == "tcp" && self.kernel.is_none() {
                 text += "      proxy_protocol: true   # so that whoami sees the client's own address\n";
+            }
+            if s.protocol == "tcp" {
                 text += &format!(
                     "      health: {{tcp: {}, interval: 1s, timeout: 1s, rise: 1, fall: 2}}\n",
                     s.port
@@ -239,24 +294,32 @@ impl Layout {
     pub fn config_yaml(&self, node: &Node, key: &str) -> String {
         let seeds: Vec<String> =
             self.nodes.iter().filter(|n| n.name != node.name).map(|n| n.gossip().to_string()).collect();
+        let address = node.address;
+        let plane = match self.kernel {
+            None => format!(
+                "data_plane: userspace\n\
+                 userspace: {{workers: 1}}\n\
+                 publish: {{addresses: [{address}]}}\n"
+            ),
+            Some(plane) => {
+                format!("data_plane: {}\noverlay: {{cidr: [10.88.0.0/16]}}\n", plane.name())
+            }
+        };
         format!(
             "node: {{name: {name}, address: {address}}}\n\
              cluster:\n  bind: {gossip}\n  join: [{seeds}]\n  keys: [\"{key}\"]\n\
              vip_cidr: [{vips}]\n\
-             data_plane: userspace\n\
-             userspace: {{workers: 1}}\n\
-             publish: {{addresses: [{address}]}}\n\
+             {plane}\
              dns: {{listen: [\"{dns}\"]}}\n\
              admin: {{socket: {socket}}}\n\
              metrics: {{listen: \"{metrics}\"}}\n\
              sources: {{files: {{path: {services}}}}}\n\
              log: {{format: logfmt, level: info}}\n",
             name = node.name,
-            address = node.address,
             gossip = node.gossip(),
+            dns = self.dns(node),
             seeds = seeds.iter().map(|s| format!("\"{s}\"")).collect::<Vec<_>>().join(", "),
             vips = self.vip_cidr,
-            dns = node.dns(),
             socket = node.socket.display(),
             metrics = node.metrics(),
             services = self.service_file.parent().unwrap_or(Path::new(".")).display(),
@@ -269,7 +332,7 @@ mod tests {
     use super::*;
 
     fn options(nodes: u8) -> Options {
-        Options { nodes, json: false, network: Options::DEFAULT_NETWORK.parse().unwrap() }
+        Options { nodes, json: false, network: None }
     }
 
     #[test]
@@ -296,9 +359,26 @@ mod tests {
     }
 
     #[test]
+    fn where_the_kernel_moves_packets_the_configuration_says_so_and_nothing_hides_clients() {
+        let layout = Layout::on_overlay(KernelPlane::Nftables, &options(3), Path::new("/d")).unwrap();
+        let config = layout.config_yaml(&layout.nodes[0], "KEY");
+        for line in ["data_plane: nftables", "overlay: {cidr: [10.88.0.0/16]}", "vip_cidr: [10.99.128.0/17]"]
+        {
+            assert!(config.lines().any(|l| l == line), "{line:?} is missing in {config}");
+        }
+        assert!(!layout.service_yaml().contains("proxy_protocol"));
+        let mut bad = options(1);
+        assert!(Layout::on_overlay(KernelPlane::Nftables, &bad, Path::new("/d")).is_err());
+        bad = options(3);
+        bad.network = "127.78.0.0/16".parse().ok();
+        let error = Layout::on_overlay(KernelPlane::Nftables, &bad, Path::new("/d")).unwrap_err();
+        assert!(error.contains("leave it out"), "{error}");
+    }
+
+    #[test]
     fn bad_options_name_value_and_fix() {
         let mut bad = options(3);
-        bad.network = "10.0.0.0/16".parse().unwrap();
+        bad.network = "10.0.0.0/16".parse().ok();
         assert!(Layout::new(&bad, Path::new("/d")).unwrap_err().contains("inside 127.0.0.0/8"));
         assert!(Layout::new(&options(0), Path::new("/d")).unwrap_err().contains("use 1 to 9"));
     }

@@ -4,14 +4,17 @@
 //! services run in this process.
 
 pub mod agents;
+mod ask;
 pub mod echo;
 pub mod instances;
+pub mod kernel;
 pub mod layout;
 pub mod partition;
 pub mod print;
 mod proxy_header;
 mod ready;
 mod supervise;
+mod tale;
 pub mod whoami;
 
 pub use supervise::{DemoError, run};

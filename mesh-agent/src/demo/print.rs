@@ -20,7 +20,7 @@ pub fn json(layout: &Layout, running: &Running) -> Value {
         json!({
             "name": n.name,
             "address": n.address,
-            "dns": n.dns().to_string(),
+            "dns": layout.dns(n).to_string(),
             "admin": format!("unix:{}", n.socket.display()),
             "metrics": format!("http://{}/metrics", n.metrics()),
             "pid": running.pids.get(&n.name),
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn both_forms_name_every_node_and_service() {
-        let options = Options { nodes: 3, json: false, network: Options::DEFAULT_NETWORK.parse().unwrap() };
+        let options = Options { nodes: 3, json: false, network: None };
         let layout = Layout::new(&options, Path::new("/d")).unwrap();
         let mut running = Running::default();
         running.pids.insert("node-1".into(), 42);

@@ -3,13 +3,16 @@
 use super::{
     agents::{Agent, write_files},
     instances::{self, Instances},
-    layout::{Layout, Options},
-    print, ready,
+    layout::{Layout, Node, Options},
+    print, ready, tale,
 };
+use crate::sys::netns::Netns;
 use std::{
-    io::{self, Write},
+    collections::BTreeMap,
+    io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -45,6 +48,16 @@ pub enum DemoError {
     /// The system refused.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),
+}
+
+impl DemoError {
+    /// What the kernel says while namespaces are made and linked; `what` could not be done.
+    pub(super) fn namespaces(what: &'static str) -> impl FnOnce(io::Error) -> DemoError {
+        move |error| match error.kind() {
+            io::ErrorKind::PermissionDenied => DemoError::Privileges(error),
+            _ => DemoError::System(what, error),
+        }
+    }
 }
 
 /// A folder that is removed with everything in it.
@@ -84,13 +97,33 @@ pub async fn run(options: &Options, exe: &Path) -> Result<(), DemoError> {
     write_files(&layout, &key).map_err(|e| DemoError::System("cannot write the demo's files", e))?;
     let _instances =
         Instances::start(&layout).await.map_err(|e| DemoError::System("cannot start an instance", e))?;
-    let mut agents = Agents { layout: &layout, exe, slots: Vec::new() };
-    let result = match agents.start() {
-        Ok(()) => agents.serve(options, &mut stop).await,
-        Err(error) => Err(error),
+    let mut agents = Agents::new(&layout.nodes, &[], exe);
+    let result = tokio::select! {
+        result = serve(&mut agents, &layout, options, exe) => result,
+        () = stop.asked() => Ok(()),
     };
     agents.stop().await;
     result
+}
+
+async fn serve(
+    agents: &mut Agents<'_>,
+    layout: &Layout,
+    options: &Options,
+    exe: &Path,
+) -> Result<(), DemoError> {
+    if !options.json {
+        eprintln!("starting {} agents …", layout.nodes.len());
+    }
+    agents.start()?;
+    let mut running = agents.until(async || ready::ask(layout, exe).await).await?;
+    running.pids = agents.pids();
+    if options.json {
+        tale::print(&print::json(layout, &running));
+    } else {
+        tale::print(&print::text(layout, &running, exe).trim_end());
+    }
+    agents.keep().await
 }
 
 /// SIGINT or SIGTERM.
@@ -112,55 +145,43 @@ enum Slot {
     Ended(Instant),
 }
 
-struct Agents<'a> {
-    layout: &'a Layout,
+/// The agents of the demo's nodes.
+pub(super) struct Agents<'a> {
+    nodes: &'a [Node],
+    /// The network namespace of each, or none for this process's.
+    netns: &'a [Arc<Netns>],
     exe: &'a Path,
     slots: Vec<Slot>,
 }
 
-impl Agents<'_> {
-    fn start(&mut self) -> Result<(), DemoError> {
-        for node in &self.layout.nodes {
-            let agent =
-                Agent::spawn(self.exe, node).map_err(|e| DemoError::System("cannot start an agent", e))?;
+impl<'a> Agents<'a> {
+    pub(super) fn new(nodes: &'a [Node], netns: &'a [Arc<Netns>], exe: &'a Path) -> Self {
+        Agents { nodes, netns, exe, slots: Vec::new() }
+    }
+
+    pub(super) fn start(&mut self) -> Result<(), DemoError> {
+        for i in 0..self.nodes.len() {
+            let agent = self.spawn(i).map_err(|e| DemoError::System("cannot start an agent", e))?;
             self.slots.push(Slot::Runs(Box::new(agent)));
         }
         Ok(())
     }
 
-    async fn serve(&mut self, options: &Options, stop: &mut Stop) -> Result<(), DemoError> {
-        if !options.json {
-            eprintln!("starting {} agents …", self.layout.nodes.len());
-        }
-        let ready = tokio::select! {
-            ready = self.until_ready() => ready,
-            () = stop.asked() => return Ok(()),
-        };
-        let mut running = ready?;
-        running.pids = self.pids();
-        let said = if options.json {
-            format!("{}\n", print::json(self.layout, &running))
-        } else {
-            print::text(self.layout, &running, self.exe)
-        };
-        let mut out = io::stdout().lock();
-        // Whoever asked may have closed the pipe; the demo runs on until it is stopped.
-        drop(out.write_all(said.as_bytes()).and_then(|()| out.flush()));
-        drop(out);
-        let mut look = interval(Duration::from_millis(250));
-        loop {
-            tokio::select! {
-                () = stop.asked() => return Ok(()),
-                _ = look.tick() => self.keep().await,
-            }
+    fn spawn(&self, i: usize) -> io::Result<Agent> {
+        match self.netns.get(i) {
+            Some(netns) => Agent::spawn_in(netns, self.exe, &self.nodes[i]),
+            None => Agent::spawn(self.exe, &self.nodes[i]),
         }
     }
 
-    /// Waits for the whole mesh; an agent that ends meanwhile ends the demo with the last words of its log.
-    async fn until_ready(&mut self) -> Result<print::Running, DemoError> {
+    /// Waits for what `look` looks for; an agent that ends meanwhile ends the demo with the last words of its log.
+    pub(super) async fn until<T>(
+        &mut self,
+        look: impl AsyncFn() -> Result<T, String>,
+    ) -> Result<T, DemoError> {
         let start = Instant::now();
         loop {
-            for (slot, node) in self.slots.iter_mut().zip(&self.layout.nodes) {
+            for (slot, node) in self.slots.iter_mut().zip(self.nodes) {
                 if let Slot::Runs(agent) = slot
                     && let Ok(Some(status)) = agent.has_ended()
                 {
@@ -174,9 +195,8 @@ impl Agents<'_> {
                     )));
                 }
             }
-            let asked = timeout(Duration::from_secs(5), ready::ask(self.layout, self.exe)).await;
-            let missing = match asked {
-                Ok(Ok(running)) => return Ok(running),
+            let missing = match timeout(Duration::from_secs(5), look()).await {
+                Ok(Ok(found)) => return Ok(found),
                 Ok(Err(missing)) => missing,
                 Err(_) => "an agent does not answer".to_owned(),
             };
@@ -187,53 +207,61 @@ impl Agents<'_> {
         }
     }
 
-    fn pids(&self) -> std::collections::BTreeMap<String, u32> {
-        let pid = |(slot, node): (&Slot, &super::layout::Node)| match slot {
+    pub(super) fn pids(&self) -> BTreeMap<String, u32> {
+        let pid = |(slot, node): (&Slot, &Node)| match slot {
             Slot::Runs(agent) => agent.pid().map(|pid| (node.name.clone(), pid)),
             Slot::Ended(_) => None,
         };
-        self.slots.iter().zip(&self.layout.nodes).filter_map(pid).collect()
+        self.slots.iter().zip(self.nodes).filter_map(pid).collect()
     }
 
-    /// Notices agents that ended and starts them again after a while, unless somebody else did.
-    async fn keep(&mut self) {
-        for (slot, node) in self.slots.iter_mut().zip(&self.layout.nodes) {
-            match slot {
-                Slot::Runs(agent) => {
-                    if let Ok(Some(status)) = agent.has_ended() {
-                        eprintln!(
-                            "{} ended ({status}); it starts again in {} s, or now with: {} run --config {}",
-                            node.name,
-                            RESTART_AFTER.as_secs(),
-                            self.exe.display(),
-                            node.config.display()
-                        );
-                        *slot = Slot::Ended(Instant::now());
-                    }
-                }
-                Slot::Ended(since) if since.elapsed() > RESTART_AFTER => {
-                    if ready::answers(node).await {
-                        *since = Instant::now();
-                        continue;
-                    }
-                    match Agent::spawn(self.exe, node) {
-                        Ok(agent) => {
-                            eprintln!("{} started again (pid {})", node.name, agent.pid().unwrap_or(0));
-                            *slot = Slot::Runs(Box::new(agent));
-                        }
-                        Err(error) => {
-                            eprintln!("{} could not be started again: {error}", node.name);
-                            *slot = Slot::Ended(Instant::now());
-                        }
-                    }
-                }
-                Slot::Ended(_) => {}
+    /// Keeps them running for ever.
+    pub(super) async fn keep(&mut self) -> Result<(), DemoError> {
+        let mut look = interval(Duration::from_millis(250));
+        loop {
+            look.tick().await;
+            for i in 0..self.slots.len() {
+                self.keep_one(i).await;
             }
         }
     }
 
+    /// Notices when it ended and starts it again after a while, unless somebody else did.
+    async fn keep_one(&mut self, i: usize) {
+        let node = &self.nodes[i];
+        let ended = match &mut self.slots[i] {
+            Slot::Runs(agent) => {
+                let Ok(Some(status)) = agent.has_ended() else { return };
+                let within =
+                    self.netns.get(i).map(|netns| format!("nsenter --net={} ", netns.path().display()));
+                eprintln!(
+                    "{} ended ({status}); it starts again in {} s, or now with: {}{} run --config {}",
+                    node.name,
+                    RESTART_AFTER.as_secs(),
+                    within.unwrap_or_default(),
+                    self.exe.display(),
+                    node.config.display()
+                );
+                Slot::Ended(Instant::now())
+            }
+            Slot::Ended(since) if since.elapsed() <= RESTART_AFTER => return,
+            Slot::Ended(_) if ready::answers(node).await => Slot::Ended(Instant::now()),
+            Slot::Ended(_) => match self.spawn(i) {
+                Ok(agent) => {
+                    eprintln!("{} started again (pid {})", node.name, agent.pid().unwrap_or(0));
+                    Slot::Runs(Box::new(agent))
+                }
+                Err(error) => {
+                    eprintln!("{} could not be started again: {error}", node.name);
+                    Slot::Ended(Instant::now())
+                }
+            },
+        };
+        self.slots[i] = ended;
+    }
+
     /// Stops all agents at once, in order where they let us.
-    async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         let running = self.slots.drain(..).filter_map(|s| match s {
             Slot::Runs(agent) => Some(agent),
             Slot::Ended(_) => None,

@@ -23,9 +23,14 @@ pub struct DemoArgs {
     /// How many nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     pub nodes: u8,
-    /// The part of the loopback network to use; several demos run side by side in different ones
-    #[arg(long, value_name = "127.X.0.0/16", default_value = "127.77.0.0/16")]
-    pub network: ipnetwork::Ipv4Network,
+    /// The part of the loopback network to use, 127.77.0.0/16 when absent; several demos run side by side in different
+    /// ones
+    #[arg(long, value_name = "127.X.0.0/16")]
+    pub network: Option<ipnetwork::Ipv4Network>,
+    /// What moves the packets; nftables has each node in a network namespace of its own and containers on an overlay,
+    /// and needs root
+    #[arg(long, value_name = "PLANE", default_value = "userspace", conflicts_with = "partition")]
+    pub data_plane: DemoPlane,
     /// Split the mesh and let it heal, each node in a network namespace of its own, then end; needs root
     #[arg(long, conflicts_with = "network")]
     pub partition: bool,
@@ -35,6 +40,15 @@ pub struct DemoArgs {
     /// Whether `--json` was given, which is a flag of every command.
     #[arg(skip)]
     pub json: bool,
+}
+
+/// Data planes of the demo.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DemoPlane {
+    /// A proxy, which needs no privileges
+    Userspace,
+    /// The kernel
+    Nftables,
 }
 
 /// `config …`.

@@ -10,7 +10,7 @@ mod key;
 mod service;
 
 pub use attach::{AttachArgs, DetachArgs};
-pub use daemon::{ConfigCommand, DemoArgs, LogArgs, LogFormat, RunArgs};
+pub use daemon::{ConfigCommand, DemoArgs, DemoPlane, LogArgs, LogFormat, RunArgs};
 pub use dns::{DnsArgs, DnsCommand};
 pub use endpoint::{AddArgs, DrainArgs, EndpointCommand, RemoveEndpointArgs};
 pub use events::{EventsArgs, From};
@@ -72,9 +72,9 @@ pub enum Command {
     /// Run the agent of this node
     #[command(after_help = "Example:\n  mesh-agent run --config /etc/mesh-agent/config.yaml")]
     Run(RunArgs),
-    /// Bring up a mesh of several nodes on this machine, without privileges (`--partition` needs them)
+    /// Bring up a mesh of several nodes on this machine, without privileges unless asked for more
     #[command(
-        after_help = "Examples:\n  mesh-agent demo\n  mesh-agent demo --nodes 5 --json\n  sudo mesh-agent demo --partition"
+        after_help = "Examples:\n  mesh-agent demo\n  mesh-agent demo --nodes 5 --json\n  sudo mesh-agent demo --partition\n  sudo mesh-agent demo --data-plane nftables"
     )]
     Demo(DemoArgs),
     /// Work with configuration files

@@ -14,7 +14,7 @@ use super::{
 use network::Network;
 use std::{io, path::Path};
 use story::Story;
-use tokio::{runtime::Handle, task::JoinSet};
+use tokio::task::JoinSet;
 
 /// Tells the story once. `exe` is the agent's binary.
 ///
@@ -32,13 +32,7 @@ pub async fn run(options: &Options, exe: &Path) -> Result<(), DemoError> {
     let mut agents = Vec::new();
     let mut told = Ok(());
     for (node, netns) in layout.nodes.iter().zip(&network.nodes) {
-        let runtime = Handle::current();
-        // A process is in the namespace of the thread that starts it.
-        let spawned = netns.run(|| {
-            let _runtime = runtime.enter();
-            Agent::spawn(exe, node)
-        });
-        match spawned.flatten() {
+        match Agent::spawn_in(netns, exe, node) {
             Ok(agent) => agents.push(agent),
             Err(e) => told = Err(DemoError::System("cannot start an agent", e)),
         }

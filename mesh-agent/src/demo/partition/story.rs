@@ -2,23 +2,20 @@
 
 use super::{network::Network, view::View};
 use crate::demo::{
+    ask::ask,
     layout::{Layout, Node},
     ready::{self, call},
     supervise::DemoError,
+    tale::{Tale, print, until},
 };
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Write},
     path::Path,
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-/// Longest wait for anything that should happen.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(100);
 /// Requests from one node.
 const REQUESTS: usize = 12;
 /// The port that a service of each side publishes while they do not hear each other.
@@ -30,20 +27,19 @@ pub(super) struct Story<'a> {
     network: &'a Network,
     exe: &'a Path,
     json: bool,
-    start: Instant,
-    steps: Vec<Value>,
+    tale: Tale,
 }
 
 impl<'a> Story<'a> {
     pub(super) fn new(layout: &'a Layout, network: &'a Network, exe: &'a Path, json: bool) -> Self {
-        Story { layout, network, exe, json, start: Instant::now(), steps: Vec::new() }
+        Story { layout, network, exe, json, tale: Tale::new(json) }
     }
 
     /// Tells it, from the start of the agents on.
     pub(super) async fn tell(&mut self) -> Result<(), DemoError> {
         let told = self.tell_all().await;
         if let (true, Err(error)) = (self.json, &told) {
-            print(&json!({"failed": error.to_string(), "steps": self.steps}));
+            print(&json!({"failed": error.to_string(), "steps": self.tale.steps}));
         }
         told
     }
@@ -52,17 +48,17 @@ impl<'a> Story<'a> {
         let all = self.layout.nodes.len();
         // The last node is cut off, and the others are many.
         let (many, lone) = self.layout.nodes.split_at(all - 1);
-        let whole = self.until("the mesh is whole", async || ready::ask(self.layout, self.exe).await).await?;
+        let whole = until("the mesh is whole", async || ready::ask(self.layout, self.exe).await).await?;
         let vip = whole.vips.get("whoami").map(ToString::to_string).unwrap_or_default();
-        self.say(&format!("{all} nodes are alive on all of them; whoami has the VIP {vip} everywhere"));
+        self.tale.say(&format!("{all} nodes are alive on all of them; whoami has the VIP {vip} everywhere"));
         self.requests(0, &vip, many.iter().chain(lone)).await?;
 
         self.network.plug(all - 1, false)?;
         let cut = Instant::now();
-        self.say(&format!("the cable of {} is pulled", lone[0].name));
+        self.tale.say(&format!("the cable of {} is pulled", lone[0].name));
         let (a, b) = tokio::join!(self.notices(many, lone, cut), self.notices(lone, many, cut));
-        self.say(&a?);
-        self.say(&b?);
+        self.tale.say(&a?);
+        self.tale.say(&b?);
         let detected = cut.elapsed();
         self.requests(0, &vip, many.iter()).await?;
         self.requests(all - 1, &vip, lone.iter()).await?;
@@ -74,15 +70,15 @@ impl<'a> Story<'a> {
             let (a, b) = (View::of(&many[0], self.exe).await?, View::of(&lone[0], self.exe).await?);
             Ok([a.vip("left")?, b.vip("right")?, a.vip("both")?, b.vip("both")?])
         };
-        let declared = self.until("each side has its services", declared).await?;
-        self.say(&format!(
+        let declared = until("each side has its services", declared).await?;
+        self.tale.say(&format!(
             "each side declares `both` (VIP {}, and {}) and a service of its own that publishes port {CONTESTED}",
             declared[2], declared[3]
         ));
 
         self.network.plug(all - 1, true)?;
         let healed = Instant::now();
-        self.say(&format!("the cable of {} is back", lone[0].name));
+        self.tale.say(&format!("the cable of {} is back", lone[0].name));
         let together = async || {
             for node in &self.layout.nodes {
                 let view = View::of(node, self.exe).await?;
@@ -92,14 +88,14 @@ impl<'a> Story<'a> {
             }
             Ok(())
         };
-        self.until("all nodes are alive on all of them", together).await?;
-        self.say(&format!(
+        until("all nodes are alive on all of them", together).await?;
+        self.tale.say(&format!(
             "all nodes are alive on all of them after {:.1} s",
             healed.elapsed().as_secs_f64()
         ));
-        let loser = self.until("all nodes agree", async || self.agreed(&vip).await).await?;
+        let loser = until("all nodes agree", async || self.agreed(&vip).await).await?;
         let took = healed.elapsed();
-        self.say(&format!(
+        self.tale.say(&format!(
             "after {:.1} s all agree: whoami keeps {vip} and all its instances, no two services share a VIP, and \
              port {CONTESTED} has one holder: {loser} shows a conflict",
             took.as_secs_f64()
@@ -113,7 +109,7 @@ impl<'a> Story<'a> {
                 "down_seconds": seconds(detected),
                 "healed_seconds": seconds(took),
                 "conflict": loser,
-                "steps": self.steps,
+                "steps": self.tale.steps,
             }));
         }
         Ok(())
@@ -131,7 +127,7 @@ impl<'a> Story<'a> {
             }
             Ok(cut.elapsed().as_secs_f64())
         };
-        let took = self.until("both sides take the other for down", seen).await?;
+        let took = until("both sides take the other for down", seen).await?;
         let (side, other) = (names(side), names(other));
         Ok(format!("{side}: {other} down after {took:.1} s, instances of whoami hidden: {hidden}"))
     }
@@ -191,10 +187,11 @@ impl<'a> Story<'a> {
             format!("{vip}:{}", whoami.port).parse().map_err(|_| DemoError::Story("no VIP".into()))?;
         let expected = whoami.instances.iter().filter(|i| nodes.contains(&i.node.as_str()));
         let expected: BTreeSet<&String> = expected.map(|i| &i.name).collect();
-        let ask = async || {
+        let round = async || {
             let mut answers: BTreeMap<String, usize> = BTreeMap::new();
             for _ in 0..REQUESTS {
-                *answers.entry(self.network.request(from, address).await?).or_default() += 1;
+                let answer = ask(&self.network.nodes[from], address).await?;
+                *answers.entry(answer.instance).or_default() += 1;
             }
             // A data plane follows its node's view within milliseconds.
             if !answers.keys().eq(expected.iter().copied()) {
@@ -202,10 +199,10 @@ impl<'a> Story<'a> {
             }
             Ok(answers)
         };
-        let answers = self.until(&format!("the instances on {} answer", nodes.join(", ")), ask).await?;
+        let answers = until(&format!("the instances on {} answer", nodes.join(", ")), round).await?;
         let who: Vec<&str> = answers.keys().map(String::as_str).collect();
         let node = &self.layout.nodes[from].name;
-        self.say(&format!("{node}: {REQUESTS} of {REQUESTS} requests answered, by {}", who.join(", ")));
+        self.tale.say(&format!("{node}: {REQUESTS} of {REQUESTS} requests answered, by {}", who.join(", ")));
         Ok(())
     }
 
@@ -214,34 +211,6 @@ impl<'a> Story<'a> {
         let on = |node: &String| nodes.iter().any(|n| n.name == *node);
         self.layout.services[0].instances.iter().filter(|i| on(&i.node)).count()
     }
-
-    async fn until<T>(&self, what: &str, look: impl AsyncFn() -> Result<T, String>) -> Result<T, DemoError> {
-        let start = Instant::now();
-        loop {
-            match look().await {
-                Ok(seen) => return Ok(seen),
-                Err(missing) if start.elapsed() > PATIENCE => {
-                    return Err(DemoError::Story(format!("{what}: not after {PATIENCE:?}: {missing}")));
-                }
-                Err(_) => sleep(LOOK).await,
-            }
-        }
-    }
-
-    fn say(&mut self, text: &str) {
-        let seconds = self.start.elapsed().as_secs_f64();
-        if self.json {
-            self.steps.push(json!({"seconds": (seconds * 10.0).round() / 10.0, "text": text}));
-        } else {
-            print(&format!("{seconds:6.1} s  {text}"));
-        }
-    }
-}
-
-/// Whoever asked may have closed the pipe; the story goes on, for its exit code.
-fn print(line: &impl std::fmt::Display) {
-    let mut out = io::stdout().lock();
-    drop(writeln!(out, "{line}").and_then(|()| out.flush()));
 }
 
 fn names(nodes: &[Node]) -> String {
