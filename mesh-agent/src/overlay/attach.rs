@@ -359,5 +359,3 @@ pub fn attachments(rtnl: &mut Rtnl, plan: &OverlayPlan) -> io::Result<Vec<Attach
     let there = ports(rtnl)?;
     Ok(there.into_iter().map(|(_, lease)| attachment(plan, lease)).collect())
 }
-
-pub use leases::MAX_PATH;
