@@ -105,8 +105,7 @@ impl HostMesh {
     ) -> Result<AbortHandle> {
         let socket = host.inside(|| Opened::at(protocol, at)).flatten().with_context(|| format!("{at}"))?;
         let who = Identity { service: service.into(), instance: instance.into(), node: node.into() };
-        self.instances.adopt(who, socket)?;
-        Ok(())
+        Ok(self.instances.adopt(who, socket)?)
     }
 }
 

@@ -71,7 +71,7 @@ impl MeshBuilder {
     pub async fn start(self, binary: &Path) -> Result<Mesh> {
         let net = LoopbackNet::take()?;
         let folder = tempfile::Builder::new().prefix("mesh-test-").tempdir()?;
-        let options = Options { nodes: self.nodes, json: false, network: net.cidr().parse()? };
+        let options = Options { nodes: self.nodes, json: false, network: Some(net.cidr().parse()?) };
         let layout = Layout::new(&options, folder.path()).map_err(anyhow::Error::msg)?;
         let key = mesh_control::generate_key()?;
         write_files(&layout, &key)?;
