@@ -72,10 +72,10 @@ impl Agents {
         ran(&self.binary, &[&["--admin", &socket], arguments].concat(), "").await
     }
 
-    /// As [`Mesh::cli`] with a text on standard input.
+    /// As [`Agents::cli`] with a text on standard input.
     ///
     /// # Errors
-    /// As [`Mesh::cli`].
+    /// As [`Agents::cli`].
     pub async fn cli_with(&self, i: usize, arguments: &[&str], input: &str) -> Result<Ran> {
         let socket = format!("unix:{}", self.nodes[i - 1].place.socket.display());
         ran(&self.binary, &[&["--admin", &socket], arguments].concat(), input).await
@@ -94,7 +94,7 @@ impl Agents {
         Ok(std::fs::read_to_string(&self.nodes[i - 1].place.log)?)
     }
 
-    /// Sends SIGTERM to the agent of node `i`; [`Mesh::ended`] waits for its end.
+    /// Sends SIGTERM to the agent of node `i`; [`Agents::ended`] waits for its end.
     ///
     /// # Errors
     /// When it does not run.

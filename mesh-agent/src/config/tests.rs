@@ -213,9 +213,12 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
         ),
         (
             "data_plane: ebpf\n",
-            "mesh.yaml:1: data_plane: \"ebpf\" is not in this build: use auto or userspace",
+            "mesh.yaml:1: data_plane: \"ebpf\" is not in this build: use auto, nftables or userspace",
         ),
-        ("data_plane: x\n", "mesh.yaml:1: data_plane: \"x\" is no data plane: use auto or userspace"),
+        (
+            "data_plane: x\n",
+            "mesh.yaml:1: data_plane: \"x\" is no data plane: use auto, nftables or userspace",
+        ),
         (
             "userspace: {workers: 0}\n",
             "mesh.yaml:1: userspace.workers: \"0\" is no whole number from 1 to 256",

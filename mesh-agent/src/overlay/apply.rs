@@ -33,6 +33,9 @@ pub enum OverlayError {
     /// A link of somebody else is in the way.
     #[error("{0}")]
     Conflict(String),
+    /// The kernel makes no links for this process.
+    #[error("{0} (the agent needs root, or CAP_NET_ADMIN in its network namespace)")]
+    Refused(String),
     /// The kernel cannot be asked.
     #[error("rtnetlink: {0}")]
     Kernel(#[from] io::Error),
@@ -131,6 +134,11 @@ pub fn apply(
         if steps.is_empty() || !run(rtnl, &steps, &mut applied.done, &mut applied.failed) {
             break;
         }
+    }
+    if let Some(reason) = applied.failed.first()
+        && (rtnl.link(&config.bridge)?.is_none() || rtnl.link(&config.device)?.is_none())
+    {
+        return Err(OverlayError::Refused(reason.clone()));
     }
     Ok(applied)
 }

@@ -4,7 +4,7 @@
 //! node talk through the host's network stack, so that what the host translates on the way there it sees on the way back.
 
 use super::{
-    leases::{self, Lease, allocate, check, misfits, port, usable},
+    leases::{Lease, allocate, check, misfits, port, usable},
     plan::OverlayPlan,
     step::is_mark,
 };
@@ -359,5 +359,3 @@ pub fn attachments(rtnl: &mut Rtnl, plan: &OverlayPlan) -> io::Result<Vec<Attach
     let there = ports(rtnl)?;
     Ok(there.into_iter().map(|(_, lease)| attachment(plan, lease)).collect())
 }
-
-pub use leases::MAX_PATH;

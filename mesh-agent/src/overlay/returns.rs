@@ -18,7 +18,7 @@ use crate::sys::{
 };
 use ipnetwork::IpNetwork;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
 };
 
@@ -42,14 +42,13 @@ pub fn marks(held: &Marks, peers: &[Peer]) -> Marks {
         held.iter().filter(|(mac, _)| macs.contains(*mac)).map(|(m, v)| (*m, *v)).collect();
     let mut used: BTreeSet<u32> = marks.values().copied().collect();
     for mac in macs {
-        if !marks.contains_key(&mac) {
-            let Mac([.., a, b, c]) = mac;
-            let own = u32::from_be_bytes([0, a, b, c]);
-            let numbers = (0..=!RETURN_MASK).map(|n| RETURN_MARK | (own.wrapping_add(n) & !RETURN_MASK));
-            if let Some(mark) = numbers.into_iter().find(|mark| !used.contains(mark)) {
-                used.insert(mark);
-                marks.insert(mac, mark);
-            }
+        let Entry::Vacant(place) = marks.entry(mac) else { continue };
+        let Mac([.., a, b, c]) = mac;
+        let own = u32::from_be_bytes([0, a, b, c]);
+        let mut numbers = (0..=!RETURN_MASK).map(|n| RETURN_MARK | (own.wrapping_add(n) & !RETURN_MASK));
+        if let Some(mark) = numbers.find(|mark| !used.contains(mark)) {
+            used.insert(mark);
+            place.insert(mark);
         }
     }
     marks

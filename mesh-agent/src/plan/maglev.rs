@@ -87,6 +87,13 @@ pub fn backend_hash(id: &BackendId) -> u64 {
     mix(fnv ^ KEY)
 }
 
+/// Which of `slots` a hash means: the kernel's `reciprocal_scale()` of its upper half. 0 when there are none.
+#[must_use]
+pub fn slot_of(hash: u64, slots: usize) -> usize {
+    let slots = u64::try_from(slots).unwrap_or(u64::MAX);
+    usize::try_from(((hash >> 32) * slots) >> 32).unwrap_or(0)
+}
+
 /// The table size for a frontend of `backends` backends, whatever their state, so that health does not change it:
 /// the first of 1021, 8191, 65537 and 655373 that is at least 100 times their number (the paper's rule for shares
 /// within 1 % of each other), the last beyond that.
@@ -143,9 +150,7 @@ impl MaglevTable {
     /// The backend for a client hash: an index into the list the table was built from.
     #[must_use]
     pub fn pick(&self, hash: u64) -> Option<usize> {
-        // The kernel's reciprocal_scale() of the upper half.
-        let slot = (hash >> 32) * u64::try_from(self.slots.len()).ok()? >> 32;
-        self.slots.get(usize::try_from(slot).ok()?).map(|index| usize::from(*index))
+        self.slots.get(slot_of(hash, self.slots.len())).map(|index| usize::from(*index))
     }
 
     /// Every slot, in order.

@@ -1,6 +1,8 @@
 //! What is not ours stays as it is, to the byte.
 
-use crate::world::{Node, Underlay, World, permitted, same, steady};
+use crate::world::{BOTH, Node, Underlay, World, permitted, same, steady};
+use mesh_agent::{overlay::apply::apply, sys::rtnl::Rtnl};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 const SYSCTLS: [&str; 6] = [
     "ipv4/ip_forward",
@@ -89,6 +91,28 @@ fn a_link_of_somebody_else_is_named_and_left_alone() {
         node.teardown();
         same(&everything(node), &before);
     }
+}
+
+#[test]
+fn without_privileges_the_reason_is_told() {
+    if !permitted() {
+        return;
+    }
+    let world = World::new(1, Underlay::V4);
+    let node = &world.nodes[0];
+    let snapshot = world.snapshot(0, 2);
+    // The capabilities are the thread's, which ends right after.
+    let apply = || {
+        let none = CapabilitySets {
+            effective: CapabilitySet::empty(),
+            permitted: CapabilitySet::empty(),
+            inheritable: CapabilitySet::empty(),
+        };
+        set_capabilities(None, none).unwrap();
+        apply(&mut Rtnl::open().unwrap(), &node.config, &snapshot, &BOTH.into()).unwrap_err().to_string()
+    };
+    let error = node.netns.run(apply).unwrap();
+    assert!(error.starts_with("make link mesh0") && error.contains("CAP_NET_ADMIN"), "{error}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod agents;
 mod attach;
+mod checksums;
 mod foreign;
 mod keep;
 mod large;

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 /// Runs a test inside node 0's namespace, with the overlay running there and on node 1.
-fn with_both<F>(world: &mut World, test: F)
+pub(crate) fn with_both<F>(world: &mut World, test: F)
 where
     F: AsyncFnOnce(&World, &OverlayHandle) + Send,
 {

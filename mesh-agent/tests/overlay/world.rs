@@ -75,15 +75,35 @@ impl World {
         link::add_bridge(&hub, "switch").unwrap();
         let mut world = World { hub, nodes: Vec::new(), underlay };
         for i in 0..nodes {
-            let node = world.node(i);
+            let plug = |netns: &Netns| {
+                link::connect(&world.hub, "switch", &format!("port{i}"), netns, "eth0").unwrap();
+            };
+            let node = world.node(i, plug);
             world.nodes.push(node);
         }
         world
     }
 
-    fn node(&self, i: usize) -> Node {
+    /// Two nodes, each on the end of a cable whose other end is `port` in a namespace of its own.
+    pub(crate) fn cabled(ends: &[Netns; 2]) -> World {
+        let hub = Netns::new().unwrap();
+        let mut world = World { hub, nodes: Vec::new(), underlay: Underlay::V4 };
+        for (i, end) in ends.iter().enumerate() {
+            let plug = |netns: &Netns| {
+                output(end, "ip", "link add port type veth peer name eth0");
+                output(end, "ip", &format!("link set eth0 netns {}", netns.path().display()));
+                output(end, "ip", "link set port up");
+                output(netns, "ip", "link set eth0 up");
+            };
+            let node = world.node(i, plug);
+            world.nodes.push(node);
+        }
+        world
+    }
+
+    fn node(&self, i: usize, plug: impl FnOnce(&Netns)) -> Node {
         let netns = Netns::new().unwrap();
-        link::connect(&self.hub, "switch", &format!("port{i}"), &netns, "eth0").unwrap();
+        plug(&netns);
         let address = address(self.underlay, i);
         rtnl(&netns, |rtnl| {
             let lo = rtnl.link("lo").unwrap().unwrap().index;

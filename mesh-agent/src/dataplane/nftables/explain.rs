@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     dataplane::explain::{Candidate, Explanation, Flow},
-    plan::{Backend, BackendId, BackendState, Entry, FrontendKey, Listen, maglev::client_hash},
+    plan::{
+        Backend, BackendId, BackendState, Entry, FrontendKey, Listen,
+        maglev::{client_hash, slot_of},
+    },
     sys::nft::{Data, Nft, concat},
 };
 use mesh_control::model::{Family, PortRange};
@@ -57,7 +60,7 @@ pub(super) fn explain(
     place: &super::realize::Place,
     flow: &Flow,
 ) -> Explanation {
-    let Some(entry) = find(state, flow).filter(|entry| unsupported(entry).is_none()) else {
+    let Some(entry) = find(state, flow).filter(|entry| unsupported(&entry.frontend).is_none()) else {
         let (frontend, service, affinity) = (None, None, None);
         return Explanation { frontend, service, candidates: Vec::new(), affinity, objects: Vec::new() };
     };
@@ -72,10 +75,7 @@ pub(super) fn explain(
         affinity.as_ref().filter(|id| entry.backends.iter().any(|b| b.id == **id && b.takes_new_flows()));
     let (pick, slots) = slots(entry).unwrap_or((Pick::Random, Vec::new()));
     let sure = match (pick, flow.client) {
-        (Pick::Hash, Some(client)) => {
-            let at = (client_hash(client) >> 32) * u64::try_from(slots.len()).unwrap_or(0) >> 32;
-            usize::try_from(at).ok().and_then(|at| slots.get(at)).copied()
-        }
+        (Pick::Hash, Some(client)) => slots.get(slot_of(client_hash(client), slots.len())).copied(),
         _ => None,
     };
     let share = |index: usize, backend: &Backend| -> f64 {

@@ -4,7 +4,7 @@
 use super::{layout::number, sets::RESET};
 use crate::{
     plan::{Backend, BackendId, BackendState, Entry, FrontendKey, Listen, Table},
-    sys::conntrack::{Conntrack, Filter, FlowEntry, Masked, TcpState, status},
+    sys::conntrack::{self, Conntrack, Filter, FlowEntry, Masked, TcpState, status},
 };
 use mesh_control::model::{Family, Protocol, ServiceKey};
 use std::{
@@ -100,7 +100,7 @@ pub(super) fn cut(
     }
     let wanted = Wanted::new(cuts);
     let mut flows = Vec::new();
-    conntrack.for_each(&wanted.filter(), |flow| {
+    conntrack.for_each(&wanted.filter, |flow| {
         if let Some(cut) = wanted.find(&flow) {
             flows.push((cut, flow));
         }
@@ -127,7 +127,7 @@ pub(super) fn forget(conntrack: &mut Conntrack, cuts: &[Cut]) -> io::Result<()> 
     }
     let wanted = Wanted::new(cuts);
     let mut flows = Vec::new();
-    conntrack.for_each(&wanted.filter(), |flow| flows.extend(wanted.find(&flow).map(|_| flow)))?;
+    conntrack.for_each(&wanted.filter, |flow| flows.extend(wanted.find(&flow).map(|_| flow)))?;
     for flow in flows {
         conntrack.delete(&flow)?;
     }
@@ -143,17 +143,34 @@ pub(super) fn over(flow: &FlowEntry) -> bool {
 struct Wanted<'a> {
     exact: HashMap<(u8, IpAddr, u16), Vec<&'a Cut>>,
     any: HashMap<(u8, Family, u16), Vec<&'a Cut>>,
-    /// The one protocol and family of all of them, if it is one.
-    protocol: Option<u8>,
-    untranslated: bool,
+    /// What the kernel may leave out of the list.
+    filter: Filter,
+}
+
+/// What is common to all cuts, so that the kernel need not tell of other flows.
+fn filter(cuts: &[Cut]) -> Filter {
+    fn common<T: PartialEq>(mut of: impl Iterator<Item = T>) -> Option<T> {
+        let first = of.next()?;
+        of.all(|other| other == first).then_some(first)
+    }
+    let backends = || cuts.iter().map(|cut| cut.backend.as_ref().map(|backend| backend.address));
+    let family = common(cuts.iter().map(|cut| cut.frontend.listen.family()));
+    let family = family.map(|family| match family {
+        Family::V4 => conntrack::Family::V4,
+        Family::V6 => conntrack::Family::V6,
+    });
+    Filter {
+        family,
+        proto: common(cuts.iter().map(|cut| number(cut.frontend.protocol))),
+        reply: conntrack::Side { src: common(backends()).flatten(), ..conntrack::Side::default() },
+        status: backends().all(|b| b.is_some()).then_some(Masked::all(status::DST_NAT)),
+        ..Filter::default()
+    }
 }
 
 impl<'a> Wanted<'a> {
     fn new(cuts: &'a [Cut]) -> Wanted<'a> {
-        let first = cuts.first().map(|cut| number(cut.frontend.protocol));
-        let protocol = first.filter(|p| cuts.iter().all(|cut| number(cut.frontend.protocol) == *p));
-        let untranslated = cuts.iter().any(|cut| cut.backend.is_none());
-        let mut wanted = Wanted { exact: HashMap::new(), any: HashMap::new(), protocol, untranslated };
+        let mut wanted = Wanted { exact: HashMap::new(), any: HashMap::new(), filter: filter(cuts) };
         for cut in cuts {
             let FrontendKey { listen, ports, protocol } = cut.frontend;
             let protocol = number(protocol);
@@ -169,16 +186,6 @@ impl<'a> Wanted<'a> {
             }
         }
         wanted
-    }
-
-    /// What the kernel may leave out of the list.
-    fn filter(&self) -> Filter {
-        let translated = Masked::all(status::DST_NAT);
-        Filter {
-            proto: self.protocol,
-            status: (!self.untranslated).then_some(translated),
-            ..Filter::default()
-        }
     }
 
     fn find(&self, flow: &FlowEntry) -> Option<&'a Cut> {

@@ -91,6 +91,20 @@ impl Layout {
         Expr::network(reg(word), if self.v4() { 16 } else { 24 }, self.bytes())
     }
 
+    /// Goes on only when the destination is no loopback address (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.3).
+    pub(super) fn not_loopback(&self) -> Vec<Expr> {
+        let mut rule = vec![self.destination(0)];
+        if self.v4() {
+            rule.extend([
+                Expr::mask(reg(0), reg(0), &[255, 0, 0, 0]),
+                Expr::cmp(reg(0), false, &[127, 0, 0, 0]),
+            ]);
+        } else {
+            rule.push(Expr::cmp(reg(0), false, &std::net::Ipv6Addr::LOCALHOST.octets()));
+        }
+        rule
+    }
+
     /// Loads source and destination address, one after the other.
     pub(super) fn both_addresses(&self, word: u32) -> Expr {
         Expr::network(reg(word), if self.v4() { 12 } else { 8 }, 2 * self.bytes())

@@ -33,7 +33,7 @@ use super::{
     plane::{ApplyError, ApplyReport, Capabilities, DataPlane, PlaneError},
 };
 use crate::{
-    plan::{Entry, FrontendKey, Op, Table, apply_ops},
+    plan::{FrontendKey, Op, Table, apply_ops},
     sys::{
         conntrack::Conntrack,
         nft::{Nft, Transaction},
@@ -203,16 +203,12 @@ impl DataPlane for NftablesPlane {
         let mut report = ApplyReport::default();
         let (mut good, mut at) = (Vec::with_capacity(ops.len()), Vec::with_capacity(ops.len()));
         for (index, op) in ops.iter().enumerate() {
-            match op {
-                Op::PutFrontend(frontend) => {
-                    let empty = Entry { frontend: Arc::clone(frontend), backends: Arc::new([]) };
-                    if let Some(reason) = realize::unsupported(&empty) {
-                        let error = ApplyError::Unsupported { frontend: frontend.key, reason };
-                        report.failed.push((index, error));
-                        continue;
-                    }
-                }
-                Op::PutBackend { .. } | Op::RemoveBackend { .. } | Op::RemoveFrontend(_) => {}
+            if let Op::PutFrontend(frontend) = op
+                && let Some(reason) = realize::unsupported(frontend)
+            {
+                let error = ApplyError::Unsupported { frontend: frontend.key, reason };
+                report.failed.push((index, error));
+                continue;
             }
             good.push(op.clone());
             at.push(index);
@@ -221,7 +217,20 @@ impl DataPlane for NftablesPlane {
         for index in apply_ops(&mut work, &good) {
             report.failed.push((at[index], ApplyError::NoSuchFrontend(good[index].frontend())));
         }
-        let touched: BTreeSet<FrontendKey> = good.iter().map(Op::frontend).collect();
+        let mut touched: BTreeSet<FrontendKey> = good.iter().map(Op::frontend).collect();
+        let large: Vec<(FrontendKey, String)> =
+            touched.iter().filter_map(|key| Some((*key, realize::too_large(work.get(key)?)?))).collect();
+        for (key, reason) in large {
+            touched.remove(&key);
+            match self.state.table.get(&key) {
+                Some(held) => drop(work.insert(key, held.clone())),
+                None => drop(work.remove(&key)),
+            }
+            for (_, index) in good.iter().zip(&at).filter(|(op, _)| op.frontend() == key) {
+                let error = ApplyError::Unsupported { frontend: key, reason: reason.clone() };
+                report.failed.push((*index, error));
+            }
+        }
         let refused = blocking(|| match self.bring(&work, &touched) {
             Ok(()) => Vec::new(),
             Err(error) => {

@@ -9,11 +9,11 @@ use super::{
     slots::slots,
 };
 use crate::{
-    plan::{Backend, Entry, Listen, maglev},
+    plan::{Backend, Entry, Frontend, Listen, maglev},
     sys::nft::{Data, Element, concat},
 };
 use ipnetwork::IpNetwork;
-use mesh_control::model::{Family, NoBackend, NodeName, ServiceKey};
+use mesh_control::model::{Family, NoBackend, NodeName, Scheduler, ServiceKey};
 use std::net::IpAddr;
 
 /// Most elements of one frontend: ports times slots.
@@ -41,28 +41,26 @@ pub(super) struct Realized {
     pub(super) shared: Vec<Placed>,
 }
 
-/// Why a frontend cannot be had.
-pub(super) fn unsupported(entry: &Entry) -> Option<String> {
-    let frontend = &entry.frontend;
+/// Why a frontend cannot be had, whatever its backends.
+pub(super) fn unsupported(frontend: &Frontend) -> Option<String> {
     if frontend.proxy_protocol {
         return Some(
             "nftables sends no PROXY protocol: backends see the client's address as it is, or use the userspace plane"
                 .into(),
         );
     }
-    let Some((_, slots)) = slots(entry) else {
-        return Some(format!(
-            "nftables cannot schedule by {}: use rr, wrr, random or maglev",
-            frontend.scheduler
-        ));
-    };
-    let ports = usize::try_from(frontend.key.ports.count()).unwrap_or(usize::MAX);
-    let elements = ports.saturating_mul(slots.len().max(1));
-    (elements > MOST).then(|| {
-        format!(
-            "{ports} ports × {} slots are more than nftables should hold: publish fewer ports",
-            slots.len()
-        )
+    (frontend.scheduler == Scheduler::Lc).then(|| {
+        let scheduler = frontend.scheduler;
+        format!("nftables cannot schedule by {scheduler}: use rr, wrr, random or maglev")
+    })
+}
+
+/// Why a frontend cannot be had with so many ports and backends.
+pub(super) fn too_large(entry: &Entry) -> Option<String> {
+    let slots = slots(entry).map_or(0, |(_, slots)| slots.len());
+    let ports = usize::try_from(entry.frontend.key.ports.count()).unwrap_or(usize::MAX);
+    (ports.saturating_mul(slots.max(1)) > MOST).then(|| {
+        format!("{ports} ports × {slots} slots are more than nftables should hold: publish fewer ports")
     })
 }
 

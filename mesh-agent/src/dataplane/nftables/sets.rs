@@ -160,6 +160,8 @@ fn destination(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
     exact.push(Expr::map(reg(0), 0, SERVICES));
     let local = libc::RTN_LOCAL.to_ne_bytes_u32();
     let mut any = vec![Expr::destination_type(reg(0)), Expr::cmp(reg(0), true, &local)];
+    // What is sent from loopback cannot leave the host: better refused than lost.
+    any.extend(layout.not_loopback());
     any.extend(layout.load_key(true));
     any.push(Expr::map(reg(0), 0, SERVICES));
     let (icmp, echo) = layout.icmp();

@@ -62,10 +62,10 @@ impl Side {
     /// The reverse of [`Side::hold`]; the frontend keeps its counter in case it comes back at once.
     pub(super) fn release(&mut self, realized: &Realized) {
         if let Target::Pick(shape) = realized.target {
-            less(&mut self.chains, shape);
+            less(&mut self.chains, &shape);
         }
         for (set, element) in &realized.shared {
-            less(&mut self.shared, (*set, element.key.clone()));
+            less(&mut self.shared, &(*set, element.key.clone()));
         }
     }
 
@@ -104,10 +104,10 @@ impl Side {
     }
 }
 
-fn less<K: Ord + Clone>(counts: &mut OrdMap<K, u32>, key: K) {
-    match counts.get(&key) {
-        Some(2..) => counts[&key] -= 1,
-        _ => drop(counts.remove(&key)),
+fn less<K: Ord + Clone>(counts: &mut OrdMap<K, u32>, key: &K) {
+    match counts.get_mut(key) {
+        Some(count @ 2..) => *count -= 1,
+        _ => drop(counts.remove(key)),
     }
 }
 

@@ -122,7 +122,7 @@ impl Change {
             for (set, into) in &elements.into {
                 batch.add_elements(table, set, into.iter());
             }
-            for name in gone.iter().map(|shape| shape.to_string()).chain(held.spare_chains.iter().cloned()) {
+            for name in gone.iter().map(ToString::to_string).chain(held.spare_chains.iter().cloned()) {
                 batch.delete_chain(table, &name);
             }
             for most in before.difference(&after) {

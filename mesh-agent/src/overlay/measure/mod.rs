@@ -16,13 +16,8 @@ use super::{
 use crate::sys::{ethtool, rtnl::Kind};
 use ipnetwork::IpNetwork;
 use mesh_control::model::NodeName;
-use probe::{Ends, listen, path, respond};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use probe::{Ends, Known, listen, path, respond};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
@@ -31,7 +26,7 @@ use tokio::{
 use verdict::{Path, suspects_checksums, trouble};
 
 /// So long after a node came in its path is measured: it has to come up, too.
-const SOON: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(10);
 /// Paths that are measured in one round; each gets its turn.
 const ROUND: usize = 32;
 
@@ -74,8 +69,8 @@ struct Measurer {
     port: u16,
     status: watch::Receiver<Arc<OverlayStatus>>,
     publish: watch::Sender<Vec<String>>,
-    know: watch::Sender<Arc<BTreeSet<IpAddr>>>,
-    known: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
+    know: watch::Sender<Arc<Known>>,
+    known: watch::Receiver<Arc<Known>>,
     listeners: JoinSet<()>,
     /// Where they listen.
     bound: Vec<IpAddr>,
@@ -118,9 +113,11 @@ impl Measurer {
     /// Listens where the plan has addresses, to those it knows; whether it knows others than before.
     async fn follow(&mut self, plan: &OverlayPlan) -> bool {
         self.troubles.retain(|node, _| plan.peers.iter().any(|peer| peer.node == *node));
-        let of_peer =
-            |peer: &Peer| peer.subnets.iter().map(|s| gateway(*s)).chain([peer.underlay]).collect::<Vec<_>>();
-        let known = Arc::new(plan.peers.iter().flat_map(of_peer).collect());
+        let of_peer = |peer: &Peer| {
+            let addresses = peer.subnets.iter().map(|subnet| gateway(*subnet)).chain([peer.underlay]);
+            addresses.map(|address| (address, peer.underlay)).collect::<Vec<_>>()
+        };
+        let known: Arc<Known> = Arc::new(plan.peers.iter().flat_map(of_peer).collect());
         let others = *self.known.borrow() != known;
         self.know.send_replace(known);
         let wanted: Vec<IpAddr> =
@@ -130,14 +127,20 @@ impl Measurer {
         }
         self.listeners.shutdown().await;
         self.deaf = None;
+        let mut underlay = None;
         for address in &wanted {
             match listen(*address, self.port).await {
-                Ok(socket) => drop(self.listeners.spawn(respond(socket, self.known.clone()))),
+                Ok(socket) => {
+                    let socket = Arc::new(socket);
+                    let underlay = underlay.get_or_insert_with(|| Arc::clone(&socket));
+                    self.listeners.spawn(respond(socket, Arc::clone(underlay), self.known.clone()));
+                }
                 Err(error) => {
+                    let port = self.port;
                     self.deaf = Some(format!(
-                        "cannot listen for probes on {address} port {}: {error}; the paths to this node go unmeasured",
-                        self.port
+                        "cannot listen for probes on {address} port {port}: {error}; the paths to this node go unmeasured"
                     ));
+                    break;
                 }
             }
         }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::sys::datagram::never_fragment;
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -47,33 +47,41 @@ pub(super) async fn path(ends: &Ends) -> io::Result<Path> {
     let smaller = SMALLER.into_iter().filter(|size| *size < ends.full);
     let sizes: Vec<u32> = std::iter::once(ends.full).chain(smaller).collect();
     let payloads: Vec<usize> = sizes.iter().map(|size| payload(*size)).chain([LEAST]).collect();
-    let heard = ask_all(from, to, ends.port, &payloads).await?;
+    let hears = open(from, to, ends.port).await?;
+    let heard = ask_all(&hears, &hears, &payloads).await?;
     let least = u32::try_from(LEAST).unwrap_or_default() + headers(to);
     let underlay = heard.map(|index| sizes.get(index).copied().unwrap_or(least));
     let overlay = match ends.overlay {
-        Some((from, to)) if underlay.is_some() => ask_all(from, to, ends.port, &[LEAST]).await?.is_some(),
+        Some((from, to)) if underlay.is_some() => {
+            ask_all(&open(from, to, ends.port).await?, &hears, &[LEAST]).await?.is_some()
+        }
         _ => ends.overlay.is_none(),
     };
     Ok(Path { underlay, overlay })
 }
 
-/// Asks questions of all `sizes`, the largest first, and returns the index of the largest that was answered.
-async fn ask_all(from: IpAddr, to: IpAddr, port: u16, sizes: &[usize]) -> io::Result<Option<usize>> {
+async fn open(from: IpAddr, to: IpAddr, port: u16) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((from, 0)).await?;
     never_fragment(&socket, to.is_ipv6())?;
     socket.connect((to, port)).await?;
+    Ok(socket)
+}
+
+/// Asks questions of all `sizes`, the largest first, and returns the index of the largest that was answered.
+async fn ask_all(asks: &UdpSocket, hears: &UdpSocket, sizes: &[usize]) -> io::Result<Option<usize>> {
+    let port = hears.local_addr()?.port();
     let first: u64 = rand::random();
     let nonce = |index: usize| first.wrapping_add(index as u64);
     let mut best = None;
     for _ in 0..TRIES {
         for (index, size) in sizes.iter().enumerate().take(best.unwrap_or(sizes.len())) {
             // What the link does not take, or nobody listens for, is as good as lost.
-            let _refused: io::Result<usize> = socket.send(&ask(nonce(index), *size)).await;
+            let _refused: io::Result<usize> = asks.send(&ask(nonce(index), port, *size)).await;
         }
         let until = Instant::now() + WITHIN;
         let mut buffer = [0; LEAST];
         while best != Some(0)
-            && let Ok(received) = timeout_at(until, socket.recv(&mut buffer)).await
+            && let Ok(received) = timeout_at(until, hears.recv(&mut buffer)).await
         {
             // An error is of a question that came back.
             let Ok(length) = received else { continue };
@@ -87,8 +95,15 @@ async fn ask_all(from: IpAddr, to: IpAddr, port: u16, sizes: &[usize]) -> io::Re
     Ok(best)
 }
 
-/// Answers the questions of those in `known`, for ever.
-pub(super) async fn respond(socket: UdpSocket, known: watch::Receiver<Arc<BTreeSet<IpAddr>>>) {
+/// By each address that questions may come from, the address on the underlay that answers go to.
+pub(super) type Known = BTreeMap<IpAddr, IpAddr>;
+
+/// Answers through `underlay` what those in `known` ask at `socket`, for ever.
+pub(super) async fn respond(
+    socket: Arc<UdpSocket>,
+    underlay: Arc<UdpSocket>,
+    known: watch::Receiver<Arc<Known>>,
+) {
     // Of a longer one the rest is padding.
     let mut buffer = [0; LEAST];
     loop {
@@ -97,11 +112,9 @@ pub(super) async fn respond(socket: UdpSocket, known: watch::Receiver<Arc<BTreeS
             tokio::task::yield_now().await;
             continue;
         };
-        if !known.borrow().contains(&from.ip().to_canonical()) {
-            continue;
-        }
-        if let Some(reply) = answer(&buffer[..length]) {
-            let _lost: io::Result<usize> = socket.send_to(&reply, from).await;
+        let Some(to) = known.borrow().get(&from.ip().to_canonical()).copied() else { continue };
+        if let Some((reply, port)) = answer(&buffer[..length]) {
+            let _lost: io::Result<usize> = underlay.send_to(&reply, (to, port)).await;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Addresses of links.
 
-use super::Rtnl;
+use super::socket::Rtnl;
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,

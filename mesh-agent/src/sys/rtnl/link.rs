@@ -1,6 +1,9 @@
 //! Links: bridges, VXLAN devices and veth(4) pairs are made; the others are only looked at.
 
-use super::{Mac, Rtnl, errno};
+use super::{
+    neighbour::Mac,
+    socket::{Rtnl, errno},
+};
 use crate::sys::netns::Netns;
 use rtnetlink::{
     LinkBridgePort, LinkMessageBuilder, LinkUnspec,

@@ -14,11 +14,7 @@ mod watch;
 pub use address::Address;
 pub use link::{Kind, Link, LinkChange, NewLink, NewVeth, Vxlan};
 pub use neighbour::{Fdb, Mac, Neighbour};
-pub use route::Route;
+pub use route::{PROTOCOL, Route};
 pub use rule::Rule;
 pub use socket::{Rtnl, errno};
 pub use watch::Watch;
-
-/// What this program writes into the protocol field of its routes and rules, to know them again (`rtm_protocol` and
-/// `FRA_PROTOCOL`, linux/rtnetlink.h; the numbers from 5 on are free for programs).
-pub const PROTOCOL: u8 = 77;

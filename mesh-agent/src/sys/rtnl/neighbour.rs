@@ -1,6 +1,6 @@
 //! Neighbours, and the forwarding database of a VXLAN device: who has which link-layer address, and where that is.
 
-use super::{Rtnl, address::family};
+use super::{address::family, socket::Rtnl};
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},

@@ -1,6 +1,6 @@
 //! Routes that carry this program's [`PROTOCOL`].
 
-use super::{PROTOCOL, Rtnl, address::family};
+use super::{address::family, socket::Rtnl};
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -13,6 +13,10 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
+
+/// What this program writes into the protocol field of its routes and rules, to know them again (`rtm_protocol` and
+/// `FRA_PROTOCOL`, linux/rtnetlink.h; the numbers from 5 on are free for programs).
+pub const PROTOCOL: u8 = 77;
 
 /// A route out of one link.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

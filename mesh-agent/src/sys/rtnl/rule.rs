@@ -1,6 +1,6 @@
 //! Rules of policy routing that send marked packets to a table and carry this program's [`PROTOCOL`].
 
-use super::{PROTOCOL, Rtnl};
+use super::{route::PROTOCOL, socket::Rtnl};
 use mesh_control::model::Family;
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,

@@ -1,7 +1,7 @@
 //! Word of changes that others make: links, addresses, rules of policy routing, routes of this program and permanent
 //! neighbours.
 
-use super::PROTOCOL;
+use super::route::PROTOCOL;
 use rtnetlink::{
     MulticastGroup,
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},

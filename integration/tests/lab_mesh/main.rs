@@ -5,44 +5,19 @@
     reason = "a helper of a test fails the test by panicking, as the test itself does"
 )]
 
-use anyhow::ensure;
-use mesh_integration::{
-    BOUND, HostMesh, Load, agent_binary, echo,
-    lab::{Host, Lab},
-    until, whoami, whoami_from,
-};
+mod setup;
+
+use anyhow::{Context, ensure};
+use mesh_integration::{BOUND, HostMesh, Load, echo, lab::Host, until, whoami, whoami_from};
+use serde_json::Value;
+use setup::{NFTABLES, Plane, USERSPACE, USERSPACE_OVERLAY, mirror, mirrored, one_in_each, start, until_met};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
-    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     sync::Arc,
 };
 use tokio::task::AbortHandle;
-
-/// What moves the packets.
-struct Plane {
-    /// In a node's configuration; V4 and V6 stand for its addresses.
-    config: &'static str,
-    /// In `x-mesh` of a service whose instances are to know their clients.
-    keeps_client: &'static str,
-    /// Whether containers are attached to the overlay; else the way between those of two nodes is laid by hand.
-    overlay: bool,
-}
-
-const USERSPACE: Plane =
-    Plane { config: "data_plane: userspace\n", keeps_client: "proxy_protocol: true", overlay: false };
-const USERSPACE_OVERLAY: Plane = Plane {
-    config: "data_plane: userspace\noverlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n\
-             publish: {addresses: [V4, \"V6\"]}\n",
-    overlay: true,
-    ..USERSPACE
-};
-const NFTABLES: Plane = Plane {
-    config: "data_plane: nftables\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
-             overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n",
-    keeps_client: "",
-    overlay: true,
-};
 
 /// One test a scenario.
 macro_rules! on {
@@ -82,99 +57,6 @@ on! { NFTABLES, nftables:
     three_hundred_services_answer_on_their_vips,
 }
 
-/// Where instances are: a container of a node.
-struct Container {
-    host: Host,
-    node: String,
-    addresses: Vec<IpAddr>,
-}
-
-impl Container {
-    /// As an endpoint of a service file, without the closing brace.
-    fn endpoint(&self, instance: &str) -> String {
-        let addresses: Vec<String> = self.addresses.iter().map(|a| format!("\"{a}\"")).collect();
-        format!("{{name: {instance}, node: {}, address: [{}]", self.node, addresses.join(", "))
-    }
-
-    /// Starts an instance on all its addresses.
-    fn serve(
-        &self,
-        mesh: &mut HostMesh,
-        service: &str,
-        instance: &str,
-        protocol: &str,
-        port: u16,
-    ) -> Vec<AbortHandle> {
-        let serve = |a: &IpAddr| {
-            mesh.serve(&self.host, service, instance, &self.node, protocol, (*a, port).into()).unwrap()
-        };
-        self.addresses.iter().map(serve).collect()
-    }
-}
-
-/// Three nodes and a container on each of the first two.
-async fn start(plane: &Plane) -> (HostMesh, Vec<Container>) {
-    let mut lab = Lab::of(3).unwrap();
-    let mut hosts = Vec::new();
-    for i in [1, 2] {
-        if plane.overlay {
-            hosts.push((lab.hosts.add(&format!("container-{i}")).unwrap(), Vec::new()));
-            continue;
-        }
-        let own = format!("10.244.{i}.5/24").parse().unwrap();
-        hosts.push((lab.container(i, &[own]).unwrap(), vec![own.ip()]));
-        let network = format!("10.244.{i}.0/24").parse().unwrap();
-        for other in (1..=3).filter(|other| *other != i) {
-            lab.node(other).route(network, lab.address(i)[0]).unwrap();
-        }
-    }
-    let configure =
-        |[v4, v6]: [IpAddr; 2]| plane.config.replace("V4", &v4.to_string()).replace("V6", &v6.to_string());
-    let mesh = HostMesh::start(lab, agent_binary!(), configure).unwrap();
-    mesh.until_ready().await;
-    let mut containers = Vec::new();
-    for (i, (host, mut addresses)) in (1..).zip(hosts) {
-        if plane.overlay {
-            let attached = || mesh.attach(i, &host);
-            addresses = until("the node has its subnet, and the container is on it", BOUND, attached).await;
-        }
-        containers.push(Container { host, node: format!("node-{i}"), addresses });
-    }
-    (mesh, containers)
-}
-
-/// A service with an instance in each container, all on `target`; the instances are named by the service.
-fn one_in_each(
-    mesh: &mut HostMesh,
-    containers: &[Container],
-    protocol: &str,
-    ports: &str,
-    target: u16,
-) -> String {
-    let name = if protocol == "tcp" { "whoami" } else { "echo" };
-    let mut endpoints = String::new();
-    for (i, container) in (1..).zip(containers) {
-        let instance = format!("{name}-{i}");
-        container.serve(mesh, name, &instance, protocol, target);
-        endpoints += &format!("{}}}, ", container.endpoint(&instance));
-    }
-    format!("  {name}:\n    ports: [\"{ports}/{protocol}\"]\n    x-mesh:\n      endpoints: [{endpoints}]\n")
-}
-
-/// Waits until whoami at `at` was answered by all of `instances` in turn, and by nobody else.
-async fn until_met(mesh: &HostMesh, at: SocketAddr, instances: &[&str]) {
-    let own = mesh.lab.client_address(0)[usize::from(at.is_ipv6())];
-    until(&format!("{instances:?} answer through {at}, and only they"), BOUND, || async {
-        let mut met = BTreeSet::new();
-        for _ in 0..6 {
-            met.insert(mesh.lab.client.within(whoami_from(own, at)).await??.instance);
-        }
-        ensure!(met.iter().eq(instances), "met {met:?}");
-        anyhow::Ok(())
-    })
-    .await;
-}
-
 async fn an_outside_client_reaches_containers_through_every_node_and_is_known_to_them(plane: &Plane) {
     let (mut mesh, containers) = start(plane).await;
     let service = one_in_each(&mut mesh, &containers, "tcp", "8080:8000", 8000);
@@ -199,29 +81,6 @@ async fn an_outside_client_reaches_containers_through_every_node_and_is_known_to
             node.lookup("tasks.whoami.cluster").await.unwrap().iter().map(|a| a.parse().unwrap()).collect();
         assert_eq!(found, containers.iter().map(|c| c.addresses[0]).collect());
     }
-}
-
-/// Answers every connection with what it sent, once all of it has come.
-fn mirror(container: &Container, port: u16) {
-    let listener =
-        container.host.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))).flatten().unwrap();
-    std::thread::spawn(move || {
-        while let Ok((mut stream, _)) = listener.accept() {
-            let mut all = Vec::new();
-            drop(stream.read_to_end(&mut all).and_then(|_| stream.write_all(&all)));
-        }
-    });
-}
-
-/// Sends `bytes` to a mirror and gives what comes back.
-fn mirrored(host: &Host, at: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut stream = host.inside(|| TcpStream::connect_timeout(&at, BOUND)).flatten()?;
-    stream.set_read_timeout(Some(BOUND))?;
-    stream.write_all(bytes)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut back = Vec::new();
-    stream.read_to_end(&mut back)?;
-    Ok(back)
 }
 
 /// Segments as long as the path takes, whoever splits them and sums them up on the way.
@@ -421,23 +280,38 @@ async fn three_hundred_services_answer_on_their_vips(plane: &Plane) {
     let services: String =
         (0..300).map(|i| format!("  s{i}: {{expose: [\"8000\"], x-mesh: {{{endpoint}}}}}\n")).collect();
     mesh.write_service_file("many.yaml", &format!("services:\n{services}")).unwrap();
-    let mut vips = BTreeSet::new();
-    for i in 0..300 {
-        // On a node with instances and, now and then, on one without.
-        for n in [1].into_iter().chain((i % 10 == 0).then_some(3)) {
-            let node = mesh.node(n);
-            let vip: IpAddr = until(&format!("s{i} answers on node-{n}"), BOUND, || async {
-                let found = node.lookup(&format!("s{i}.cluster")).await?;
-                ensure!(found.len() == 1, "{found:?}");
-                let vip = found[0].parse()?;
-                let host = mesh.lab.node(u8::try_from(n)?);
-                let met = host.within(whoami((vip, 8000).into())).await??;
+    let mut views = Vec::new();
+    // A node with the instance and one without.
+    for n in [1, 3] {
+        let node = mesh.node(n);
+        let vips: BTreeMap<String, Vec<SocketAddr>> = until("all are laid", BOUND, || async {
+            let (_, list) = node.admin("/v1/services").await?;
+            let (_, plan) = node.admin("/v1/plan").await?;
+            ensure!(plan["operations"].as_array().is_some_and(Vec::is_empty), "{plan}");
+            let services = list["services"].as_array().cloned().unwrap_or_default();
+            let vips = |s: &Value| {
+                let vips = s["vips"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                vips.map(|vip| Ok(SocketAddr::new(vip.parse()?, 8000))).collect::<anyhow::Result<Vec<_>>>()
+            };
+            let all = services.iter().map(|s| Ok((s["name"].to_string(), vips(s)?)));
+            let all = all.collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+            let ready = services.iter().filter(|s| s["endpoints_ready"] == 1).count();
+            ensure!(ready == 300 && all.values().all(|vips| !vips.is_empty()), "{ready} ready: {all:?}");
+            Ok(all)
+        })
+        .await;
+        let asked = vips.clone();
+        let ask = async move {
+            for at in asked.into_values().flatten() {
+                let met = whoami(at).await.with_context(|| at.to_string())?;
                 ensure!(met.instance == "one", "{met:?}");
-                anyhow::Ok(vip)
-            })
-            .await;
-            vips.insert(vip);
-        }
+            }
+            anyhow::Ok(())
+        };
+        mesh.lab.node(u8::try_from(n).unwrap()).within(ask).await.unwrap().unwrap();
+        views.push(vips);
     }
-    assert_eq!(vips.len(), 300, "one VIP a service, the same on every node");
+    assert_eq!(views[0], views[1], "the same on every node");
+    let all: BTreeSet<&SocketAddr> = views[0].values().flatten().collect();
+    assert_eq!(all.len(), views[0].values().map(Vec::len).sum::<usize>(), "no VIP belongs to two");
 }

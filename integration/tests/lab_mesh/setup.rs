@@ -1,0 +1,155 @@
+//! The planes, and what every scenario begins with: three nodes, and instances in containers of two of them.
+
+use anyhow::ensure;
+use mesh_integration::{
+    BOUND, HostMesh, agent_binary,
+    lab::{Host, Lab},
+    until, whoami_from,
+};
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+};
+use tokio::task::AbortHandle;
+
+/// What moves the packets.
+pub(crate) struct Plane {
+    /// In a node's configuration; V4 and V6 stand for its addresses.
+    pub(crate) config: &'static str,
+    /// In `x-mesh` of a service whose instances are to know their clients.
+    pub(crate) keeps_client: &'static str,
+    /// Whether containers are attached to the overlay; else the way between those of two nodes is laid by hand.
+    pub(crate) overlay: bool,
+}
+
+pub(crate) const USERSPACE: Plane =
+    Plane { config: "data_plane: userspace\n", keeps_client: "proxy_protocol: true", overlay: false };
+pub(crate) const USERSPACE_OVERLAY: Plane = Plane {
+    config: "data_plane: userspace\noverlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n\
+             publish: {addresses: [V4, \"V6\"]}\n",
+    overlay: true,
+    ..USERSPACE
+};
+pub(crate) const NFTABLES: Plane = Plane {
+    config: "data_plane: nftables\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
+             overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n",
+    keeps_client: "",
+    overlay: true,
+};
+
+/// Where instances are: a container of a node.
+pub(crate) struct Container {
+    pub(crate) host: Host,
+    pub(crate) node: String,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+impl Container {
+    /// As an endpoint of a service file, without the closing brace.
+    pub(crate) fn endpoint(&self, instance: &str) -> String {
+        let addresses: Vec<String> = self.addresses.iter().map(|a| format!("\"{a}\"")).collect();
+        format!("{{name: {instance}, node: {}, address: [{}]", self.node, addresses.join(", "))
+    }
+
+    /// Starts an instance on all its addresses.
+    pub(crate) fn serve(
+        &self,
+        mesh: &mut HostMesh,
+        service: &str,
+        instance: &str,
+        protocol: &str,
+        port: u16,
+    ) -> Vec<AbortHandle> {
+        let serve = |a: &IpAddr| {
+            mesh.serve(&self.host, service, instance, &self.node, protocol, (*a, port).into()).unwrap()
+        };
+        self.addresses.iter().map(serve).collect()
+    }
+}
+
+/// Three nodes and a container on each of the first two.
+pub(crate) async fn start(plane: &Plane) -> (HostMesh, Vec<Container>) {
+    let mut lab = Lab::of(3).unwrap();
+    let mut hosts = Vec::new();
+    for i in [1, 2] {
+        if plane.overlay {
+            hosts.push((lab.hosts.add(&format!("container-{i}")).unwrap(), Vec::new()));
+            continue;
+        }
+        let own = format!("10.244.{i}.5/24").parse().unwrap();
+        hosts.push((lab.container(i, &[own]).unwrap(), vec![own.ip()]));
+        let network = format!("10.244.{i}.0/24").parse().unwrap();
+        for other in (1..=3).filter(|other| *other != i) {
+            lab.node(other).route(network, lab.address(i)[0]).unwrap();
+        }
+    }
+    let configure =
+        |[v4, v6]: [IpAddr; 2]| plane.config.replace("V4", &v4.to_string()).replace("V6", &v6.to_string());
+    let mesh = HostMesh::start(lab, agent_binary!(), configure).unwrap();
+    mesh.until_ready().await;
+    let mut containers = Vec::new();
+    for (i, (host, mut addresses)) in (1..).zip(hosts) {
+        if plane.overlay {
+            let attached = || mesh.attach(i, &host);
+            addresses = until("the node has its subnet, and the container is on it", BOUND, attached).await;
+        }
+        containers.push(Container { host, node: format!("node-{i}"), addresses });
+    }
+    (mesh, containers)
+}
+
+/// A service with an instance in each container, all on `target`; the instances are named by the service.
+pub(crate) fn one_in_each(
+    mesh: &mut HostMesh,
+    containers: &[Container],
+    protocol: &str,
+    ports: &str,
+    target: u16,
+) -> String {
+    let name = if protocol == "tcp" { "whoami" } else { "echo" };
+    let mut endpoints = String::new();
+    for (i, container) in (1..).zip(containers) {
+        let instance = format!("{name}-{i}");
+        container.serve(mesh, name, &instance, protocol, target);
+        endpoints += &format!("{}}}, ", container.endpoint(&instance));
+    }
+    format!("  {name}:\n    ports: [\"{ports}/{protocol}\"]\n    x-mesh:\n      endpoints: [{endpoints}]\n")
+}
+
+/// Waits until whoami at `at` was answered by all of `instances` in turn, and by nobody else.
+pub(crate) async fn until_met(mesh: &HostMesh, at: SocketAddr, instances: &[&str]) {
+    let own = mesh.lab.client_address(0)[usize::from(at.is_ipv6())];
+    until(&format!("{instances:?} answer through {at}, and only they"), BOUND, || async {
+        let mut met = BTreeSet::new();
+        for _ in 0..6 {
+            met.insert(mesh.lab.client.within(whoami_from(own, at)).await??.instance);
+        }
+        ensure!(met.iter().eq(instances), "met {met:?}");
+        anyhow::Ok(())
+    })
+    .await;
+}
+
+/// Answers every connection with what it sent, once all of it has come.
+pub(crate) fn mirror(container: &Container, port: u16) {
+    let listener =
+        container.host.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))).flatten().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut all = Vec::new();
+            drop(stream.read_to_end(&mut all).and_then(|_| stream.write_all(&all)));
+        }
+    });
+}
+
+/// Sends `bytes` to a mirror and gives what comes back.
+pub(crate) fn mirrored(host: &Host, at: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut stream = host.inside(|| TcpStream::connect_timeout(&at, BOUND)).flatten()?;
+    stream.set_read_timeout(Some(BOUND))?;
+    stream.write_all(bytes)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back)?;
+    Ok(back)
+}
