@@ -52,6 +52,13 @@ impl Demo {
         line
     }
 
+    /// Stops it as Ctrl-C does.
+    async fn end(&mut self) {
+        self.signal(rustix::process::Signal::INT);
+        let status = timeout(BOUND, self.child.wait()).await.expect("the demo does not end").unwrap();
+        assert!(status.success(), "{status}");
+    }
+
     fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.child.id().expect("the demo has ended")).unwrap();
         rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
@@ -108,9 +115,7 @@ async fn the_json_line_is_true_and_a_signal_removes_everything() {
     let at: SocketAddr = format!("{}:{}", text(udp, "vip"), udp["ports"][0]["port"]).parse().unwrap();
     echo(&socket, at, "hello").await.unwrap();
 
-    demo.signal(rustix::process::Signal::INT);
-    let status = timeout(BOUND, demo.child.wait()).await.expect("the demo does not end").unwrap();
-    assert!(status.success(), "{status}");
+    demo.end().await;
     assert!(nodes.iter().all(|n| !alive(n["pid"].as_u64().unwrap())), "an agent is left");
     let file = PathBuf::from(text(&told, "service_file"));
     assert!(!file.exists(), "{} is left", file.display());
@@ -140,6 +145,7 @@ async fn every_command_works(mut demo: Demo, least: usize) {
         assert!(output.status.success(), "{command}: {out}{err}");
         assert!(command.starts_with("export") || !out.trim().is_empty(), "{command} printed nothing; {err}");
     }
+    demo.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -255,9 +261,7 @@ async fn with_nftables_containers_see_the_clients_own_address_through_every_node
     assert_eq!(met_by(client, &at, 8 * all.len()).await, all, "through {at}, without its agent");
 
     assert_eq!(names(pid).len(), nodes.len() + 1 + all.len() + udp["instances"].as_array().unwrap().len());
-    demo.signal(rustix::process::Signal::INT);
-    let status = timeout(BOUND, demo.child.wait()).await.expect("the demo does not end").unwrap();
-    assert!(status.success(), "{status}");
+    demo.end().await;
     assert!(nodes.iter().all(|n| !alive(n["pid"].as_u64().unwrap())), "an agent is left");
     assert_eq!(names(pid), Vec::<PathBuf>::new());
     let file = PathBuf::from(text(&told, "service_file"));

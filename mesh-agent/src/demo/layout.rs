@@ -143,8 +143,8 @@ impl Layout {
     }
 
     /// Lays out nodes with network namespaces of their own, `10.77.0.i`, whose containers hold the instances: at
-    /// addresses that their nodes give them once they run ([`Instance::address`] is to be set then). The last node of
-    /// three or more runs no whoami.
+    /// addresses that their nodes give them once they run ([`Instance::address`] is to be set then). The last node
+    /// runs no whoami.
     ///
     /// # Errors
     /// A text that names the option, the value and the fix.
@@ -159,7 +159,7 @@ impl Layout {
                 plane.name()
             ));
         }
-        let layout = Self::place([10, 77], [10, 99], nodes, (nodes - 1).max(2), dir)?;
+        let layout = Self::place([10, 77], [10, 99], nodes, nodes - 1, dir)?;
         Ok(Layout { kernel: Some(plane), ..layout })
     }
 

@@ -48,7 +48,9 @@ pub(super) fn sweep() {
     let Ok(names) = fs::read_dir(FOLDER) else { return };
     let ours = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.starts_with("mesh-demo-")) && path.is_symlink() && !path.exists()
+        let named = name.is_some_and(|name| name.starts_with("mesh-demo-")) && path.is_symlink();
+        // What this process may not look into is no less there.
+        named && path.try_exists().is_ok_and(|exists| !exists)
     };
     for path in names.flatten().map(|name| name.path()).filter(ours) {
         // Another demo may sweep at the same time.

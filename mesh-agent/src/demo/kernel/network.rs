@@ -32,8 +32,8 @@ impl Network {
     /// # Errors
     /// [`DemoError::Privileges`] without `CAP_SYS_ADMIN`; else what the kernel says.
     pub(super) fn build(layout: &Layout) -> Result<Network, DemoError> {
-        sweep();
         let hub = Netns::new().map_err(DemoError::namespaces("cannot make a network namespace"))?;
+        sweep();
         let hosts = hosts(layout, &hub).map_err(DemoError::namespaces("cannot lay the links"))?;
         Ok(Network { _hub: hub, hosts })
     }
