@@ -107,7 +107,7 @@ impl NftablesPlane {
     pub fn start(config: NftablesConfig) -> Result<NftablesPlane, PlaneError> {
         let mut nft = Nft::open().map_err(failed("open a netlink socket"))?;
         for layout in layout::Layout::both() {
-            nft.chains(&layout.table).map_err(failed("read the ruleset (needs CAP_NET_ADMIN)"))?;
+            nft.chains(&layout.table).map_err(failed("use nf_tables (run as root, or set data_plane: userspace)"))?;
         }
         let tally = Arc::<Mutex<Tally>>::default();
         Ok(NftablesPlane {
