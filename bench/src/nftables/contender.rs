@@ -73,7 +73,7 @@ impl Contender {
         Ok(Loaded { took: self.feed(space, false, &text)?, plane: None })
     }
 
-    /// Moves one endpoint.
+    /// Changes one endpoint: of ours it stops being ready, of rivals it moves, which is no more to write.
     pub(super) fn change(
         self,
         space: &Space,
@@ -84,7 +84,7 @@ impl Contender {
         let text = match self {
             Contender::Ours => {
                 let plane = loaded.plane.as_mut().context("our plane")?;
-                return plane.apply(&[services::put(service, 3, generation)]);
+                return plane.apply(&[services::unready(service, 3)]);
             }
             Contender::Iptables | Contender::IptablesNft => rivals::iptables_change(service, 3, generation),
             Contender::Nft => rivals::nft_change(service, 3, generation),

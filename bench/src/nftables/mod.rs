@@ -23,20 +23,20 @@ pub(crate) struct Options {
     /// How many services to load, in ascending order; connections are made at the greatest.
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
     services: Vec<u32>,
-    /// Only this part: load, change, memory, connect, ingress, reprogram or overlay.
-    #[arg(long)]
-    only: Option<String>,
+    /// Only these parts, of load, change, memory, connect, ingress, reprogram and overlay.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { rounds: 3, services: vec![1_000, 10_000], only: None }
+        Options { rounds: 3, services: vec![1_000, 10_000], only: Vec::new() }
     }
 }
 
 impl Options {
     fn wants(&self, part: &str) -> bool {
-        self.only.as_deref().is_none_or(|only| only == part)
+        self.only.is_empty() || self.only.iter().any(|only| only == part)
     }
 
     fn most(&self) -> u32 {
@@ -58,8 +58,8 @@ pub(crate) fn possible() -> anyhow::Result<()> {
 /// When this is not root, or a contender fails at what it is asked.
 pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
     const PARTS: [&str; 7] = ["load", "change", "memory", "connect", "ingress", "reprogram", "overlay"];
-    if let Some(only) = options.only.as_deref() {
-        anyhow::ensure!(PARTS.contains(&only), "--only {only}: one of {}", PARTS.join(", "));
+    for only in &options.only {
+        anyhow::ensure!(PARTS.contains(&only.as_str()), "--only {only}: one of {}", PARTS.join(", "));
     }
     anyhow::ensure!(
         !options.services.is_empty() && options.services.iter().all(|n| (1..=20_000).contains(n)),

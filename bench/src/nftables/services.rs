@@ -79,6 +79,16 @@ pub(super) fn put(service: u32, e: u32, generation: u32) -> Op {
     Op::PutBackend { frontend, backend }
 }
 
+/// That endpoint stops being ready; its TCP flows stay.
+pub(super) fn unready(service: u32, e: u32) -> Op {
+    match put(service, e, 0) {
+        Op::PutBackend { frontend, backend } => {
+            Op::PutBackend { frontend, backend: Backend { state: BackendState::Down, ..backend } }
+        }
+        other => other,
+    }
+}
+
 /// All of it, as the reconciler hands it over at start.
 pub(super) fn all(services: u32, generation: u32) -> Vec<Op> {
     let put_frontend = |i| {
