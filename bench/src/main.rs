@@ -4,6 +4,7 @@ mod agent;
 mod churn;
 mod dns;
 mod memory;
+mod nftables;
 mod plan;
 mod process;
 mod proxy;
@@ -28,6 +29,8 @@ enum What {
     All,
     /// Resident memory of a real agent with 10,000 services.
     Memory(memory::Options),
+    /// The nftables data plane and the overlay against iptables, nft and plain forwarding. Needs root.
+    Nftables(nftables::Options),
     /// Cost of compile and diff at 100, 1,000 and 10,000 services.
     Plan,
     /// Time from one change to snapshot, DNS and data plane at 100, 1,000 and 10,000 services.
@@ -55,6 +58,10 @@ fn main() -> anyhow::Result<()> {
             dns::run(&dns::Options::default(), args.json)?;
             churn::run(&churn::Options::default(), args.json)?;
             memory::run(&memory::Options::default(), args.json)?;
+            match nftables::possible() {
+                Ok(()) => nftables::run(&nftables::Options::default(), args.json)?,
+                Err(error) => eprintln!("SKIPPED: nftables: {error:#}"),
+            }
             match serf::possible() {
                 Ok(()) => serf::run(&serf::Options::default(), args.json)?,
                 Err(error) => eprintln!("SKIPPED: serf: {error:#}"),
@@ -64,6 +71,7 @@ fn main() -> anyhow::Result<()> {
         What::Dns(options) => dns::run(&options, args.json)?,
         What::ServeDns(serve) => dns::serve(&serve)?,
         What::Memory(options) => memory::run(&options, args.json)?,
+        What::Nftables(options) => nftables::run(&options, args.json)?,
         What::Plan => plan::run(args.json),
         What::Proxy(options) => proxy::run(&options, args.json)?,
         What::Serf(options) => serf::run(&options, args.json)?,

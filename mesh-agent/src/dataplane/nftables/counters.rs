@@ -18,7 +18,7 @@ use crate::{
 };
 use mesh_control::model::{Family, Protocol, ServiceKey};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::IpAddr,
 };
@@ -44,15 +44,22 @@ struct Refused {
 const COUNTED: [&str; 5] = [SERVICES, SLOTS, BACKENDS, DENIED, LIMITED];
 
 impl Tally {
-    /// Notes what the counters say that a change will remove.
-    pub(super) fn before(&mut self, nft: &mut Nft, state: &State, change: &Change) -> io::Result<()> {
+    /// Notes what the counters say that a change of the frontends `touched` will remove.
+    pub(super) fn before(
+        &mut self,
+        nft: &mut Nft,
+        state: &State,
+        change: &Change,
+        touched: &BTreeSet<FrontendKey>,
+    ) -> io::Result<()> {
         for (side, elements) in state.sides.iter().zip(&change.elements) {
             let out = COUNTED.iter().filter_map(|set| elements.out.get_key_value(set));
             let out: Vec<_> = out.collect();
             if out.is_empty() || !side.base {
                 continue;
             }
-            let places = Places::new(&change.next.table, &side.layout);
+            let stay = touched.iter().filter(|key| change.next.table.contains_key(*key));
+            let places = Places::new(stay, &side.layout);
             for (set, elements) in out {
                 // Of frontends that go nobody asks any more.
                 let keys: Vec<Vec<u8>> = elements
@@ -120,9 +127,9 @@ struct Places {
 }
 
 impl Places {
-    fn new(table: &Table, layout: &Layout) -> Places {
+    fn new<'a>(keys: impl Iterator<Item = &'a FrontendKey>, layout: &Layout) -> Places {
         let mut exact = HashMap::new();
-        for key in table.keys().filter(|key| key.listen.family() == layout.family) {
+        for key in keys.filter(|key| key.listen.family() == layout.family) {
             let address = match key.listen {
                 Listen::Vip(a) | Listen::Address(a) => Some(a),
                 Listen::AnyLocal(_) => None,
@@ -162,7 +169,7 @@ pub(super) fn read(
     };
     let mut active: BTreeMap<BackendKey, u64> = BTreeMap::new();
     for side in state.sides.iter().filter(|side| side.base) {
-        let places = Places::new(&state.table, &side.layout);
+        let places = Places::new(state.table.keys(), &side.layout);
         for set in COUNTED {
             for element in nft.elements(&side.layout.table, set)? {
                 now.add(&side.layout, &state.table, set, &element, &places);

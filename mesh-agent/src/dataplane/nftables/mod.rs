@@ -126,7 +126,7 @@ impl NftablesPlane {
         let mut change = Change::plan(&self.state, &self.place, work, touched);
         if !change.is_empty(&self.state) {
             let mut nft = locked(&self.nft);
-            locked(&self.tally).before(&mut nft, &self.state, &change)?;
+            locked(&self.tally).before(&mut nft, &self.state, &change, touched)?;
             nft.commit(change.transaction(&self.state, &self.outline))?;
         }
         let cuts = flows::cuts(&self.state.table, work, touched);

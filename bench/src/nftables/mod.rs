@@ -1,0 +1,84 @@
+//! The nftables data plane and the overlay, in network namespaces, against iptables, iptables over nf_tables, a ruleset
+//! of kube-proxy's shape for `nft`, a VXLAN laid by hand, and plain forwarding. All turns are interleaved.
+
+mod connect;
+mod contender;
+mod overlay;
+mod path;
+mod pump;
+mod reprogram;
+mod rivals;
+mod services;
+mod space;
+mod tables;
+
+use clap::Args;
+
+/// How much.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Rounds; everybody has a turn in each. Who takes more than 20 s for a load has one.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How many services to load, in ascending order; connections are made at the greatest.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
+    services: Vec<u32>,
+    /// Only these parts, of load, change, memory, connect, ingress, reprogram and overlay.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { rounds: 3, services: vec![1_000, 10_000], only: Vec::new() }
+    }
+}
+
+impl Options {
+    fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == part)
+    }
+
+    fn most(&self) -> u32 {
+        self.services.iter().copied().max().unwrap_or(1)
+    }
+}
+
+/// Why this cannot run here, or nothing.
+///
+/// # Errors
+/// Without the privileges, or without ip(8).
+pub(crate) fn possible() -> anyhow::Result<()> {
+    space::Space::new().map(drop)
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When this is not root, or a contender fails at what it is asked.
+pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
+    const PARTS: [&str; 7] = ["load", "change", "memory", "connect", "ingress", "reprogram", "overlay"];
+    for only in &options.only {
+        anyhow::ensure!(PARTS.contains(&only.as_str()), "--only {only}: one of {}", PARTS.join(", "));
+    }
+    anyhow::ensure!(
+        !options.services.is_empty() && options.services.iter().all(|n| (1..=20_000).contains(n)),
+        "--services: numbers from 1 to 20000, as 1000,10000"
+    );
+    if ["load", "change", "memory"].iter().any(|part| options.wants(part)) {
+        tables::run(options, json)?;
+    }
+    if options.wants("connect") {
+        connect::services(options, json)?;
+    }
+    if options.wants("ingress") {
+        connect::ingress(options, json)?;
+    }
+    if options.wants("reprogram") {
+        reprogram::run(options, json)?;
+    }
+    if options.wants("overlay") {
+        overlay::run(options, json)?;
+    }
+    Ok(())
+}

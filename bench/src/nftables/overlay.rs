@@ -1,0 +1,180 @@
+//! A stream between containers of two nodes: over the agent's overlay, over a VXLAN laid by hand, and routed without
+//! any encapsulation. The nodes, bridges and cables are alike.
+
+use super::{
+    Options,
+    pump::{self, PORT, Sink},
+    space::Space,
+};
+use crate::table::{Table, median};
+use anyhow::{Context as _, ensure};
+use mesh_agent::{
+    overlay::{
+        OverlayConfig,
+        apply::apply,
+        attach::{AttachRequest, Containers, Ground},
+    },
+    sys::rtnl::Rtnl,
+};
+use mesh_control::model::{Addresses, Family, Name, NodeInfo, NodeState, NodeView, Snapshot};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+/// Streams of each in a round.
+const TURNS: usize = 10;
+/// What VXLAN over IPv4 takes of each packet (RFC 7348 section 5), bytes.
+const HEADERS: u32 = 50;
+
+/// Two nodes with a container each.
+struct Way {
+    name: &'static str,
+    /// Held for as long as streams pass.
+    _nodes: [Space; 2],
+    containers: [Space; 2],
+    to: Ipv4Addr,
+    rates: Vec<f64>,
+    costs: Vec<f64>,
+}
+
+/// Measures and prints.
+pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
+    let by_hand = |vxlan, name| laid_by_hand(vxlan).context(name).map(|laid| Way::new(name, laid));
+    let ours = agents().context("the agent's overlay")?;
+    let mut ways = [
+        Way::new("mesh-agent", ours),
+        by_hand(true, "VXLAN by hand")?,
+        by_hand(false, "routed, no encapsulation")?,
+    ];
+    for _ in 0..options.rounds.max(1) * TURNS {
+        for way in &mut ways {
+            let sink = Sink::open(&way.containers[1])?;
+            let sample =
+                pump::pump(&way.containers[0], &sink, (way.to, PORT).into()).with_context(|| way.name)?;
+            way.rates.push(sample.rate);
+            way.costs.push(sample.cost);
+        }
+    }
+    let title = "nftables: a stream between containers of two nodes (goal: at least 0.98 of a VXLAN by hand)";
+    let mut table = Table::new(title, &["way", "MiB/s", "ours/its", "CPU µs/MiB", "its/ours"]);
+    let (rate, cost) = (median(&ways[0].rates), median(&ways[0].costs));
+    for way in &ways {
+        let (its_rate, its_cost) = (median(&way.rates), median(&way.costs));
+        table.row(&[
+            way.name.to_owned(),
+            format!("{its_rate:.0}"),
+            format!("{:.2}", rate / its_rate),
+            format!("{its_cost:.0}"),
+            format!("{:.2}", its_cost / cost),
+        ]);
+    }
+    table.print(json);
+    Ok(())
+}
+
+/// Nodes, containers, and the second container's address.
+type Laid = ([Space; 2], [Space; 2], Ipv4Addr);
+
+impl Way {
+    fn new(name: &'static str, (nodes, containers, to): Laid) -> Way {
+        Way { name, _nodes: nodes, containers, to, rates: Vec::new(), costs: Vec::new() }
+    }
+}
+
+fn underlay(node: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, node)
+}
+
+/// Two nodes on one cable.
+fn nodes() -> anyhow::Result<[Space; 2]> {
+    let (one, two) = (Space::router()?, Space::router()?);
+    let address = |node| format!("{}/24", underlay(node));
+    one.cable(("eth0", &address(1)), (&two, "eth0", &address(2)))?;
+    Ok([one, two])
+}
+
+/// As an operator would.
+fn laid_by_hand(vxlan: bool) -> anyhow::Result<Laid> {
+    let nodes = nodes()?;
+    let containers = [Space::new()?, Space::new()?];
+    for ((me, node), container) in (1..).zip(&nodes).zip(&containers) {
+        let (other, mtu) = (3 - me, if vxlan { 1500 - HEADERS } else { 1500 });
+        let (own, peer) = (underlay(me), underlay(other));
+        node.ip(&format!(
+            "link add br0 type bridge\naddr add 10.9.{me}.1/24 dev br0\nlink set br0 mtu {mtu} up\n"
+        ))?;
+        node.cable(("c0", ""), (container, "eth0", &format!("10.9.{me}.2/24")))?;
+        node.ip(&format!("link set c0 mtu {mtu} master br0\n"))?;
+        container.ip(&format!("link set eth0 mtu {mtu}\nroute add default via 10.9.{me}.1\n"))?;
+        if vxlan {
+            node.ip(&format!(
+                "link add vx0 type vxlan id 5 local {own} remote {peer} dstport 4789 dev eth0 nolearning\n\
+                 addr add 10.9.0.{me}/24 dev vx0\nlink set vx0 mtu {mtu} up\n\
+                 route add 10.9.{other}.0/24 via 10.9.0.{other}\n"
+            ))?;
+        } else {
+            node.ip(&format!("route add 10.9.{other}.0/24 via {peer}\n"))?;
+        }
+    }
+    Ok((nodes, containers, Ipv4Addr::new(10, 9, 2, 2)))
+}
+
+fn name(node: u8) -> anyhow::Result<Name> {
+    Ok(Name::new(&format!("n{node}"))?)
+}
+
+/// The overlay as the agent lays it, and containers as it attaches them.
+fn agents() -> anyhow::Result<Laid> {
+    let nodes = nodes()?;
+    let containers = [Space::new()?, Space::new()?];
+    let (networks, vip_cidrs) = (vec!["10.9.0.0/16".parse()?], vec!["10.96.0.0/16".parse()?]);
+    let mut to = None;
+    for ((me, node), container) in (1..).zip(&nodes).zip(&containers) {
+        let config = OverlayConfig {
+            networks: networks.clone(),
+            vip_cidrs: vip_cidrs.clone(),
+            underlay: Addresses::from(IpAddr::V4(underlay(me))),
+            vni: OverlayConfig::VNI,
+            port: OverlayConfig::PORT,
+            bridge: OverlayConfig::BRIDGE.into(),
+            device: OverlayConfig::DEVICE.into(),
+            audit_interval: OverlayConfig::AUDIT,
+            probe_port: OverlayConfig::PROBE_PORT,
+            probe_interval: OverlayConfig::PROBE,
+        };
+        let snapshot = snapshot(me)?;
+        let request = AttachRequest { netns: container.path().into(), name: "eth0".into(), address: None };
+        let attached = node.inside(|| {
+            let mut rtnl = Rtnl::open()?;
+            let applied = apply(&mut rtnl, &config, &snapshot, &[Family::V4, Family::V6].into())?;
+            ensure!(applied.failed.is_empty(), "{}", applied.failed.join("; "));
+            let ground = Ground { plan: &applied.plan, networks: &config.networks, snapshot: &snapshot };
+            Ok(Containers::default().attach(&mut rtnl, ground, &request)?)
+        })??;
+        to = attached.lease.addresses.first().copied();
+    }
+    match to {
+        Some(IpAddr::V4(to)) => Ok((nodes, containers, to)),
+        other => anyhow::bail!("the container got the address {other:?}"),
+    }
+}
+
+/// What a node sees of both.
+fn snapshot(me: u8) -> anyhow::Result<Snapshot> {
+    let mut snapshot = Snapshot::empty(name(me)?);
+    for node in [1, 2] {
+        let view = NodeView {
+            name: name(node)?,
+            info: NodeInfo { addresses: Addresses::from(IpAddr::V4(underlay(node))), ..NodeInfo::default() },
+            gossip: None,
+            state: NodeState::Alive,
+            subnets: vec![format!("10.9.{node}.0/24").parse()?],
+        };
+        if node == me {
+            snapshot.set_own_subnets(view.subnets.clone());
+        }
+        snapshot.set_node(name(node)?, Some(Arc::new(view)));
+    }
+    Ok(snapshot)
+}

@@ -1,0 +1,89 @@
+//! A client, a node that forwards and a server behind it, and connections through them.
+//!
+//! ```text
+//!   client 10.1.0.2 ── 10.1.0.1 node 10.2.0.1 ── 10.2.0.2 server, which has every endpoint's address too
+//! ```
+
+use super::{
+    services::{BACKENDS, TARGET},
+    space::Space,
+};
+use anyhow::Context as _;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::{
+    io,
+    net::{Ipv4Addr, Shutdown, SocketAddr},
+    time::{Duration, Instant},
+};
+
+/// The node, as the client sees it.
+pub(super) const NODE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+/// The server's own address.
+pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 2);
+/// Longest wait for a connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The three of them.
+pub(super) struct Path {
+    pub(super) client: Space,
+    pub(super) node: Space,
+    pub(super) server: Space,
+    listener: Socket,
+}
+
+impl Path {
+    /// Lays it; the server accepts at [`TARGET`] of all its addresses and hangs up.
+    pub(super) fn new() -> anyhow::Result<Path> {
+        let (client, node, server) = (Space::new()?, Space::router()?, Space::new()?);
+        node.cable(("c0", "10.1.0.1/24"), (&client, "eth0", "10.1.0.2/24"))?;
+        node.cable(("s0", "10.2.0.1/24"), (&server, "eth0", "10.2.0.2/24"))?;
+        client.ip("route add default via 10.1.0.1\n")?;
+        node.ip(&format!("route add {BACKENDS} via 10.2.0.2\n"))?;
+        server.ip(&format!("route add local {BACKENDS} dev lo\nroute add default via 10.2.0.1\n"))?;
+        let listener = server.inside(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, TARGET)).into())?;
+            socket.listen(4096)?;
+            io::Result::Ok(socket)
+        })??;
+        let accepting = listener.try_clone()?;
+        // Ends when the listener is shut down.
+        std::thread::spawn(move || while accepting.accept().is_ok() {});
+        Ok(Path { client, node, server, listener })
+    }
+
+    /// Makes the node keep track of connections, and nothing else.
+    pub(super) fn track(&self) -> anyhow::Result<()> {
+        let rules = "table ip track {\n chain forward {\n type filter hook forward priority 0;\n \
+                     ct state invalid drop\n }\n}\n";
+        self.node.run("nft", &["-f", "-"], rules).context("connection tracking alone").map(drop)
+    }
+
+    /// Connects to each of these, one after the other, from the client: microseconds.
+    pub(super) fn connects(&self, to: impl Iterator<Item = SocketAddr> + Send) -> anyhow::Result<Vec<f64>> {
+        let times = self.client.inside(|| to.map(|to| connect(to).map(micros)).collect::<io::Result<_>>())?;
+        times.context("a connection failed")
+    }
+}
+
+impl Drop for Path {
+    fn drop(&mut self) {
+        // Its thread goes with it.
+        drop(self.listener.shutdown(Shutdown::Both));
+    }
+}
+
+/// Connects and resets, in the namespace of the calling thread; how long the connection took.
+pub(super) fn connect(to: SocketAddr) -> io::Result<Duration> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    // No port waits for the end of a connection that nobody needs any more.
+    socket.set_linger(Some(Duration::ZERO))?;
+    let (to, start) = (to.into(), Instant::now());
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.connect(&to)?;
+    Ok(start.elapsed())
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}

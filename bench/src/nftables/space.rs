@@ -1,0 +1,107 @@
+//! A network namespace without a name, and the words that the bench uses of it.
+
+use anyhow::{Context as _, bail};
+use mesh_agent::sys::netns::Netns;
+use std::{
+    io::{Read as _, Write as _},
+    process::{Command, Stdio},
+    thread,
+};
+
+/// Seconds that one program may take; what is slower is stopped.
+const PATIENCE: &str = "600";
+
+/// A namespace. It goes with the last socket in it.
+#[derive(Debug)]
+pub(super) struct Space(Netns);
+
+impl Space {
+    /// A new one, its loopback device up.
+    pub(super) fn new() -> anyhow::Result<Space> {
+        let space = Space(Netns::new().context("a network namespace")?);
+        space.ip("link set lo up")?;
+        Ok(space)
+    }
+
+    /// A new one that forwards.
+    pub(super) fn router() -> anyhow::Result<Space> {
+        let space = Space::new()?;
+        space.set("net/ipv4/ip_forward", "1")?;
+        Ok(space)
+    }
+
+    /// The path that leads to it.
+    pub(super) fn path(&self) -> String {
+        self.0.path().display().to_string()
+    }
+
+    /// Does `work` in the namespace; threads, sockets and processes that it makes are in there for good.
+    pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        self.0.run(work).context("enter a network namespace")
+    }
+
+    /// Writes a setting, as `net/ipv4/ip_forward`.
+    pub(super) fn set(&self, path: &str, value: &str) -> anyhow::Result<()> {
+        let written = self.inside(|| std::fs::write(format!("/proc/sys/{path}"), value))?;
+        written.with_context(|| format!("/proc/sys/{path}"))
+    }
+
+    /// Runs lines of ip(8).
+    pub(super) fn ip(&self, lines: &str) -> anyhow::Result<()> {
+        self.run("ip", &["-batch", "-"], lines).map(drop)
+    }
+
+    /// Runs a program to its end with that input; what it printed.
+    pub(super) fn run(&self, program: &str, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+        self.inside(|| run(program, arguments, input))?
+    }
+
+    /// Lays a cable between a link here and a link there, both up, with these addresses (`10.1.0.1/24`).
+    pub(super) fn cable(&self, here: (&str, &str), there: (&Space, &str, &str)) -> anyhow::Result<()> {
+        let ((name, address), (other, peer, far)) = (here, there);
+        self.ip(&format!("link add {name} type veth peer name {peer} netns {}\n", other.path()))?;
+        for (space, link, address) in [(self, name, address), (other, peer, far)] {
+            let give =
+                if address.is_empty() { String::new() } else { format!("addr add {address} dev {link}\n") };
+            space.ip(&format!("{give}link set {link} up\n"))?;
+        }
+        Ok(())
+    }
+}
+
+fn run(program: &str, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+    let mut command = Command::new("timeout");
+    command.args([PATIENCE, program]).args(arguments);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| program.to_owned())?;
+    let (mut stdin, mut stderr) = (child.stdin.take(), child.stderr.take());
+    let output = thread::scope(|scope| {
+        scope.spawn(|| {
+            // A program that reads nothing may be gone already; its exit code tells.
+            drop(stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes())));
+        });
+        let says = scope.spawn(|| {
+            let mut text = String::new();
+            stderr.take().map(|mut stderr| stderr.read_to_string(&mut text));
+            text
+        });
+        let output = child.wait_with_output();
+        output.map(|output| (output, says.join().unwrap_or_default()))
+    });
+    let (output, says) = output?;
+    let line = || format!("{program} {}", arguments.join(" "));
+    match output.status.code() {
+        Some(0) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Some(124) => bail!("{}: not done in {PATIENCE} s", line()),
+        Some(127) => bail!("{}: not installed", line()),
+        _ => bail!("{}: {}", line(), says.lines().next().unwrap_or("failed without a word")),
+    }
+}
+
+/// Whether a program is installed.
+pub(super) fn installed(program: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{path}:/usr/sbin:/sbin").split(':').any(|f| std::path::Path::new(f).join(program).exists())
+}
