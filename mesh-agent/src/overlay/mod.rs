@@ -1,6 +1,6 @@
 //! The overlay: every node has a subnet of its own, and packets between them travel in VXLAN over the underlay.
 //!
-//! [`plan`] says what should be, [`step`] what has to change for it (both pure), [`apply`] looks and does, [`task`] does
+//! [`plan`] says what should be, [`step`] what has to change for it (both pure), [`apply`] looks and does, `task` does
 //! so whenever the mesh or the kernel changes. `docs/overlay.md` has the picture.
 
 pub mod apply;

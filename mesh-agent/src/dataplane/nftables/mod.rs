@@ -5,10 +5,10 @@
 //!                   (nat, -105)          address . protocol . port               … . number
 //! ```
 //!
-//! One chain serves all frontends of its shape ([`chain`]), so a packet of a new flow costs two lookups whatever the
-//! number of services, and a change of an endpoint changes a few map elements in one transaction ([`write`]). What
-//! stands for a frontend is a pure function of it ([`realize`]); elements carry names and policies along ([`note`]), so
-//! the whole table can be read back and compared ([`observe`]), also by another run of the agent.
+//! One chain serves all frontends of its shape (`chain`), so a packet of a new flow costs two lookups whatever the
+//! number of services, and a change of an endpoint changes a few map elements in one transaction (`write`). What
+//! stands for a frontend is a pure function of it (`realize`); elements carry names and policies along (`note`), so
+//! the whole table can be read back and compared (`observe`), also by another run of the agent.
 
 mod chain;
 mod counters;
@@ -107,7 +107,8 @@ impl NftablesPlane {
     pub fn start(config: NftablesConfig) -> Result<NftablesPlane, PlaneError> {
         let mut nft = Nft::open().map_err(failed("open a netlink socket"))?;
         for layout in layout::Layout::both() {
-            nft.chains(&layout.table).map_err(failed("use nf_tables (run as root, or set data_plane: userspace)"))?;
+            nft.chains(&layout.table)
+                .map_err(failed("use nf_tables (run as root, or set data_plane: userspace)"))?;
         }
         let tally = Arc::<Mutex<Tally>>::default();
         Ok(NftablesPlane {
