@@ -1,21 +1,14 @@
 //! One host of a lab: a network namespace, with the words tests use of it.
 
-use ipnetwork::IpNetwork;
-use mesh_agent::sys::{
-    link::{add_bridge, set_up},
-    netns::Netns,
-};
+use mesh_agent::sys::{link::set_up, netns::Netns};
 use std::{
     fs::File,
     io,
-    net::IpAddr,
     os::fd::{AsRawFd, RawFd},
     process::{Command, Output},
     sync::Arc,
 };
 use tokio::{runtime::Handle, task::spawn_blocking};
-
-use super::net;
 
 /// A network namespace without a name. It lives as long as a clone of this, a process or a socket of it does.
 #[derive(Clone, Debug)]
@@ -124,67 +117,11 @@ impl Host {
         self.sysctl("net/ipv6/conf/all/forwarding", "1")
     }
 
-    /// Adds a bridge with these addresses.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn bridge(&self, name: &str, addresses: &[IpNetwork]) -> io::Result<()> {
-        add_bridge(&self.netns, name)?;
-        self.addresses(name, addresses)
-    }
-
-    /// Lays a cable from a port of this host's bridge to `link` of `other`; packets pass when this returns.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn cable(&self, bridge: &str, port: &str, other: &Host, link: &str) -> io::Result<()> {
-        net::cable(self, bridge, port, other, link)
-    }
-
-    /// Lets frames leave by the bridge port that they came from. A container needs it to reach itself through its node
-    /// when bridged packets meet the packet filter (`bridge-nf-call-iptables`).
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn hairpin(&self, port: &str) -> io::Result<()> {
-        net::hairpin(self, port)
-    }
-
     /// Sets a link up or down.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn set_up(&self, link: &str, up: bool) -> io::Result<()> {
         set_up(&self.netns, link, up)
-    }
-
-    /// Gives a link more addresses.
-    ///
-    /// # Errors
-    /// The address and what the kernel says.
-    pub fn addresses(&self, link: &str, addresses: &[IpNetwork]) -> io::Result<()> {
-        net::add_addresses(self, link, addresses)
-    }
-
-    /// Sends what is for `to` to the neighbour `via`.
-    ///
-    /// # Errors
-    /// The route and what the kernel says.
-    pub fn route(&self, to: IpNetwork, via: IpAddr) -> io::Result<()> {
-        net::add_route(self, to, net::To::Neighbour(via))
-    }
-
-    /// Takes every address of `network` for its own, unless a more exact route says otherwise.
-    ///
-    /// # Errors
-    /// The route and what the kernel says.
-    pub fn owns(&self, network: IpNetwork) -> io::Result<()> {
-        net::add_route(self, network, net::To::Itself)
-    }
-
-    /// Whether it has a link of that name.
-    #[must_use]
-    pub fn has_link(&self, name: &str) -> bool {
-        self.inside(|| net::index(name)).is_ok_and(|found| found.is_ok())
     }
 }

@@ -14,6 +14,7 @@
 mod capture;
 mod host;
 mod hosts;
+mod links;
 pub(crate) mod net;
 mod process;
 

@@ -49,6 +49,7 @@ on! { USERSPACE_OVERLAY, userspace_overlay:
 }
 
 on! { NFTABLES, nftables:
+    everybody_reaches_everything,
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
     a_dead_nodes_instances_get_nothing_more,
     a_killed_agent_moves_no_packet,
@@ -80,6 +81,36 @@ async fn an_outside_client_reaches_containers_through_every_node_and_is_known_to
         let found: BTreeSet<IpAddr> =
             node.lookup("tasks.whoami.cluster").await.unwrap().iter().map(|a| a.parse().unwrap()).collect();
         assert_eq!(found, containers.iter().map(|c| c.addresses[0]).collect());
+    }
+}
+
+/// Programs of the nodes and of the containers dial every node and the VIP, and each instance answers each of them: also
+/// the container itself, and that of the node that dials another node.
+async fn everybody_reaches_everything(plane: &Plane) {
+    let (mut mesh, containers) = start(plane).await;
+    let service = one_in_each(&mut mesh, &containers, "tcp", "8080:8000", 8000);
+    mesh.write_service_file("whoami.yaml", &format!("services:\n{service}")).unwrap();
+    let mut ways: Vec<SocketAddr> = Vec::new();
+    for i in 1..=3 {
+        let at: SocketAddr = (mesh.lab.address(i)[0], 8080).into();
+        until_met(&mesh, at, &["whoami-1", "whoami-2"]).await;
+        ways.push(at);
+    }
+    let vip = mesh.node(1).lookup("whoami.cluster").await.unwrap()[0].parse().unwrap();
+    ways.push(SocketAddr::new(vip, 8000));
+    let nodes = (1..=3).map(|i| mesh.lab.node(i).clone());
+    let from: Vec<Host> = nodes.chain(containers.iter().map(|c| c.host.clone())).collect();
+    for host in &from {
+        for at in &ways {
+            let mut met = BTreeSet::new();
+            for _ in 0..8 {
+                let own = if at.is_ipv4() { IpAddr::from([0, 0, 0, 0]) } else { [0_u16; 8].into() };
+                let answer = host.within(whoami_from(own, *at)).await.unwrap();
+                met.insert(answer.unwrap_or_else(|e| panic!("{} at {at}: {e:#}", host.name)).instance);
+            }
+            let wanted = ["whoami-1", "whoami-2"].map(str::to_owned).into();
+            assert_eq!(met, wanted, "{} at {at}", host.name);
+        }
     }
 }
 

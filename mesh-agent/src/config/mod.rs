@@ -4,6 +4,7 @@
 mod check;
 mod host;
 mod limits;
+mod links;
 mod load;
 mod overlay;
 mod read;
@@ -17,7 +18,7 @@ mod values;
 pub mod yaml;
 
 pub use host::HostFacts;
-pub use overlay::OverlayLinks;
+pub use links::OverlayLinks;
 pub use types::{
     AdminConfig, ClusterConfig, Config, DnsConfig, FilesConfig, LogConfig, LogFormat, MetricsConfig,
     NodeConfig, PlaneChoice, PublishConfig, Secret, SourcesConfig, TlsConfig, Upstreams, UserspaceConfig,

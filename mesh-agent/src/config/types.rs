@@ -1,6 +1,6 @@
 //! What the configuration says, checked and with defaults filled in.
 
-use super::overlay::OverlayLinks;
+use super::links::OverlayLinks;
 use ipnetwork::IpNetwork;
 use mesh_control::OverlayNetwork;
 use mesh_control::model::{Addresses, Name, PortRange};

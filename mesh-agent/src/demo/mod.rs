@@ -6,6 +6,7 @@
 pub mod agents;
 mod ask;
 pub mod echo;
+mod error;
 pub mod instances;
 pub mod kernel;
 pub mod layout;
@@ -17,4 +18,5 @@ mod supervise;
 mod tale;
 pub mod whoami;
 
-pub use supervise::{DemoError, run};
+pub use error::DemoError;
+pub use supervise::run;

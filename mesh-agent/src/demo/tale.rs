@@ -1,6 +1,6 @@
 //! What the demo says of what happens; every line is measured.
 
-use super::supervise::DemoError;
+use super::error::DemoError;
 use serde_json::{Value, json};
 use std::{
     fmt::Display,

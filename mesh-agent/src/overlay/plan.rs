@@ -45,6 +45,8 @@ pub struct Peer {
     pub mac: Mac,
     /// Its address on the underlay.
     pub underlay: IpAddr,
+    /// All its addresses there, with which its own programs dial other nodes.
+    pub addresses: Vec<IpAddr>,
     /// Its subnets, at most one a family.
     pub subnets: Vec<IpNetwork>,
 }
@@ -128,7 +130,8 @@ fn peers(snapshot: &Snapshot, local: IpAddr, problems: &mut Vec<String>) -> Vec<
             problems.push(format!("{node} and {other} derive the same address {mac}: rename {node}"));
             continue;
         }
-        peers.push(Peer { node: node.clone(), mac, underlay, subnets: view.subnets.clone() });
+        let addresses = view.info.addresses.iter().collect();
+        peers.push(Peer { node: node.clone(), mac, underlay, addresses, subnets: view.subnets.clone() });
     }
     peers
 }

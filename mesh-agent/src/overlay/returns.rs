@@ -8,6 +8,9 @@
 //!                 egress of mesh-vx: destination MAC = that VTEP's, mark = 0 ─▶ VXLAN ─▶ ingress node
 //! ```
 //!
+//! One client's address cannot be kept: that of the backend's own node, dialling a port of another. Its answers would
+//! be at home before they were translated, so flows of nodes get the ingress node's address on the overlay.
+//!
 //! The number of rules does not grow with the nodes: two maps do. The mark has to be cleared on the way out, or the
 //! outer packet would take the same route again. Routes and the rule are the overlay's own ([`super::plan`]).
 
@@ -20,12 +23,15 @@ use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
+    net::IpAddr,
 };
 
 /// The name of our tables.
 pub const TABLE: &str = "mesh-agent-overlay";
 /// VTEP → mark, in the inet table.
 const VTEPS: &str = "vteps";
+/// Addresses of the other nodes, by family, in the inet table.
+const NODES: [&str; 2] = ["nodes4", "nodes6"];
 /// Mark → VTEP, in the netdev table.
 const MACS: &str = "macs";
 /// Changes with the rules: those of another version are laid anew.
@@ -118,6 +124,37 @@ fn answers(device: Option<&str>) -> Rules {
     vec![("goes back there", rule)]
 }
 
+/// Gives translated flows of other nodes this node's address, where they go on to yet another node, and flows of
+/// containers, where they leave the overlay: nobody outside knows the way back to those.
+fn departing(bridge: &str, device: &str) -> Rules {
+    let leaves =
+        |link: &str| [Expr::meta(reg(0), libc::NFT_META_OIFNAME), Expr::cmp(reg(0), false, &name(link))];
+    let mut out = vec![Expr::meta(reg(0), libc::NFT_META_IIFNAME), Expr::cmp(reg(0), true, &name(bridge))];
+    out.extend(leaves(bridge));
+    out.extend(leaves(device));
+    out.push(Expr::masquerade());
+    let rule = |(set, proto, offset, len): (&str, u8, u32, u32)| {
+        // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
+        let translated = (1_u32 << 5).to_ne_bytes();
+        let rule = vec![
+            Expr::meta(reg(0), libc::NFT_META_OIFNAME),
+            Expr::cmp(reg(0), true, &name(device)),
+            Expr::meta(reg(0), libc::NFT_META_NFPROTO),
+            Expr::cmp(reg(0), true, &[proto]),
+            Expr::ct(reg(0), libc::NFT_CT_STATUS),
+            Expr::mask(reg(0), reg(0), &translated),
+            Expr::cmp(reg(0), false, &[0; 4]),
+            Expr::network(reg(0), offset, len),
+            Expr::lookup(reg(0), set),
+            Expr::masquerade(),
+        ];
+        ("a node that dials another", rule)
+    };
+    let mut rules: Rules = [(NODES[0], 2, 12, 4), (NODES[1], 10, 8, 16)].map(rule).into();
+    rules.push(("a container that leaves the overlay", out));
+    rules
+}
+
 /// Sends marked packets to the VTEP they belong to.
 fn departures() -> Rules {
     let mut known = vec![Expr::meta(reg(0), libc::NFT_META_MARK)];
@@ -136,7 +173,7 @@ struct Chain {
 }
 
 /// The tables, each with its map and its chains.
-fn tables(device: &str, networks: &[IpNetwork]) -> [(Table, Set, Vec<Chain>); 2] {
+fn tables(bridge: &str, device: &str, networks: &[IpNetwork]) -> [(Table, Vec<Set>, Vec<Chain>); 2] {
     let hook = |kind, number, device: Option<&str>| {
         // The priority of mangle tables: after conntrack, before NAT.
         Hook { kind, number, priority: -150, device: device.map(str::to_owned) }
@@ -154,17 +191,32 @@ fn tables(device: &str, networks: &[IpNetwork]) -> [(Table, Set, Vec<Chain>); 2]
             hook: hook(HookKind::Route, libc::NF_INET_LOCAL_OUT, None),
             rules: answers(None),
         },
+        Chain {
+            name: "postrouting",
+            hook: Hook {
+                kind: HookKind::Nat,
+                number: libc::NF_INET_POST_ROUTING,
+                priority: 90,
+                device: None,
+            },
+            rules: departing(bridge, device),
+        },
     ];
     // NF_NETDEV_EGRESS, since 5.16.
     let egress =
         vec![Chain { name: "egress", hook: hook(HookKind::Filter, 1, Some(device)), rules: departures() }];
     let vteps = Set::new(VTEPS, &[Kind::Ether], Holds::Data(&[Kind::Mark]));
     let macs = Set::new(MACS, &[Kind::Mark], Holds::Data(&[Kind::Ether]));
-    [(Table::new(Family::Inet, TABLE), vteps, inet), (Table::new(Family::Netdev, TABLE), macs, egress)]
+    let nodes4 = Set::new(NODES[0], &[Kind::Ipv4], Holds::Keys);
+    let nodes6 = Set::new(NODES[1], &[Kind::Ipv6], Holds::Keys);
+    [
+        (Table::new(Family::Inet, TABLE), vec![vteps, nodes4, nodes6], inet),
+        (Table::new(Family::Netdev, TABLE), vec![macs], egress),
+    ]
 }
 
-/// Elements of the two maps.
-fn elements(marks: &Marks) -> [Vec<Element>; 2] {
+/// Elements of the sets, in the order of [`tables`].
+fn elements(marks: &Marks, peers: &[Peer]) -> [Vec<Vec<Element>>; 2] {
     let of = |key: &[u8], data: &[u8]| Element {
         key: key.to_vec(),
         data: Some(Data::Bytes(data.to_vec())),
@@ -172,7 +224,16 @@ fn elements(marks: &Marks) -> [Vec<Element>; 2] {
     };
     let there = marks.iter().map(|(mac, mark)| of(&mac.0, &mark.to_ne_bytes()));
     let back = marks.iter().map(|(mac, mark)| of(&mark.to_ne_bytes(), &mac.0));
-    [there.collect(), back.collect()]
+    let addresses: BTreeSet<IpAddr> = peers.iter().flat_map(|peer| peer.addresses.iter().copied()).collect();
+    let bare = |key: Vec<u8>| Element { key, ..Element::default() };
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for address in addresses {
+        match address {
+            IpAddr::V4(a) => v4.push(bare(a.octets().to_vec())),
+            IpAddr::V6(a) => v6.push(bare(a.octets().to_vec())),
+        }
+    }
+    [vec![there.collect(), v4, v6], vec![back.collect()]]
 }
 
 /// What the maps hold.
@@ -209,23 +270,24 @@ impl Returns {
     pub fn ensure(&mut self, plan: &OverlayPlan) -> io::Result<bool> {
         let held = held(&mut self.nft)?;
         let marks = marks(&held, &plan.peers);
-        let wanted = elements(&marks);
-        let tables = tables(&plan.vxlan.name, &self.networks);
+        let wanted = elements(&marks, &plan.peers);
+        let tables = tables(&plan.bridge.name, &plan.vxlan.name, &self.networks);
         let mut batch = Transaction::new();
         let mut changed = false;
-        for ((table, set, chains), wanted) in tables.iter().zip(&wanted) {
-            if !self.sound(table, chains)? {
-                lay(&mut batch, table, set, chains);
-                batch.add_elements(table, &set.name, wanted.iter());
+        for ((table, sets, chains), wanted) in tables.iter().zip(&wanted) {
+            let sound = self.sound(table, chains)?;
+            if !sound {
+                lay(&mut batch, table, sets, chains);
                 changed = true;
-                continue;
             }
-            let have = self.nft.elements(table, &set.name)?;
-            let out: Vec<&Element> = have.iter().filter(|e| !wanted.contains(e)).collect();
-            let into: Vec<&Element> = wanted.iter().filter(|e| !have.contains(e)).collect();
-            changed |= !(out.is_empty() && into.is_empty());
-            batch.delete_elements(table, &set.name, out.into_iter());
-            batch.add_elements(table, &set.name, into.into_iter());
+            for (set, wanted) in sets.iter().zip(wanted) {
+                let have = if sound { self.nft.elements(table, &set.name)? } else { Vec::new() };
+                let out: Vec<&Element> = have.iter().filter(|e| !wanted.contains(e)).collect();
+                let into: Vec<&Element> = wanted.iter().filter(|e| !have.contains(e)).collect();
+                changed |= !(out.is_empty() && into.is_empty());
+                batch.delete_elements(table, &set.name, out.into_iter());
+                batch.add_elements(table, &set.name, into.into_iter());
+            }
         }
         if changed {
             self.nft.commit(batch)?;
@@ -263,10 +325,12 @@ fn comment(text: &str) -> String {
     format!("{text} (mesh-agent {VERSION})")
 }
 
-fn lay(batch: &mut Transaction, table: &Table, set: &Set, chains: &[Chain]) {
+fn lay(batch: &mut Transaction, table: &Table, sets: &[Set], chains: &[Chain]) {
     batch.delete_table(table);
     batch.add_table(table);
-    batch.add_set(table, set);
+    for set in sets {
+        batch.add_set(table, set);
+    }
     for chain in chains {
         batch.add_chain(table, chain.name, Some(&chain.hook));
         for (text, expressions) in &chain.rules {
@@ -285,7 +349,8 @@ mod tests {
         let peer = |n: u32| {
             let node = Name::new(&format!("node-{n}")).unwrap();
             let [_, a, b, c] = n.to_be_bytes();
-            Peer { mac: vtep::vtep(&node), node, underlay: [192, a, b, c].into(), subnets: Vec::new() }
+            let underlay = [192, a, b, c].into();
+            Peer { mac: vtep::vtep(&node), node, underlay, addresses: Vec::new(), subnets: Vec::new() }
         };
         (0..count).map(peer).collect()
     }

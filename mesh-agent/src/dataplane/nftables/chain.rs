@@ -3,17 +3,13 @@
 
 use super::{
     layout::Layout,
-    sets::{AFFINITY, ALLOW, BACKENDS, DENIED, IDS, LIMITED, PICKS, SLOTS},
+    names::{
+        AFFINITY, ALLOW, BACKENDS, DENIED, DROP, IDS, LIMITED, PICKS, REJECT, Rule, SLOTS, comment, limit_set,
+    },
 };
 use crate::sys::nft::{Expr, reg};
 use std::fmt;
 
-/// The chain of frontends without a backend that refuse aloud.
-pub(super) const REJECT: &str = "reject";
-/// The chain of those that stay silent.
-pub(super) const DROP: &str = "drop";
-/// Changes with what the rules of a chain mean: another version's rules are written anew.
-const VERSION: &str = "1";
 /// How often a backend at its limit makes a flow try another.
 const RETRIES: usize = 3;
 
@@ -124,19 +120,6 @@ impl Target {
             Target::Reject | Target::Drop => None,
         }
     }
-}
-
-/// A rule: its expressions and its comment.
-pub(super) type Rule = (Vec<Expr>, String);
-
-/// A comment that people read, and that changes with the rule.
-pub(super) fn comment(text: &str) -> String {
-    format!("{text} (mesh-agent {VERSION})")
-}
-
-/// The name of the set that counts the flows of backends limited to `most`.
-pub(super) fn limit_set(most: u32) -> String {
-    format!("max{most}")
 }
 
 impl Shape {

@@ -3,7 +3,7 @@
 use super::{
     flows::{leads_to, over},
     layout::Layout,
-    sets::{BACKENDS, DENIED, LIMITED, SERVICES, SLOTS},
+    names::{BACKENDS, DENIED, LIMITED, SERVICES, SLOTS},
     slots::slots,
     state::State,
     write::Change,

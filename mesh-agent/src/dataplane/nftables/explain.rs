@@ -3,8 +3,8 @@
 use super::{
     chain::Pick,
     layout::{Layout, octets},
+    names::{AFFINITY, SERVICES, SLOTS},
     realize::{backend_id, realize, service_id, unsupported},
-    sets::{AFFINITY, SERVICES, SLOTS},
     slots::slots,
     state::State,
 };

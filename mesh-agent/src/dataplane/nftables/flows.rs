@@ -1,7 +1,7 @@
 //! What becomes of flows when their backend or frontend changes: TCP connections are marked, and both sides get a reset
 //! with their next packet; UDP flows are forgotten, so that the next datagram begins a new one.
 
-use super::{layout::number, sets::RESET};
+use super::{layout::number, names::RESET};
 use crate::{
     plan::{Backend, BackendId, BackendState, Entry, FrontendKey, Listen, Table},
     sys::conntrack::{self, Conntrack, Filter, FlowEntry, Masked, TcpState, status},

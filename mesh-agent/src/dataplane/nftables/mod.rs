@@ -16,6 +16,7 @@ mod deadline;
 mod explain;
 mod flows;
 mod layout;
+mod names;
 mod note;
 mod observe;
 mod realize;
@@ -25,7 +26,7 @@ mod state;
 mod write;
 
 pub use layout::TABLE;
-pub use sets::RESET;
+pub use names::RESET;
 
 use super::{
     counters::Counters,

@@ -3,12 +3,10 @@
 use super::{
     chain::Target,
     layout::Layout,
+    names::{AFFINITY, ALLOW, BACKENDS, HAIRPIN, IDLE, MASQUERADE, SAME, SERVICES, SLOTS, VIPS},
     note,
     realize::{Place, read_allowed},
-    sets::{
-        AFFINITY, ALLOW, BACKENDS, HAIRPIN, IDLE, MASQUERADE, Outline, SAME, SERVICES, SLOTS, VIPS, chains,
-        sets,
-    },
+    sets::{Outline, chains, sets},
     state::{Side, State},
 };
 use crate::{
@@ -104,7 +102,7 @@ fn read_side(
 
 /// Our constant of that name.
 fn name(set: &str) -> &'static str {
-    use super::sets::{DENIED, IDS, LIMITED, PICKS};
+    use super::names::{DENIED, IDS, LIMITED, PICKS};
     let all = [
         SERVICES, SLOTS, PICKS, BACKENDS, IDS, AFFINITY, ALLOW, DENIED, LIMITED, IDLE, HAIRPIN, MASQUERADE,
         VIPS, SAME,

@@ -4,8 +4,8 @@
 use super::{
     chain::{Pick, Shape, Target},
     layout::{Layout, octets},
+    names::{ALLOW, BACKENDS, DENIED, HAIRPIN, IDLE, IDS, LIMITED, MASQUERADE, PICKS, SERVICES, SLOTS, VIPS},
     note,
-    sets::{ALLOW, BACKENDS, DENIED, HAIRPIN, IDLE, IDS, LIMITED, MASQUERADE, PICKS, SERVICES, SLOTS, VIPS},
     slots::slots,
 };
 use crate::{

@@ -1,8 +1,11 @@
 //! The sets of a table, and its base chains. Pure.
 
 use super::{
-    chain::{DROP, REJECT, Rule, comment, limit_set},
     layout::Layout,
+    names::{
+        AFFINITY, ALLOW, BACKENDS, DENIED, DROP, HAIRPIN, IDLE, IDS, LIMITED, MASQUERADE, PICKS, REJECT,
+        RESET, Rule, SAME, SERVICES, SLOTS, VIPS, comment, limit_set,
+    },
 };
 use crate::sys::nft::{
     Expr, Holds, Hook, HookKind,
@@ -11,39 +14,6 @@ use crate::sys::nft::{
 };
 use ipnetwork::IpNetwork;
 use mesh_control::model::Family;
-
-/// Frontends: address, protocol, port → chain.
-pub(super) const SERVICES: &str = "services";
-/// Slots: frontend, number → address, port.
-pub(super) const SLOTS: &str = "slots";
-/// Slots of frontends with affinity: frontend, number → backend's id.
-pub(super) const PICKS: &str = "picks";
-/// Backends of frontends with affinity: frontend, backend's id → address, port.
-pub(super) const BACKENDS: &str = "backends";
-/// Frontends with affinity → their service's id.
-pub(super) const IDS: &str = "ids";
-/// What clients are remembered by: service's id, client → backend's id.
-pub(super) const AFFINITY: &str = "affinity";
-/// Who may connect: frontend, source.
-pub(super) const ALLOW: &str = "allow";
-/// Frontends with such a list; they count whom they turn away.
-pub(super) const DENIED: &str = "denied";
-/// Frontends with a limit; they count whom they turn away.
-pub(super) const LIMITED: &str = "limited";
-/// Backends that take no new flows, with no data: only so that they can be read back.
-pub(super) const IDLE: &str = "idle";
-/// Backends of this node that may dial themselves: address, the same address.
-pub(super) const HAIRPIN: &str = "hairpin";
-/// Backends that would answer past us.
-pub(super) const MASQUERADE: &str = "masquerade";
-/// Devices that packets came in by: device, the same device. Filled by packets; looked up by the devices that a packet
-/// came in by and leaves by, it tells whether they are one, which no expression compares.
-pub(super) const SAME: &str = "same-device";
-/// VIPs in use, which answer ping.
-pub(super) const VIPS: &str = "vips";
-
-/// The mark of a connection that is to be reset; not one of those that the overlay's return path knows.
-pub const RESET: u32 = 0x4e52_5354;
 
 /// The sets that are always there.
 pub(super) fn sets(layout: &Layout) -> Vec<Set> {

@@ -4,10 +4,10 @@ use super::network::Network;
 use crate::{
     admin::wire::AttachmentJson,
     demo::{
+        error::DemoError,
         instances::{Instances, Opened},
         layout::{Instance, Layout, Service},
         ready,
-        supervise::DemoError,
         whoami::Identity,
     },
 };

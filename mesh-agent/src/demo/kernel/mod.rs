@@ -9,9 +9,10 @@ mod story;
 
 use super::{
     agents::write_configs,
+    error::DemoError,
     layout::{KernelPlane, Layout, Options},
     ready,
-    supervise::{Agents, DemoError, Folder, Stop},
+    supervise::{Agents, Folder, Stop},
     tale::{self, Tale},
 };
 use crate::admin::wire::StatusJson;

@@ -2,7 +2,7 @@
 
 use super::host::{Host, sweep};
 use crate::{
-    demo::{layout::Layout, supervise::DemoError},
+    demo::{error::DemoError, layout::Layout},
     sys::{
         link::{add_address, add_bridge, connect, set_up},
         netns::Netns,

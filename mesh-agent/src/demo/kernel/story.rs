@@ -7,9 +7,9 @@ use super::{
 use crate::{
     demo::{
         ask::ask,
+        error::DemoError,
         layout::{Instance, Layout, Node, Service},
         ready,
-        supervise::DemoError,
         tale::{PATIENCE, Tale, until},
     },
     sys::netns::Netns,

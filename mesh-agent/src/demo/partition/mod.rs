@@ -6,9 +6,10 @@ mod view;
 
 use super::{
     agents::{Agent, write_files},
+    error::DemoError,
     instances::{Instances, Opened},
     layout::{Layout, Options},
-    supervise::{DemoError, Folder, STOP_WITHIN, Stop},
+    supervise::{Folder, STOP_WITHIN, Stop},
     whoami::Identity,
 };
 use network::Network;

@@ -1,7 +1,7 @@
 //! The namespaces and links of the split mesh: one hub with a bridge, one namespace for each node.
 
 use crate::{
-    demo::{layout::Layout, supervise::DemoError},
+    demo::{error::DemoError, layout::Layout},
     sys::{
         link::{add_address, add_bridge, connect, set_up},
         netns::Netns,

@@ -3,9 +3,9 @@
 use super::{network::Network, view::View};
 use crate::demo::{
     ask::ask,
+    error::DemoError,
     layout::{Layout, Node},
     ready::{self, call},
-    supervise::DemoError,
     tale::{Tale, print, until},
 };
 use serde_json::{Value, json};

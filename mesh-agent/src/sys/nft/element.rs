@@ -1,6 +1,6 @@
 //! Elements of sets and maps.
 
-use super::{c, expr::Expr, set, transaction::Table};
+use super::{c, expr::Expr, set, table::Table};
 use nftnl::{MsgType, NlMsg};
 use nftnl_sys::{self as sys, libc};
 use std::{

@@ -9,6 +9,7 @@ mod expr;
 mod read;
 mod set;
 mod socket;
+mod table;
 mod transaction;
 
 pub use element::{Count, Data, Element};
@@ -16,7 +17,8 @@ pub use expr::{Expr, REG, reg};
 pub use read::RuleSeen;
 pub use set::{Holds, Kind, Set, concat};
 pub use socket::Nft;
-pub use transaction::{Hook, HookKind, Table, Transaction};
+pub use table::Table;
+pub use transaction::{Hook, HookKind, Transaction};
 
 use std::ffi::CString;
 

@@ -4,7 +4,7 @@ use super::{
     element::{self, Batchful, Element},
     set,
     socket::Nft,
-    transaction::Table,
+    table::Table,
 };
 use nftnl_sys::{self as sys, libc};
 use std::{ffi::CStr, io};

@@ -1,6 +1,6 @@
 //! Sets and maps.
 
-use super::{Family, c, transaction::Table};
+use super::{Family, c, table::Table};
 use nftnl::{MsgType, NlMsg};
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{c_char, c_void};

@@ -1,35 +1,15 @@
 //! A batch of changes that the kernel takes whole or not at all.
 
 use super::{
-    Family, c,
+    c,
     element::{Batchful, Element},
     expr::Expr,
     set::{Set, SetMessage, header},
+    table::Table,
 };
 use nftnl::{Batch, FinalizedBatch, MsgType, NlMsg};
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{CString, c_void};
-
-/// A table by name.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Table {
-    /// Its family.
-    pub family: Family,
-    /// Its name.
-    pub name: String,
-}
-
-impl Table {
-    /// Names a table.
-    #[must_use]
-    pub fn new(family: Family, name: &str) -> Table {
-        Table { family, name: name.to_owned() }
-    }
-
-    fn raw(&self) -> nftnl::Table {
-        nftnl::Table::new(c(&self.name), self.family.proto())
-    }
-}
 
 /// The kind of a base chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
