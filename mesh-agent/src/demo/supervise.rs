@@ -199,11 +199,15 @@ impl<'a> Agents<'a> {
         let node = &self.nodes[i];
         let ended = match &mut self.slots[i] {
             Slot::Runs(agent) => {
-                let Ok(Some(status)) = agent.has_ended() else { return };
+                let how = match agent.has_ended() {
+                    Ok(None) => return,
+                    Ok(Some(status)) => status.to_string(),
+                    Err(error) => error.to_string(),
+                };
                 let within =
                     self.netns.get(i).map(|netns| format!("nsenter --net={} ", netns.path().display()));
                 eprintln!(
-                    "{} ended ({status}); it starts again in {} s, or now with: {}{} run --config {}",
+                    "{} ended ({how}); it starts again in {} s, or now with: {}{} run --config {}",
                     node.name,
                     RESTART_AFTER.as_secs(),
                     within.unwrap_or_default(),
