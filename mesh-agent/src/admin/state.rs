@@ -47,6 +47,8 @@ pub trait Operations: Send + Sync + 'static {
     fn explain(&self, flow: Flow) -> Answer<'_, Result<Explanation, OperationError>>;
     /// The operations that would bring the data plane to the newest state; empty when it is there.
     fn plan(&self) -> Answer<'_, Result<Vec<Op>, OperationError>>;
+    /// The steps that would bring the overlay to what it should be, for people; empty when it is, or there is none.
+    fn overlay_plan(&self) -> Answer<'_, Result<Vec<String>, OperationError>>;
     /// How the overlay stands; absent when there is none.
     fn overlay(&self) -> Option<Arc<OverlayStatus>>;
     /// The namespaces on the overlay's bridge.

@@ -198,6 +198,16 @@ impl Operations for Running {
         Box::pin(async { self.reconcile.plan().await.map_err(gone) })
     }
 
+    fn overlay_plan(&self) -> Answer<'_, Result<Vec<String>, OperationError>> {
+        Box::pin(async {
+            match &self.overlay {
+                // Why nothing can be done, status says; it is no step.
+                Some(overlay) => Ok(overlay.pending().await.unwrap_or_default()),
+                None => Ok(Vec::new()),
+            }
+        })
+    }
+
     fn overlay(&self) -> Option<Arc<OverlayStatus>> {
         self.overlay.as_ref().map(|overlay| Arc::clone(&overlay.status().borrow()))
     }

@@ -305,6 +305,10 @@ impl Operations for Fake {
         Box::pin(async { Ok(vec![Op::RemoveFrontend(frontend())]) })
     }
 
+    fn overlay_plan(&self) -> Answer<'_, Result<Vec<String>, OperationError>> {
+        Box::pin(async { Ok(vec!["set link mesh-vx up".into()]) })
+    }
+
     fn overlay(&self) -> Option<Arc<OverlayStatus>> {
         let problems = vec!["n9 has no IPv4 address".into()];
         Some(Arc::new(OverlayStatus { problems, repairs: 3, ..OverlayStatus::default() }))

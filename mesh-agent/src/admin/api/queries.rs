@@ -101,5 +101,6 @@ pub(super) async fn plan(shared: &Shared, call: &Call) -> Result<Reply, ApiError
     let revision = shared.operations.snapshot().revision;
     let operations = shared.operations.plan().await?;
     let operations = operations.iter().map(OperationJson::new).collect();
-    Ok(Reply::json(StatusCode::OK, &PlanJson { revision, operations }))
+    let overlay = shared.operations.overlay_plan().await?;
+    Ok(Reply::json(StatusCode::OK, &PlanJson { revision, operations, overlay }))
 }

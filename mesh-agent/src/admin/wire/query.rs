@@ -209,6 +209,9 @@ pub struct PlanJson {
     pub revision: u64,
     /// What would be done, in order; empty when the data plane holds what it should.
     pub operations: Vec<OperationJson>,
+    /// What would be done to the overlay, for people; empty when it is as it should be.
+    #[serde(default)]
+    pub overlay: Vec<String>,
 }
 
 /// One pending operation.

@@ -127,8 +127,13 @@ pub(super) async fn plan(client: &Client, output: Output) -> Result<(), Failure>
     if output.json {
         return output.json(&plan);
     }
-    if plan.operations.is_empty() {
+    if plan.operations.is_empty() && plan.overlay.is_empty() {
         return output.print(&format!("nothing to change at revision {}\n", plan.revision));
+    }
+    let steps: String = plan.overlay.iter().map(|step| format!("overlay: {}\n", clean(step))).collect();
+    output.print(&steps)?;
+    if plan.operations.is_empty() {
+        return Ok(());
     }
     let mut table = Table::new(&["OPERATION", "FRONTEND", "BACKEND", "TO"]);
     for op in &plan.operations {
