@@ -15,7 +15,7 @@ use std::io;
 /// What was removed, or would be, and what could not.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Cleaned {
-    /// In words.
+    /// In words: `remove link mesh0`.
     pub removed: Vec<String>,
     /// With the reason.
     pub failed: Vec<String>,
@@ -47,7 +47,7 @@ fn tables(dry_run: bool) -> io::Result<Vec<String>> {
     if !dry_run {
         ruleset::delete(&tables)?;
     }
-    Ok(tables.iter().map(|TableName { family, name }| format!("table {family} {name}")).collect())
+    Ok(tables.iter().map(|TableName { family, name }| format!("remove table {family} {name}")).collect())
 }
 
 fn overlay(links: &OverlayConfig, dry_run: bool, cleaned: &mut Cleaned) -> io::Result<()> {

@@ -57,7 +57,7 @@ pub(super) fn cleanup(args: &CleanupArgs, global: &Global, output: Output) -> Re
         output
             .json(&json!({"dry_run": args.dry_run, "removed": cleaned.removed, "failed": cleaned.failed}))?;
     } else {
-        let verb = if args.dry_run { "would remove" } else { "removed" };
+        let verb = if args.dry_run { "would" } else { "done:" };
         let mut text: String =
             cleaned.removed.iter().map(|what| format!("{verb} {}\n", clean(what))).collect();
         if cleaned.removed.is_empty() && cleaned.failed.is_empty() {
