@@ -20,7 +20,7 @@ use crate::{
     reconcile::{self, ReconcileConfig, ReconcileMetrics},
     source::{SourceId, StateWriter, api::ApiSource, file::FileSource},
 };
-use mesh_control::{Control, ControlError, ControlHandle};
+use mesh_control::{Control, ControlError, ControlHandle, model::Snapshot};
 use mesh_dns::{DnsError, DnsServer};
 use operations::Running;
 use std::{future::pending, sync::Arc, time::Duration};
@@ -184,6 +184,7 @@ impl App {
         tokio::select! {
             _ = &mut self.writer_task => "the writer of local state",
             () = self.running.reconcile.ended() => "the reconciler",
+            () = ended(self.running.control.snapshots()) => "the control plane",
         }
     }
 
@@ -211,6 +212,11 @@ impl App {
         drop(self.running);
         tracing::info!("stopped");
     }
+}
+
+/// Resolves when nobody publishes snapshots any more.
+async fn ended(mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+    while snapshots.changed().await.is_ok() {}
 }
 
 /// Says `complete` once the sources have told everything and, with seeds, a peer was heard; before that a data plane
