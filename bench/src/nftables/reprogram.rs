@@ -62,6 +62,9 @@ pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
                         let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
                         met[now].note(result);
                         n += CLIENTS;
+                        if n % 128 < CLIENTS {
+                            path.hang_up();
+                        }
                     }
                 })
             });
