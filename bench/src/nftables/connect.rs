@@ -89,6 +89,8 @@ pub(super) fn ingress(options: &Options, json: bool) -> anyhow::Result<()> {
     ways.push(ours);
     connects(&mut ways, options)?;
     for _ in 0..options.rounds.max(1) * TURNS {
+        // Nobody is always first.
+        ways.rotate_left(1);
         for way in &mut ways {
             let published = way._plane.is_some();
             let to: (Ipv4Addr, u16) = if published { (NODE, PUBLISHED.1) } else { (SERVER, pump::PORT) };
@@ -106,6 +108,7 @@ fn connects(ways: &mut [Way], options: &Options) -> anyhow::Result<()> {
     let mut first = 0;
     // The first turn finds neighbours and fills caches.
     for turn in 0..=options.rounds.max(1) * TURNS {
+        ways.rotate_left(1);
         for way in &mut *ways {
             let times = way.path.connects((first..first + BATCH).map(&way.to))?;
             if turn > 0 {

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
-    net::{Ipv4Addr, Shutdown, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,8 @@ use std::{
 pub(super) const NODE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 /// The server's own address.
 pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 2);
+/// Connections that the server lets wait (`net.core.somaxconn` of Linux 5.4 and later).
+const BACKLOG: i32 = 4096;
 /// Longest wait for a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -32,7 +34,8 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// Lays it; the server accepts at [`TARGET`] of all its addresses and hangs up.
+    /// Lays it; the server listens at [`TARGET`] of all its addresses. The kernel alone answers: a thread that accepts
+    /// would have to be woken within each connection, on this processor or another, and be measured with it.
     pub(super) fn new() -> anyhow::Result<Path> {
         let (client, node, server) = (Space::new()?, Space::router()?, Space::new()?);
         node.cable(("c0", "10.1.0.1/24"), (&client, "eth0", "10.1.0.2/24"))?;
@@ -43,12 +46,10 @@ impl Path {
         let listener = server.inside(|| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
             socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, TARGET)).into())?;
-            socket.listen(4096)?;
+            socket.listen(BACKLOG)?;
+            socket.set_nonblocking(true)?;
             io::Result::Ok(socket)
         })??;
-        let accepting = listener.try_clone()?;
-        // Ends when the listener is shut down.
-        std::thread::spawn(move || while accepting.accept().is_ok() {});
         Ok(Path { client, node, server, listener })
     }
 
@@ -62,14 +63,13 @@ impl Path {
     /// Connects to each of these, one after the other, from the client: microseconds.
     pub(super) fn connects(&self, to: impl Iterator<Item = SocketAddr> + Send) -> anyhow::Result<Vec<f64>> {
         let times = self.client.inside(|| to.map(|to| connect(to).map(micros)).collect::<io::Result<_>>())?;
+        self.hang_up();
         times.context("a connection failed")
     }
-}
 
-impl Drop for Path {
-    fn drop(&mut self) {
-        // Its thread goes with it.
-        drop(self.listener.shutdown(Shutdown::Both));
+    /// Lets go what connected: at least once for each half of [`BACKLOG`] connections.
+    pub(super) fn hang_up(&self) {
+        while self.listener.accept().is_ok() {}
     }
 }
 

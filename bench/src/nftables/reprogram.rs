@@ -62,6 +62,9 @@ pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
                         let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
                         met[now].note(result);
                         n += CLIENTS;
+                        if n % 128 < CLIENTS {
+                            path.hang_up();
+                        }
                     }
                 })
             });
@@ -105,18 +108,22 @@ fn phases(
     for round in 0..options.rounds.max(1) {
         for now in 0..PHASES.len() {
             phase.store(now, Relaxed);
-            let start = std::time::Instant::now();
             let generation = u32::try_from(round)? + 1;
             let Some(running) = plane.as_mut() else { anyhow::bail!("our plane") };
-            match now {
-                0 => crate::agent::pause(Duration::from_secs(1)),
-                1 => drop(running.apply(&services::all(count, generation))?),
-                2 => drop(running.apply(&policies(count, round % 2 == 0))?),
+            let took = match now {
+                0 => {
+                    crate::agent::pause(Duration::from_secs(1));
+                    Duration::from_secs(1)
+                }
+                1 => running.apply(&services::all(count, generation))?,
+                2 => running.apply(&policies(count, round % 2 == 0))?,
                 3 => {
                     *plane = None;
                     let mut next = Plane::start(&path.node)?;
-                    anyhow::ensure!(next.observe()?.1 == count as usize, "the other run read something else");
+                    let (took, read) = next.observe()?;
+                    anyhow::ensure!(read == count as usize, "the other run read {read} frontends");
                     *plane = Some(next);
+                    took
                 }
                 _ => {
                     path.node.run(
@@ -124,14 +131,15 @@ fn phases(
                         &["add", "rule", "ip", "mesh-agent", "postrouting", "counter"],
                         "",
                     )?;
-                    anyhow::ensure!(running.observe()?.1 == count as usize, "something else was read");
+                    let (took, read) = running.observe()?;
                     let rules =
                         path.node.run("nft", &["list", "chain", "ip", "mesh-agent", "postrouting"], "")?;
-                    anyhow::ensure!(!rules.contains("counter"), "not laid anew");
+                    anyhow::ensure!(read == count as usize && !rules.contains("counter"), "not laid anew");
+                    took
                 }
-            }
+            };
             let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
-            met[now].took.push(start.elapsed().as_secs_f64() * 1e3);
+            met[now].took.push(took.as_secs_f64() * 1e3);
         }
     }
     Ok(())

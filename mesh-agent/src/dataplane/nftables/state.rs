@@ -100,7 +100,7 @@ impl Side {
 /// The counters that a frontend may have. Looking for a free one among all would cost as much for each of thousands.
 fn tries(frontend: &Frontend) -> impl Iterator<Item = u16> {
     let service = u64::from_ne_bytes(service_id(&frontend.service));
-    let of = service ^ u64::from(frontend.key.ports.first()) << 32;
+    let of = service ^ (u64::from(frontend.key.ports.first()) << 32);
     (0..TRIES).map(move |n| {
         let [a, b, ..] = maglev::mix(of.wrapping_add(n)).to_le_bytes();
         u16::from_le_bytes([a, b]) % COUNTERS
