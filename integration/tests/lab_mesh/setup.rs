@@ -96,6 +96,14 @@ pub(crate) async fn start(plane: &Plane) -> (HostMesh, Vec<Container>) {
         }
         containers.push(Container { host, node: format!("node-{i}"), addresses });
     }
+    for node in mesh.nodes().iter().filter(|_| plane.overlay) {
+        until("the overlay leads to every other node", BOUND, || async {
+            let (_, status) = node.admin("/v1/status").await?;
+            anyhow::ensure!(status["overlay"]["peers"] == 2, "{}", status["overlay"]);
+            anyhow::Ok(())
+        })
+        .await;
+    }
     (mesh, containers)
 }
 

@@ -1,8 +1,8 @@
 //! `/metrics`, `/livez`, `/readyz` and `/healthz`.
 //!
 //! - livez: the process's loop turns; a restart would help when it does not answer.
-//! - readyz: every source told everything once, the data plane was brought to it, DNS listens, and the mesh hears
-//!   this node: one that keeps silent because another has its name announces nothing.
+//! - readyz: every source told everything once, the data plane was brought to it, DNS listens, the overlay stands, and the
+//!   mesh hears this node: one that keeps silent because another has its name announces nothing.
 //! - healthz: the way from a declaration to the data plane works now. Peers that are away do not matter.
 
 use super::{
@@ -48,6 +48,10 @@ pub(crate) fn ready(operations: &dyn Operations) -> ReadyJson {
     }
     if operations.dns_wanted() && operations.dns_address().is_none() {
         missing.push("DNS does not listen".to_owned());
+    }
+    if let Some(overlay) = operations.overlay().filter(|overlay| overlay.plan.is_none()) {
+        let reason = overlay.error.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
+        missing.push(format!("the overlay does not stand yet{reason}"));
     }
     if let Some(reason) = operations.control_stats().silenced {
         missing.push(format!("this node keeps silent: {reason}"));

@@ -33,7 +33,7 @@ async fn namespaces_are_attached_listed_and_detached() {
     );
     assert_eq!(world.cli("attach").await.code, 64);
     let status = world.good("status").await;
-    assert!(status.contains("no subnet yet") && status.contains("n9 has no IPv4"), "{status}");
+    assert!(status.contains("10.128.7.1/24, 0 peers") && status.contains("n9 has no IPv4"), "{status}");
 }
 
 #[tokio::test]

@@ -8,8 +8,9 @@ use mesh_agent::{
     },
     dataplane::{BackendCounters, Candidate, Counters, Explanation, Flow, FrontendCounters},
     events::EventLog,
-    overlay::{AttachError, AttachRequest, Attachment, OverlayStatus, leases::Lease},
+    overlay::{AttachError, AttachRequest, Attachment, OverlayPlan, OverlayStatus, leases::Lease},
     plan::{BackendId, FrontendKey, Listen, Op},
+    sys::rtnl::{Kind, Mac, NewLink},
 };
 use mesh_control::{
     ClusterKey, ControlStats, KeyChange, KeyView, Lag, PeerStats,
@@ -311,7 +312,18 @@ impl Operations for Fake {
 
     fn overlay(&self) -> Option<Arc<OverlayStatus>> {
         let problems = vec!["n9 has no IPv4 address".into()];
-        Some(Arc::new(OverlayStatus { problems, repairs: 3, ..OverlayStatus::default() }))
+        let link =
+            |name: &str| NewLink { name: name.into(), kind: Kind::Bridge, mac: Mac([2; 6]), mtu: 1450 };
+        let (bridge, vxlan) = (link("mesh0"), link("mesh-vx"));
+        let gateways = vec!["10.128.7.1/24".parse().expect("a network")];
+        let (vips, peers) = (Vec::new(), Vec::new());
+        let plan = OverlayPlan { bridge, vxlan, gateways, vips, peers, problems: Vec::new() };
+        Some(Arc::new(OverlayStatus {
+            plan: Some(Arc::new(plan)),
+            problems,
+            repairs: 3,
+            ..OverlayStatus::default()
+        }))
     }
 
     fn attachments(&self) -> Answer<'_, Result<Vec<Attachment>, OperationError>> {

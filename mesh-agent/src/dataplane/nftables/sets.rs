@@ -175,11 +175,14 @@ fn source(layout: &Layout, bridge: Option<&str>) -> Vec<Rule> {
             Expr::cmp(reg(0), false, &[0; 4]),
         ]
     };
-    let mut hairpin = foreign();
-    hairpin.extend([layout.both_addresses(0), Expr::lookup(reg(0), HAIRPIN), Expr::masquerade()]);
-    let mut past = foreign();
+    // Rarely met sets first: looking up a kind of address walks the routes.
+    let mut hairpin = vec![layout.both_addresses(0), Expr::lookup(reg(0), HAIRPIN)];
+    hairpin.extend(foreign());
+    hairpin.push(Expr::masquerade());
+    let mut past = vec![layout.destination(0), Expr::lookup(reg(0), MASQUERADE)];
     past.extend(translated());
-    past.extend([layout.destination(0), Expr::lookup(reg(0), MASQUERADE), Expr::masquerade()]);
+    past.extend(foreign());
+    past.push(Expr::masquerade());
     let mut same = translated().to_vec();
     if let Some(bridge) = bridge {
         // IFNAMSIZ bytes, padded with zeros.
