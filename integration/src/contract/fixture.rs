@@ -116,11 +116,16 @@ pub trait PlaneUnderTest: Sized {
     /// Hangs up.
     async fn hang_up(&mut self, flow: Self::Flow);
 
-    /// The plane's clock: Unix time in milliseconds.
-    fn now(&self) -> u64;
+    /// The plane's clock: Unix time in milliseconds; the system's unless the plane has its own.
+    fn now(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
 
-    /// Lets a little time pass between two looks at a condition.
-    async fn tick(&mut self);
+    /// Lets a little of that time pass between two looks at a condition.
+    async fn tick(&mut self) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// An instance on another node as a backend: active, weight 100.
@@ -136,10 +141,4 @@ pub(super) fn backend(instance: &str, address: IpAddr, port: u16) -> Backend {
         weight: 100,
         state: BackendState::Active,
     }
-}
-
-/// The system's clock, in milliseconds.
-pub(super) fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -11,7 +11,7 @@
 //! In IPv6 the same with fd09::/64, fd10::/64, fd11::/64, fd44::/64. VIPs are 10.96.h.l and fd96::n.
 
 use super::{
-    fixture::{Dialed, PlaneUnderTest, Said, backend, unix_millis},
+    fixture::{Dialed, PlaneUnderTest, Said, backend},
     hosted::Hosted,
     talk::{self, Opened, SocketFlow},
 };
@@ -224,14 +224,6 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> PlaneUnderTest for Ker
 
     async fn hang_up(&mut self, flow: SocketFlow) {
         drop(flow);
-    }
-
-    fn now(&self) -> u64 {
-        unix_millis()
-    }
-
-    async fn tick(&mut self) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

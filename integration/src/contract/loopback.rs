@@ -1,7 +1,7 @@
 //! Real clients and real instances on loopback addresses, for planes that move packets there without privileges.
 
 use super::{
-    fixture::{Dialed, PlaneUnderTest, Said, backend, unix_millis},
+    fixture::{Dialed, PlaneUnderTest, Said, backend},
     talk::{self, Opened, SocketFlow},
 };
 use mesh_agent::{dataplane::DataPlane, plan::Backend};
@@ -116,13 +116,5 @@ impl<L: LoopbackPlane> PlaneUnderTest for Loopback<L> {
 
     async fn hang_up(&mut self, flow: SocketFlow) {
         drop(flow);
-    }
-
-    fn now(&self) -> u64 {
-        unix_millis()
-    }
-
-    async fn tick(&mut self) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

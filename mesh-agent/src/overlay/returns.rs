@@ -62,12 +62,6 @@ pub fn marks(held: &Marks, peers: &[Peer]) -> Marks {
 
 type Rules = Vec<(&'static str, Vec<Expr>)>;
 
-fn name(device: &str) -> Vec<u8> {
-    let mut bytes = device.as_bytes().to_vec();
-    bytes.resize(libc::IFNAMSIZ, 0);
-    bytes
-}
-
 /// Goes on only when the register's mark is one of ours; leaves the mark in `reg`, uses the one after it.
 fn ours(word: u32) -> [Expr; 2] {
     let mask = RETURN_MASK.to_ne_bytes();
@@ -89,9 +83,8 @@ fn arrivals(device: &str, networks: &[IpNetwork]) -> Rules {
             };
             // NF_CT_STATE_BIT(IP_CT_NEW).
             let new = 8_u32.to_ne_bytes();
-            let rule = vec![
-                Expr::meta(reg(0), libc::NFT_META_IIFNAME),
-                Expr::cmp(reg(0), true, &name(device)),
+            let mut rule = Expr::came_by(device, true).to_vec();
+            rule.extend([
                 Expr::meta(reg(0), libc::NFT_META_NFPROTO),
                 Expr::cmp(reg(0), true, &[proto]),
                 Expr::network(reg(0), offset, len),
@@ -103,7 +96,7 @@ fn arrivals(device: &str, networks: &[IpNetwork]) -> Rules {
                 Expr::link(reg(0), 6, 6),
                 Expr::map(reg(0), reg(2), VTEPS),
                 Expr::set_ct(reg(2), libc::NFT_CT_MARK),
-            ];
+            ]);
             ("came in at another node", rule)
         })
         .collect()
@@ -113,8 +106,7 @@ fn arrivals(device: &str, networks: &[IpNetwork]) -> Rules {
 fn answers(device: Option<&str>) -> Rules {
     let mut rule = Vec::new();
     if let Some(device) = device {
-        rule.push(Expr::meta(reg(0), libc::NFT_META_IIFNAME));
-        rule.push(Expr::cmp(reg(0), false, &name(device)));
+        rule.extend(Expr::came_by(device, false));
     }
     rule.push(Expr::ct(reg(0), libc::NFT_CT_MARK));
     rule.extend(ours(0));
@@ -127,27 +119,15 @@ fn answers(device: Option<&str>) -> Rules {
 /// Gives translated flows of other nodes this node's address, where they go on to yet another node, and flows of
 /// containers, where they leave the overlay: nobody outside knows the way back to those.
 fn departing(bridge: &str, device: &str) -> Rules {
-    let leaves =
-        |link: &str| [Expr::meta(reg(0), libc::NFT_META_OIFNAME), Expr::cmp(reg(0), false, &name(link))];
-    let mut out = vec![Expr::meta(reg(0), libc::NFT_META_IIFNAME), Expr::cmp(reg(0), true, &name(bridge))];
-    out.extend(leaves(bridge));
-    out.extend(leaves(device));
+    let mut out = Expr::came_by(bridge, true).to_vec();
+    out.extend(Expr::leaves_by(bridge, false));
+    out.extend(Expr::leaves_by(device, false));
     out.push(Expr::masquerade());
     let rule = |(set, proto, offset, len): (&str, u8, u32, u32)| {
-        // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
-        let translated = (1_u32 << 5).to_ne_bytes();
-        let rule = vec![
-            Expr::meta(reg(0), libc::NFT_META_OIFNAME),
-            Expr::cmp(reg(0), true, &name(device)),
-            Expr::meta(reg(0), libc::NFT_META_NFPROTO),
-            Expr::cmp(reg(0), true, &[proto]),
-            Expr::ct(reg(0), libc::NFT_CT_STATUS),
-            Expr::mask(reg(0), reg(0), &translated),
-            Expr::cmp(reg(0), false, &[0; 4]),
-            Expr::network(reg(0), offset, len),
-            Expr::lookup(reg(0), set),
-            Expr::masquerade(),
-        ];
+        let mut rule = Expr::leaves_by(device, true).to_vec();
+        rule.extend([Expr::meta(reg(0), libc::NFT_META_NFPROTO), Expr::cmp(reg(0), true, &[proto])]);
+        rule.extend(Expr::translated());
+        rule.extend([Expr::network(reg(0), offset, len), Expr::lookup(reg(0), set), Expr::masquerade()]);
         ("a node that dials another", rule)
     };
     let mut rules: Rules = [(NODES[0], 2, 12, 4), (NODES[1], 10, 8, 16)].map(rule).into();
@@ -297,11 +277,7 @@ impl Returns {
 
     /// Whether chains and rules are there and ours.
     fn sound(&mut self, table: &Table, chains: &[Chain]) -> io::Result<bool> {
-        let mut rules: BTreeMap<String, Vec<String>> =
-            self.nft.chains(table)?.into_iter().map(|name| (name, Vec::new())).collect();
-        for rule in self.nft.rules(table)? {
-            rules.entry(rule.chain).or_default().push(rule.comment);
-        }
+        let rules = self.nft.comments(table)?;
         let comments =
             |chain: &Chain| chain.rules.iter().map(|(text, _)| comment(text)).collect::<Vec<String>>();
         Ok(rules.len() == chains.len()

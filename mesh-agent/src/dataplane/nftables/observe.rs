@@ -46,15 +46,11 @@ fn read_side(
     entries: &mut Vec<Entry>,
 ) -> io::Result<bool> {
     let layout = side.layout.clone();
-    let names = nft.chains(&layout.table)?;
-    if names.is_empty() {
+    let mut comments = nft.comments(&layout.table)?;
+    if comments.is_empty() {
         return Ok(false);
     }
     side.base = true;
-    let mut comments: BTreeMap<String, Vec<String>> = names.into_iter().map(|n| (n, Vec::new())).collect();
-    for rule in nft.rules(&layout.table)? {
-        comments.entry(rule.chain).or_default().push(rule.comment);
-    }
     let mut damaged = false;
     let mut sound = |name: &str, rules: Vec<String>| comments.remove(name).is_some_and(|held| held == rules);
     for base in chains(&layout, outline) {

@@ -166,29 +166,17 @@ fn destination(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
 fn source(layout: &Layout, bridge: Option<&str>) -> Vec<Rule> {
     let local = libc::RTN_LOCAL.to_ne_bytes_u32();
     let foreign = || vec![Expr::source_type(reg(8)), Expr::cmp(reg(8), false, &local)];
-    // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
-    let dst_nat = (1_u32 << 5).to_ne_bytes();
-    let translated = || {
-        [
-            Expr::ct(reg(0), libc::NFT_CT_STATUS),
-            Expr::mask(reg(0), reg(0), &dst_nat),
-            Expr::cmp(reg(0), false, &[0; 4]),
-        ]
-    };
     // Rarely met sets first: looking up a kind of address walks the routes.
     let mut hairpin = vec![layout.both_addresses(0), Expr::lookup(reg(0), HAIRPIN)];
     hairpin.extend(foreign());
     hairpin.push(Expr::masquerade());
     let mut past = vec![layout.destination(0), Expr::lookup(reg(0), MASQUERADE)];
-    past.extend(translated());
+    past.extend(Expr::translated());
     past.extend(foreign());
     past.push(Expr::masquerade());
-    let mut same = translated().to_vec();
+    let mut same = Expr::translated().to_vec();
     if let Some(bridge) = bridge {
-        // IFNAMSIZ bytes, padded with zeros.
-        let mut name = bridge.as_bytes().to_vec();
-        name.resize(libc::IFNAMSIZ, 0);
-        same.extend([Expr::meta(reg(0), libc::NFT_META_OIFNAME), Expr::cmp(reg(0), false, &name)]);
+        same.extend(Expr::leaves_by(bridge, false));
     }
     let iif = |word| Expr::meta(reg(word), libc::NFT_META_IIF);
     same.extend([iif(0), iif(1), Expr::remember(reg(0), SAME), Expr::meta(reg(1), libc::NFT_META_OIF)]);

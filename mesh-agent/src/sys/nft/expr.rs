@@ -130,6 +130,34 @@ impl Expr {
         Expr::new(c"ct", &[(sys::NFTNL_EXPR_CT_SREG, sreg), (sys::NFTNL_EXPR_CT_KEY, key.unsigned_abs())])
     }
 
+    /// Goes on only when the packet came in by this link (`yes`), or by another; not with this host's own. Uses the
+    /// first four registers.
+    #[must_use]
+    pub fn came_by(link: &str, yes: bool) -> [Expr; 2] {
+        Self::by(libc::NFT_META_IIFNAME, link, yes)
+    }
+
+    /// Goes on only when the packet leaves by this link (`yes`), or by another. Uses the first four registers.
+    #[must_use]
+    pub fn leaves_by(link: &str, yes: bool) -> [Expr; 2] {
+        Self::by(libc::NFT_META_OIFNAME, link, yes)
+    }
+
+    fn by(key: libc::c_int, link: &str, yes: bool) -> [Expr; 2] {
+        let mut name = link.as_bytes().to_vec();
+        name.resize(libc::IFNAMSIZ, 0);
+        [Self::meta(reg(0), key), Self::cmp(reg(0), yes, &name)]
+    }
+
+    /// Goes on only with flows whose destination was translated: `IPS_DST_NAT` of linux/netfilter/nf_conntrack_common.h.
+    /// Uses the first register.
+    #[must_use]
+    pub fn translated() -> [Expr; 3] {
+        let dst_nat = (1_u32 << 5).to_ne_bytes();
+        let status = Self::ct(reg(0), libc::NFT_CT_STATUS);
+        [status, Self::mask(reg(0), reg(0), &dst_nat), Self::cmp(reg(0), false, &[0; 4])]
+    }
+
     /// Loads what kind of address (`RTN_*`) the packet's source is.
     #[must_use]
     pub fn source_type(dreg: u32) -> Expr {

@@ -14,7 +14,6 @@ mod transaction;
 
 pub use element::{Count, Data, Element};
 pub use expr::{Expr, REG, reg};
-pub use read::RuleSeen;
 pub use set::{Holds, Kind, Set, concat};
 pub use socket::Nft;
 pub use table::Table;

@@ -7,18 +7,15 @@ use super::{
     table::Table,
 };
 use nftnl_sys::{self as sys, libc};
-use std::{ffi::CStr, io};
+use std::{collections::BTreeMap, ffi::CStr, io};
 
 /// Room for a request; libnftnl writes no longer message.
 const ROOM: usize = 80 << 10;
 
 /// A rule as it was read.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RuleSeen {
-    /// Its chain.
-    pub chain: String,
-    /// Its comment.
-    pub comment: String,
+struct RuleSeen {
+    chain: String,
+    comment: String,
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "attribute numbers are small constants")]
@@ -84,11 +81,21 @@ impl Nft {
         Ok(found)
     }
 
-    /// The rules of a table, in order, chain by chain.
+    /// The comments of a table's rules in order, by chain; chains without rules among them.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn rules(&mut self, table: &Table) -> io::Result<Vec<RuleSeen>> {
+    pub fn comments(&mut self, table: &Table) -> io::Result<BTreeMap<String, Vec<String>>> {
+        let names = self.chains(table)?;
+        let mut comments: BTreeMap<String, Vec<String>> =
+            names.into_iter().map(|name| (name, Vec::new())).collect();
+        for rule in self.rules(table)? {
+            comments.entry(rule.chain).or_default().push(rule.comment);
+        }
+        Ok(comments)
+    }
+
+    fn rules(&mut self, table: &Table) -> io::Result<Vec<RuleSeen>> {
         let (mut buffer, flags, kind) = self.request(libc::NFT_MSG_GETRULE, libc::NLM_F_DUMP);
         // SAFETY: the buffer is longer than the message; the rule is freed; libnftnl copies the name.
         let len = unsafe {

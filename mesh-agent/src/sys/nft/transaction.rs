@@ -75,7 +75,7 @@ impl Transaction {
         self.batch.add(&ChainMessage { table, name, hook: None }, MsgType::Del);
     }
 
-    /// Adds a rule at the end of a chain, with a comment that people and [`super::Nft::rules`] read.
+    /// Adds a rule at the end of a chain, with a comment that people and [`super::Nft::comments`] read.
     pub fn add_rule(&mut self, table: &Table, chain: &str, expressions: &[Expr], comment: &str) {
         let table = table.raw();
         let chain = nftnl::Chain::new(c(chain), &table);
