@@ -1,0 +1,424 @@
+//! What the kernel programs and the agent share, byte for byte: keys and values of maps.
+//!
+//! Everything is `repr(C)` without implicit padding, because the kernel compares keys as bytes. Addresses and ports are
+//! in network order, all else in that of the host. `A` is `[u8; 4]` or `[u8; 16]`: maps come in pairs, so that IPv4
+//! does not pay for the length of IPv6.
+//!
+//! ```text
+//!  packet ─▶ cache (per CPU) ─▶ flows ─▶ services ─▶ slots ─▶ backends
+//!            (array by hash)   (LRU)    address,     number   where to,
+//!                                       port, proto  ─▶ index  generation
+//! ```
+#![no_std]
+
+/// Version of this layout; part of the path under which maps are pinned, so that programs and maps always agree.
+pub const LAYOUT: u32 = 1;
+
+/// An IPv4 address.
+pub type V4 = [u8; 4];
+/// An IPv6 address.
+pub type V6 = [u8; 16];
+
+/// What a frontend is found by.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServiceKey<A> {
+    /// Dialled address; all zero for a published port on every local address.
+    pub address: A,
+    /// Dialled port, network order. A range has a key for each of its ports.
+    pub port: u16,
+    /// `IPPROTO_TCP` or `IPPROTO_UDP`.
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: u8,
+}
+
+/// A frontend, as the choice of a backend needs it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Service {
+    /// Index into `frontends`, `turns` and `frontend_counts`.
+    pub frontend: u32,
+    /// Its first slot in `slots`.
+    pub base: u32,
+    /// How many slots it has; 0 when no backend takes new flows.
+    pub slots: u32,
+    /// How far the port lies above the frontend's first, host order.
+    pub offset: u16,
+    /// [`flag`]s.
+    pub flags: u16,
+}
+
+/// Bits of [`Service::flags`].
+pub mod flag {
+    /// Which bits say how a slot is picked.
+    pub const PICK: u16 = 0x3;
+    /// The next one in turn.
+    pub const PICK_NEXT: u16 = 0;
+    /// Any.
+    pub const PICK_RANDOM: u16 = 1;
+    /// By the client's address.
+    pub const PICK_HASH: u16 = 2;
+    /// The backend with the fewest open flows for its weight.
+    pub const PICK_LEAST: u16 = 3;
+    /// Clients stay with their backend: `frontends` has the timeout.
+    pub const STICKY: u16 = 0x4;
+    /// Only sources in `allow4`/`allow6`.
+    pub const ALLOW: u16 = 0x8;
+    /// Without a backend packets are dropped; otherwise they are refused aloud.
+    pub const SILENT: u16 = 0x10;
+    /// Backends have a limit of flows: `frontends` says which.
+    pub const LIMIT: u16 = 0x20;
+    /// Its flows have an idle timeout of their own: `frontends` says which.
+    pub const IDLE: u16 = 0x40;
+    /// A published port.
+    pub const PUBLISHED: u16 = 0x80;
+}
+
+/// The rest of a frontend's policy; read only when a [`flag`] says so.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Frontend {
+    /// Hash of the service's name: affinity is kept by service.
+    pub service: u64,
+    /// How long a client stays with its backend after its last new flow, in milliseconds.
+    pub sticky_ms: u64,
+    /// Idle time of a flow in milliseconds; 0 means the default of its protocol and state.
+    pub idle_ms: u64,
+    /// Most concurrent flows to one backend; 0 means no limit.
+    pub max_flows: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// A backend behind one frontend.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Backend {
+    /// Its address; IPv4 in the first four bytes.
+    pub address: V6,
+    /// Its port for the frontend's first port, host order.
+    pub port: u16,
+    /// [`state`] bits.
+    pub state: u16,
+    /// Counts up whenever the entry becomes another backend: a flow of another generation is not of this one.
+    pub generation: u32,
+    /// Whose it is: index into `frontends`.
+    pub frontend: u32,
+    /// Share of new flows, for [`flag::PICK_LEAST`].
+    pub weight: u32,
+    /// Hash of instance and node, as `plan::maglev::backend_hash`: key of `members`.
+    pub id: u64,
+}
+
+/// Bits of [`Backend::state`].
+pub mod state {
+    /// Takes new flows.
+    pub const ACTIVE: u16 = 0x1;
+    /// Keeps the flows it has.
+    pub const KEEPS: u16 = 0x2;
+    /// What flows are left are reset.
+    pub const RESET: u16 = 0x4;
+    /// Answers do not come back through this node unless the source is this node's.
+    pub const MASQUERADE: u16 = 0x8;
+    /// Behind the overlay, on another node.
+    pub const REMOTE: u16 = 0x10;
+    /// A program of this host: the address is local.
+    pub const HERE: u16 = 0x20;
+}
+
+/// A packet's addresses and ports, as they are found in it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowKey<A> {
+    /// Source.
+    pub source: A,
+    /// Destination.
+    pub destination: A,
+    /// Source port, network order; an ICMP echo's identifier.
+    pub source_port: u16,
+    /// Destination port, network order.
+    pub destination_port: u16,
+    /// `IPPROTO_*`.
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: [u8; 3],
+}
+
+/// One direction of a translated flow: what its packets become. The other direction is under the key that this
+/// one's new addresses make when turned around.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flow<A> {
+    /// New source.
+    pub source: A,
+    /// New destination.
+    pub destination: A,
+    /// New source port, network order.
+    pub source_port: u16,
+    /// New destination port, network order.
+    pub destination_port: u16,
+    /// [`direction`] bits and what was seen of TCP.
+    pub bits: u32,
+    /// Index into `backends`.
+    pub backend: u32,
+    /// Generation of that backend when the flow began.
+    pub generation: u32,
+    /// Index into `frontends`.
+    pub frontend: u32,
+    /// When a packet was last seen: jiffies, low half. Written at most once a second.
+    pub seen: u32,
+}
+
+/// Bits of [`Flow::bits`].
+pub mod direction {
+    /// From backend to client.
+    pub const REPLY: u32 = 0x1;
+    /// FIN of the client was seen.
+    pub const FIN_CLIENT: u32 = 0x2;
+    /// FIN of the backend was seen.
+    pub const FIN_BACKEND: u32 = 0x4;
+    /// RST was seen, or both FINs: a SYN begins a new flow.
+    pub const CLOSED: u32 = 0x8;
+    /// The backend answered.
+    pub const ANSWERED: u32 = 0x10;
+}
+
+/// A per-CPU cache line of `cache4`/`cache6`: a flow with what its rewrite needs computed.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cached<A> {
+    /// Which flow.
+    pub key: FlowKey<A>,
+    /// What becomes of it.
+    pub flow: Flow<A>,
+    /// [`Config::epoch`] when it was cached: of another it is not used.
+    pub epoch: u32,
+    /// Difference of the addresses, for the IP header's and the pseudo header's checksum.
+    pub addresses: u32,
+    /// Difference of the ports.
+    pub ports: u32,
+    /// Device to send it to; 0 for the host's own stack.
+    pub device: u32,
+}
+
+/// What a socket was connected to: in socket storage, gone with the socket.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Dialled {
+    /// Dialled address; IPv4 in the first four bytes.
+    pub address: V6,
+    /// Dialled port, network order.
+    pub port: u16,
+    /// 4 or 6; 0 when nothing was translated.
+    pub family: u16,
+    /// Index into `backends`.
+    pub backend: u32,
+    /// Generation of that backend.
+    pub generation: u32,
+    /// Index into `frontends`.
+    pub frontend: u32,
+}
+
+/// A socket without a peer and one of those it sends to: key of `udp_out` (dialled) and `udp_back` (backend).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerKey<A> {
+    /// Cookie of the socket.
+    pub cookie: u64,
+    /// Address.
+    pub address: A,
+    /// Port, network order.
+    pub port: u16,
+    /// Always 0.
+    pub pad: [u8; 2],
+    /// Always 0: the length is a multiple of 8 in both families.
+    pub tail: [u8; 4],
+}
+
+/// Where datagrams of a [`PeerKey`] go: value of `udp_out`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Chosen {
+    /// Index into `backends`.
+    pub backend: u32,
+    /// Its generation.
+    pub generation: u32,
+}
+
+/// What an answer of a backend pretends to come from: value of `udp_back`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer<A> {
+    /// Address.
+    pub address: A,
+    /// Port, network order.
+    pub port: u16,
+    /// Always 0.
+    pub pad: u16,
+}
+
+/// A client and a service: key of `affinity4`/`affinity6`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StickyKey {
+    /// [`Frontend::service`].
+    pub service: u64,
+    /// The client; IPv4 in the first four bytes.
+    pub client: V6,
+}
+
+/// The backend of a client.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sticky {
+    /// [`Backend::id`].
+    pub id: u64,
+    /// Until when, in nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+    pub until: u64,
+}
+
+/// Key of `members`: where a sticky frontend has the backend of that id.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemberKey {
+    /// [`Backend::id`].
+    pub id: u64,
+    /// Index into `frontends`.
+    pub frontend: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// Key of `allow4`/`allow6`, a longest-prefix trie.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AllowKey<A> {
+    /// 32 bits of the frontend and those of the network.
+    pub prefix: u32,
+    /// Index into `frontends`.
+    pub frontend: u32,
+    /// The network.
+    pub address: A,
+}
+
+/// What a frontend turned away: value of the per-CPU `frontend_counts`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FrontendCounts {
+    /// New flows that found no backend.
+    pub no_backend: u64,
+    /// New flows from sources that are not allowed.
+    pub denied: u64,
+    /// New flows beyond a limit.
+    pub limited: u64,
+}
+
+/// What a backend got: value of the per-CPU `backend_counts`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BackendCounts {
+    /// Flows begun.
+    pub begun: u64,
+    /// Flows ended.
+    pub ended: u64,
+    /// Flows reset by us.
+    pub reset: u64,
+    /// Bytes from clients, of flows that pass the packet programs.
+    pub bytes_in: u64,
+    /// Bytes to clients, of the same.
+    pub bytes_out: u64,
+}
+
+/// Facts of this node, in the only entry of `config`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Config {
+    /// The network namespace whose sockets are translated: `SO_NETNS_COOKIE`.
+    pub netns: u64,
+    /// Counts up when a backend stops keeping its flows: every [`Cached`] is stale then.
+    pub epoch: u32,
+    /// [`mode`] bits.
+    pub mode: u32,
+    /// The overlay's device; 0 without one.
+    pub overlay: u32,
+    /// New flows a CPU may begin within a jiffy; 0 means any number.
+    pub new_flows: u32,
+    /// Jiffies in a second.
+    pub hz: u32,
+    /// Always 0.
+    pub pad: u32,
+    /// This node's address, the source of masqueraded flows; zero without one.
+    pub node4: V4,
+    /// This node's address on the overlay.
+    pub overlay4: V4,
+    /// Where VIPs are claimed: network and mask. What is dialled there and served by nobody is refused.
+    pub vips4: [[V4; 2]; 2],
+    /// As `node4`.
+    pub node6: V6,
+    /// As `overlay4`.
+    pub overlay6: V6,
+    /// As `vips4`.
+    pub vips6: [[V6; 2]; 2],
+}
+
+/// Bits of [`Config::mode`].
+pub mod mode {
+    /// Programs of this host are backends: their answers are looked at on the way out.
+    pub const EGRESS: u32 = 0x1;
+}
+
+/// Why packets were not forwarded: index into the per-CPU `drops`.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drop {
+    /// No backend takes new flows, and the frontend says to be silent.
+    NoBackend = 0,
+    /// The source is not allowed.
+    Denied,
+    /// A limit of flows.
+    Limited,
+    /// More new flows than [`Config::new_flows`].
+    Flood,
+    /// No room in the flow table, or no free source port.
+    Full,
+    /// The header says more than the packet has, or what it may not.
+    Malformed,
+    /// A fragment whose first one was not seen.
+    Fragment,
+    /// No route to the backend or client.
+    NoRoute,
+    /// The flow's backend is gone.
+    Gone,
+}
+
+impl Drop {
+    /// How many there are.
+    pub const COUNT: u32 = 9;
+    /// Their names, as metrics show them.
+    pub const NAMES: [&'static str; Drop::COUNT as usize] =
+        ["no_backend", "denied", "limited", "flood", "full", "malformed", "fragment", "no_route", "gone"];
+}
+
+/// An entry of the ring buffer `events`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// Source.
+    pub source: V6,
+    /// Destination.
+    pub destination: V6,
+    /// Source port, network order.
+    pub source_port: u16,
+    /// Destination port, network order.
+    pub destination_port: u16,
+    /// 4 or 6.
+    pub family: u8,
+    /// `IPPROTO_*`.
+    pub protocol: u8,
+    /// A [`Drop`].
+    pub reason: u16,
+}
+
+/// Longest name in `names`: an instance's or a node's.
+pub const NAME_LEN: usize = 64;

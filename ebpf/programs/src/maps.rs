@@ -1,0 +1,64 @@
+//! The maps. The loader sets their sizes and pins each under its name; `mesh_ebpf_common` says what is in them.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+};
+use mesh_ebpf_common::{
+    Backend, BackendCounts, Cached, Chosen, Config, Dialled, Drop, Flow, FlowKey, Frontend, FrontendCounts,
+    MemberKey, NAME_LEN, Peer, PeerKey, Service, ServiceKey, Sticky, StickyKey, V4, V6,
+};
+
+/// The loader gives every map its size; this one only has to be above 0.
+const LATER: u32 = 1;
+
+/// Declares a map under a name as users of `bpftool map` see it.
+macro_rules! maps {
+    ($($name:literal $ident:ident: $kind:ident<$($of:ty),+> = $size:expr, $flags:expr;)+) => {
+        $(#[map(name = $name)]
+        pub static $ident: $kind<$($of),+> = $kind::with_max_entries($size, $flags);)+
+    };
+}
+
+maps! {
+    "config" CONFIG: Array<Config> = 1, 0;
+    "services4" SERVICES4: HashMap<ServiceKey<V4>, Service> = LATER, BPF_F_NO_PREALLOC;
+    "services6" SERVICES6: HashMap<ServiceKey<V6>, Service> = LATER, BPF_F_NO_PREALLOC;
+    "slots" SLOTS: Array<u32> = LATER, 0;
+    "backends" BACKENDS: Array<Backend> = LATER, 0;
+    "active" ACTIVE: Array<i64> = LATER, 0;
+    "backend_counts" BACKEND_COUNTS: PerCpuArray<BackendCounts> = LATER, 0;
+    "frontends" FRONTENDS: Array<Frontend> = LATER, 0;
+    "turns" TURNS: Array<u64> = LATER, 0;
+    "frontend_counts" FRONTEND_COUNTS: PerCpuArray<FrontendCounts> = LATER, 0;
+    "members" MEMBERS: HashMap<MemberKey, u32> = LATER, BPF_F_NO_PREALLOC;
+    "affinity" AFFINITY: LruHashMap<StickyKey, Sticky> = LATER, 0;
+    "allow4" ALLOW4: LpmTrie<[u8; 8], u8> = LATER, BPF_F_NO_PREALLOC;
+    "allow6" ALLOW6: LpmTrie<[u8; 20], u8> = LATER, BPF_F_NO_PREALLOC;
+    "locals4" LOCALS4: HashMap<V4, u8> = LATER, BPF_F_NO_PREALLOC;
+    "locals6" LOCALS6: HashMap<V6, u8> = LATER, BPF_F_NO_PREALLOC;
+    "nodes4" NODES4: HashMap<V4, u8> = LATER, BPF_F_NO_PREALLOC;
+    "nodes6" NODES6: HashMap<V6, u8> = LATER, BPF_F_NO_PREALLOC;
+    "vips4" VIPS4: HashMap<V4, u32> = LATER, BPF_F_NO_PREALLOC;
+    "vips6" VIPS6: HashMap<V6, u32> = LATER, BPF_F_NO_PREALLOC;
+    "flows4" FLOWS4: LruHashMap<FlowKey<V4>, Flow<V4>> = LATER, 0;
+    "flows6" FLOWS6: LruHashMap<FlowKey<V6>, Flow<V6>> = LATER, 0;
+    "cache4" CACHE4: PerCpuArray<Cached<V4>> = LATER, 0;
+    "cache6" CACHE6: PerCpuArray<Cached<V6>> = LATER, 0;
+    "udp_out4" UDP_OUT4: LruHashMap<PeerKey<V4>, Chosen> = LATER, 0;
+    "udp_out6" UDP_OUT6: LruHashMap<PeerKey<V6>, Chosen> = LATER, 0;
+    "udp_back4" UDP_BACK4: LruHashMap<PeerKey<V4>, Peer<V4>> = LATER, 0;
+    "udp_back6" UDP_BACK6: LruHashMap<PeerKey<V6>, Peer<V6>> = LATER, 0;
+    "drops" DROPS: PerCpuArray<u64> = Drop::COUNT, 0;
+    "names" NAMES: HashMap<u64, [u8; NAME_LEN]> = LATER, BPF_F_NO_PREALLOC;
+}
+
+/// What each socket dialled; goes with the socket.
+#[btf_map(name = "dialled")]
+pub static DIALLED: SkStorage<Dialled> = SkStorage::new();
+
+/// Packets that were not forwarded, for the log.
+#[map(name = "events")]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
