@@ -14,10 +14,16 @@ use crate::{
     sys,
 };
 use std::{path::Path, pin::pin, time::Duration};
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::timeout,
+};
 
 /// How long work on blocking threads may hold up the end of an agent that has stopped.
 const LAST_WORK: Duration = Duration::from_secs(1);
+
+/// How long an agent may take to stop in order: leaving the mesh, open flows and the last write to disk take less.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 /// `run`: the agent of this node, until SIGINT or SIGTERM.
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
@@ -42,7 +48,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
             () = stopped => None,
             part = app.broken() => Some(part),
         };
-        app.stop().await;
+        // What the kernel holds serves on either way, and what was declared is kept as it changes.
+        if timeout(STOP_WITHIN, app.stop()).await.is_err() {
+            tracing::error!("stopping took longer than {STOP_WITHIN:?}: ending as it is");
+        }
         // Half an agent is worse than one that its service manager starts anew.
         broken.map_or(Ok(()), |part| {
             Err(Failure::new(Code::Failure, format!("{part} ended unexpectedly; its panic is in the log"))

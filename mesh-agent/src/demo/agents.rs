@@ -109,12 +109,13 @@ impl Agent {
         self.child.try_wait()
     }
 
-    /// Asks it to stop and waits up to `grace`, then kills it. Its sockets are free afterwards.
+    /// Asks it to stop and waits up to `grace`, then kills it and waits as long again, for a kernel that is busy. Its
+    /// sockets are free afterwards.
     pub async fn stop(&mut self, grace: Duration) {
         drop(self.stdin.take());
         if tokio::time::timeout(grace, self.child.wait()).await.is_err() {
             // It is our own child and still unreaped, so the id cannot be another's.
-            drop(self.child.kill().await);
+            drop(tokio::time::timeout(grace, self.child.kill()).await);
         }
     }
 
