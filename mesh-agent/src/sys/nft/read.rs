@@ -126,6 +126,38 @@ impl Nft {
         })
     }
 
+    /// The names of the sets and maps of a table.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn sets(&mut self, table: &Table) -> io::Result<Vec<String>> {
+        let (mut buffer, flags, kind) = self.request(libc::NFT_MSG_GETSET, libc::NLM_F_DUMP);
+        // SAFETY: the buffer is longer than the message; the set is freed.
+        let len = unsafe {
+            let set = set::raw(table, "");
+            sys::nftnl_set_unset(set, attr(sys::NFTNL_SET_NAME));
+            let header = set::header(buffer.as_mut_ptr().cast(), kind, table.family, flags, self.sequence);
+            sys::nftnl_set_nlmsg_build_payload(header, set);
+            sys::nftnl_set_free(set);
+            (*header).nlmsg_len
+        };
+        buffer.truncate(usize::try_from(len).unwrap_or(0));
+        self.dump(&buffer, |all, message| {
+            if is(message.kind, libc::NFT_MSG_NEWSET) {
+                // SAFETY: a whole message; the set is freed; its name is copied before.
+                unsafe {
+                    let set = sys::nftnl_set_alloc();
+                    if !set.is_null() {
+                        if sys::nftnl_set_nlmsg_parse(message.bytes.as_ptr().cast(), set) >= 0 {
+                            all.push(text(sys::nftnl_set_get_str(set, attr(sys::NFTNL_SET_NAME))));
+                        }
+                        sys::nftnl_set_free(set);
+                    }
+                }
+            }
+        })
+    }
+
     /// The names of the chains of a table.
     ///
     /// # Errors

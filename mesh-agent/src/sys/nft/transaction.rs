@@ -4,7 +4,7 @@ use super::{
     c,
     element::{Batchful, Element},
     expr::Expr,
-    set::{Set, SetMessage, header},
+    set::{Holds, Set, SetMessage, header},
     table::Table,
 };
 use nftnl::{Batch, FinalizedBatch, MsgType, NlMsg};
@@ -95,8 +95,9 @@ impl Transaction {
     }
 
     /// Deletes a set or map that no rule names any more.
-    pub fn delete_set(&mut self, table: &Table, set: &Set) {
-        self.batch.add(&SetMessage { table, set, id: 0 }, MsgType::Del);
+    pub fn delete_set(&mut self, table: &Table, name: &str) {
+        let set = Set::new(name, &[], Holds::Keys);
+        self.batch.add(&SetMessage { table, set: &set, id: 0 }, MsgType::Del);
     }
 
     /// Puts elements into a set.
