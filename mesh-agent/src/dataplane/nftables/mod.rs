@@ -126,13 +126,16 @@ impl NftablesPlane {
 
     /// Brings the kernel from what it holds to `work`, where they differ in `touched`, and ends the flows that it must.
     fn bring(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> io::Result<()> {
-        let cuts = flows::cuts(&self.state.table, work, touched);
+        let mut cuts = flows::cuts(&self.state.table, work, touched);
         self.program(work, touched)?;
         for key in touched.iter().filter(|key| !work.contains_key(*key)) {
             locked(&self.tally).forget(key);
         }
-        let ended = flows::cut(&mut locked(&self.conntrack), &cuts.now);
+        // A datagram that comes after this change must not go to who is gone; a connection may hear of it a little later.
+        let (tcp, udp) = cuts.now.into_iter().partition(|cut| cut.frontend.protocol == Protocol::Tcp);
+        cuts.now = tcp;
         self.deadlines.follow(&self.state.table, cuts);
+        let ended = flows::cut(&mut locked(&self.conntrack), &udp);
         locked(&self.tally).reset(ended?);
         Ok(())
     }
