@@ -25,6 +25,8 @@ mod sets;
 mod shape;
 mod slots;
 mod state;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use layout::TABLE;

@@ -77,8 +77,8 @@ fn read_side(
     for id in ALWAYS {
         damaged |= !names.remove(&id.to_string());
     }
-    for (entry, number) in decoded {
-        let realized = realize(&layout, place, &entry, &picked(&layout, &entry), number);
+    for (entry, number) in &decoded {
+        let realized = realize(&layout, place, entry, &picked(&layout, entry), *number);
         let whole = realized.own.iter().all(|(set, want)| {
             let want = Element { count: None, ..want.clone() };
             held.get(&(*set, want.key.clone())).is_some_and(|have| *have == want)
@@ -90,7 +90,7 @@ fn read_side(
             held.remove(&(*set, element.key.clone()));
         }
         side.hold(entry.frontend.key, &realized);
-        entries.push(entry);
+        entries.push(entry.clone());
     }
     for shape in side.chains.keys() {
         let rules = shape.rules(&layout).into_iter().map(|(_, comment)| comment).collect();
@@ -102,6 +102,10 @@ fn read_side(
     }
     for (set, key) in side.shared.keys() {
         damaged |= lacks(&mut held, (*set, key.clone()));
+    }
+    if damaged {
+        // Also those whose elements are others in another version.
+        *entries = decoded.into_iter().map(|(entry, _)| entry).collect();
     }
     side.debris = held.into_iter().map(|((set, _), element)| (set, element)).collect();
     side.spare.chains = comments.into_keys().collect();
