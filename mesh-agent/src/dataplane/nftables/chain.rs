@@ -7,10 +7,19 @@ use super::{
     names::{REJECT, Rule, comment},
     shape::{Pick, Shape},
 };
-use crate::sys::nft::{Expr, reg};
+use crate::sys::nft::{Expr, FlowTimeout, reg};
 
 /// How often a backend at its limit makes a flow try another.
 const RETRIES: usize = 3;
+
+/// The objects that make flows be forgotten after so long, of either protocol.
+pub(super) fn timeouts(seconds: u32) -> [FlowTimeout; 2] {
+    [("tcp", 6), ("udp", 17)].map(|(word, protocol)| FlowTimeout {
+        name: format!("{word}{seconds}"),
+        protocol,
+        seconds,
+    })
+}
 
 impl Shape {
     /// Its rules, tried one after the other until one takes the packet.
@@ -27,6 +36,10 @@ impl Shape {
                 Expr::goto(REJECT),
             ]);
             rules.push((deny, comment("source not allowed")));
+        }
+        if let Some(seconds) = self.idle {
+            let timeouts = timeouts(seconds).map(|timeout| Expr::set_timeout(&timeout.name));
+            rules.push((timeouts.to_vec(), comment("idle flows are forgotten")));
         }
         // Where results go: past the key and the two words of a backend's id.
         let (at, id) = (words + 2, words);
@@ -50,20 +63,21 @@ impl Shape {
             finish(&mut known);
             rules.push((known, comment("affinity")));
         }
-        let pick = |pick: Expr| {
+        let pick = |pick: Expr, remembers: bool| {
             let mut rule = key();
             rule.push(pick);
-            if let Some(ms) = self.sticky {
+            if self.sticky.is_some() {
                 rule.push(Expr::map(reg(0), reg(id), &picks));
+            }
+            if let Some(ms) = self.sticky.filter(|_| remembers) {
                 rule.push(Expr::map(reg(0), reg(at), &ids));
                 rule.push(layout.source(at + 2));
                 // Data of an element that is there would stay as it is.
                 rule.push(Expr::forget(reg(at), reg(id), &affinity));
                 rule.push(Expr::learn(reg(at), Some(reg(id)), &affinity, Some(ms)));
-                rule.push(Expr::map(reg(0), reg(at), &backends));
-            } else {
-                rule.push(Expr::map(reg(0), reg(at), &slots));
             }
+            let leads = if self.sticky.is_some() { &backends } else { &slots };
+            rule.push(Expr::map(reg(0), reg(at), leads));
             finish(&mut rule);
             rule
         };
@@ -74,14 +88,19 @@ impl Shape {
                 Expr::jhash(reg(at), reg(id), layout.bytes(), self.slots, crate::plan::maglev::SEED)
             }
         };
-        let mut chosen = pick(first);
+        let mut chosen = pick(first, true);
         if self.pick == Pick::Hash {
             chosen.insert(0, layout.source(at));
         }
         rules.push((chosen, comment("pick")));
+        if self.sticky.is_some() {
+            // The kernel remembers 65,535 clients, which is what it gives a set that packets fill.
+            let random = pick(Expr::numgen(reg(id), self.slots, true), false);
+            rules.push((random, comment("pick without a memory")));
+        }
         if self.most.is_some() {
             for _ in 0..RETRIES {
-                let again = pick(Expr::numgen(reg(id), self.slots, true));
+                let again = pick(Expr::numgen(reg(id), self.slots, true), true);
                 rules.push((again, comment("pick another")));
             }
             let mut refuse = key();

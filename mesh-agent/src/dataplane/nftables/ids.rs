@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn names_are_read_back() {
-        let shapes = ["next3.7", "random2.0-local-sticky150-max5-allow"];
+        let shapes = ["next3.7", "random2.0-local-sticky150-max5-idle9-allow"];
         let shapes = shapes.map(|name| Target::parse(name).and_then(Target::shape).unwrap());
         let all = ALWAYS.into_iter().chain(shapes.into_iter().flat_map(of)).chain([SetId::Most(5)]);
         for id in all.chain([SetId::Former(false), SetId::Former(true)]) {

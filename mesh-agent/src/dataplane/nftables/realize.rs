@@ -14,7 +14,7 @@ use crate::{
 };
 use ipnetwork::IpNetwork;
 use mesh_control::model::{Family, NoBackend, NodeName, Scheduler, ServiceKey};
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 /// Most elements of one frontend: ports times slots.
 const MOST: usize = 1 << 18;
@@ -102,6 +102,7 @@ pub(super) fn picked(layout: &Layout, entry: &Entry) -> Picked {
                 .map(|a| u64::try_from(a.timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
             most: frontend.max_connections,
             allow: !frontend.allow.is_empty(),
+            idle: frontend.idle_timeout.map(seconds),
         }),
     };
     Picked { target, slots }
@@ -177,6 +178,12 @@ pub(super) fn realize(
         }
     }
     Realized { target, own, shared: shared(layout, place, entry, &picked.slots) }
+}
+
+/// The kernel counts whole seconds; the plane forgets nothing before its time.
+fn seconds(timeout: Duration) -> u32 {
+    let up = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+    u32::try_from(up).unwrap_or(u32::MAX).max(1)
 }
 
 /// Where slot and backend elements lead.

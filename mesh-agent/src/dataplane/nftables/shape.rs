@@ -42,6 +42,8 @@ pub(super) struct Shape {
     pub(super) most: Option<u32>,
     /// Whether only allowed sources may connect.
     pub(super) allow: bool,
+    /// Seconds after which an idle flow is forgotten.
+    pub(super) idle: Option<u32>,
 }
 
 /// Where a frontend's new flows go.
@@ -63,6 +65,9 @@ impl fmt::Display for Shape {
         }
         if let Some(most) = self.most {
             write!(f, "-max{most}")?;
+        }
+        if let Some(seconds) = self.idle {
+            write!(f, "-idle{seconds}")?;
         }
         if self.allow { f.write_str("-allow") } else { Ok(()) }
     }
@@ -93,16 +98,21 @@ impl Target {
             picks.into_iter().find_map(|pick| Some((pick, head.strip_prefix(pick.word())?)))?;
         let (slots, number) = head.split_once('.')?;
         let (slots, number) = (slots.parse().ok()?, number.parse().ok()?);
-        let mut shape = Shape { pick, slots, number, local: false, sticky: None, most: None, allow: false };
+        let mut shape =
+            Shape { pick, slots, number, local: false, sticky: None, most: None, allow: false, idle: None };
         for part in parts {
             match part {
                 "local" => shape.local = true,
                 "allow" => shape.allow = true,
-                other => match (other.strip_prefix("sticky"), other.strip_prefix("max")) {
-                    (Some(ms), _) => shape.sticky = Some(ms.parse().ok()?),
-                    (_, Some(most)) => shape.most = Some(most.parse().ok()?),
-                    _ => return None,
-                },
+                other => {
+                    let figure = |word| other.strip_prefix(word);
+                    match (figure("sticky"), figure("max"), figure("idle")) {
+                        (Some(ms), ..) => shape.sticky = Some(ms.parse().ok()?),
+                        (_, Some(most), _) => shape.most = Some(most.parse().ok()?),
+                        (.., Some(seconds)) => shape.idle = Some(seconds.parse().ok()?),
+                        _ => return None,
+                    }
+                }
             }
         }
         // Exactly the name that it would have.
@@ -143,6 +153,7 @@ mod tests {
             sticky: None,
             most: None,
             allow: false,
+            idle: None,
         };
         let full = Shape {
             pick: Pick::Next,
@@ -151,12 +162,13 @@ mod tests {
             sticky: Some(150),
             most: Some(5),
             allow: true,
+            idle: Some(77),
             ..plain
         };
         for (shape, name) in [
             (plain, "random7.0"),
             (Shape { pick: Pick::Hash, slots: 1021, ..plain }, "hash1021.0"),
-            (full, "next7.3-local-sticky150-max5-allow"),
+            (full, "next7.3-local-sticky150-max5-idle77-allow"),
         ] {
             assert_eq!(shape.to_string(), name);
             assert_eq!(Target::parse(name), Some(Target::Pick(shape)));

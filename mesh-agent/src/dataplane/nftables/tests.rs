@@ -19,7 +19,7 @@ use crate::{
         nft::{Data, Element, Expr, Holds, Kind, Nft, Set, Transaction, concat, reg},
     },
 };
-use mesh_control::model::{Family, Name, NoBackend, PortRange, Protocol, Scheduler, ServiceKey};
+use mesh_control::model::{Affinity, Family, Name, NoBackend, PortRange, Protocol, Scheduler, ServiceKey};
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -227,6 +227,104 @@ fn what_a_change_left_half_way_goes_with_the_next() {
             assert!(run(next.apply(&[put(&moved)])).failed.is_empty());
             assert_eq!(look(&mut nft), clean);
             TcpStream::connect(VIP).unwrap();
+        })
+        .unwrap();
+}
+
+fn put(plane: &mut NftablesPlane, entry: &Entry) {
+    let mut ops = vec![Op::PutFrontend(Arc::clone(&entry.frontend))];
+    let frontend = entry.frontend.key;
+    ops.extend(entry.backends.iter().map(|backend| Op::PutBackend { frontend, backend: backend.clone() }));
+    let report = run(plane.apply(&ops));
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+}
+
+#[test]
+fn an_idle_flow_is_forgotten_after_its_services_timeout() {
+    let Some(netns) = namespace() else { return };
+    netns
+        .run(|| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let echoer = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let mut tcp = entry(Protocol::Tcp, listener.local_addr().unwrap());
+            let mut udp = entry(Protocol::Udp, echoer.local_addr().unwrap());
+            let mut plane = plane();
+            let left = |proto: u8| {
+                let filter = Filter { proto: Some(proto), ..Filter::default() };
+                let flows = Conntrack::open().unwrap().flows(&filter).unwrap();
+                let newest = flows.iter().filter(|flow| flow.original.dport == VIP.port());
+                newest.filter_map(|flow| flow.timeout).max().expect("a flow")
+            };
+            let with = |entry: &mut Entry, ms: Option<u64>| {
+                let idle_timeout = ms.map(std::time::Duration::from_millis);
+                entry.frontend = Arc::new(Frontend { idle_timeout, ..(*entry.frontend).clone() });
+            };
+            for (ms, seconds) in [(76_001, 77), (900_000, 900)] {
+                with(&mut tcp, Some(ms));
+                with(&mut udp, Some(ms));
+                put(&mut plane, &tcp);
+                put(&mut plane, &udp);
+                let mut stream = TcpStream::connect(VIP).unwrap();
+                let mut accepted = listener.accept().unwrap().0;
+                echo(&mut stream, &mut accepted);
+                // The answer is acknowledged, and the kernel knows of nothing that could be under way.
+                echo(&mut accepted, &mut stream);
+                let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+                client.send_to(b"x", VIP).unwrap();
+                let (_, from) = echoer.recv_from(&mut [0]).unwrap();
+                assert!((seconds - 20..=seconds).contains(&left(17)), "{} unanswered", left(17));
+                echoer.send_to(b"x", from).unwrap();
+                assert!((seconds - 20..=seconds).contains(&left(17)), "{} answered", left(17));
+                let patient = std::time::Instant::now() + std::time::Duration::from_secs(20);
+                while !(seconds - 20..=seconds).contains(&left(6)) {
+                    assert!(std::time::Instant::now() < patient, "{} of TCP, not {seconds}", left(6));
+                    std::thread::yield_now();
+                }
+                for flow in Conntrack::open().unwrap().flows(&Filter::default()).unwrap() {
+                    Conntrack::open().unwrap().delete(&flow).unwrap();
+                }
+            }
+            let table: Table = [&tcp, &udp].map(|e| (e.frontend.key, e.clone())).into_iter().collect();
+            assert_eq!(run(self::plane().observe()).unwrap(), table);
+            with(&mut tcp, None);
+            with(&mut udp, None);
+            put(&mut plane, &tcp);
+            put(&mut plane, &udp);
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.send_to(b"x", VIP).unwrap();
+            echoer.recv(&mut [0]).unwrap();
+            assert!(left(17) <= 30, "the kernel's own: {}", left(17));
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_client_that_the_kernel_has_no_room_to_remember_is_served() {
+    let Some(netns) = namespace() else { return };
+    netns
+        .run(|| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut sticky = entry(Protocol::Tcp, listener.local_addr().unwrap());
+            let affinity = Some(Affinity { timeout: std::time::Duration::from_secs(600) });
+            sticky.frontend = Arc::new(Frontend { affinity, ..(*sticky.frontend).clone() });
+            let mut plane = plane();
+            put(&mut plane, &sticky);
+            let of = |n: u32| Element {
+                key: concat(&[&[9; 8], &n.to_be_bytes()]),
+                data: Some(Data::Bytes(vec![9; 8])),
+                ..Element::default()
+            };
+            let (layout, clients) = (Layout::new(Family::V4), (0..65_535).map(of).collect::<Vec<_>>());
+            let mut nft = Nft::open().unwrap();
+            let mut fill = |clients: &[Element]| {
+                let mut batch = Transaction::new();
+                batch.add_elements(&layout.table, "affinity", clients.iter());
+                nft.commit(batch)
+            };
+            fill(&clients).unwrap();
+            fill(&[of(65_535)]).expect_err("the set is full");
+            let mut stream = TcpStream::connect(VIP).unwrap();
+            echo(&mut stream, &mut listener.accept().unwrap().0);
         })
         .unwrap();
 }

@@ -1,6 +1,7 @@
 //! From a change of the table to transactions. Pure but for libnftnl's buffers.
 
 use super::{
+    chain::timeouts,
     ids::{self, ALWAYS, SetId},
     layout::Layout,
     realize::{Place, Realized},
@@ -18,6 +19,19 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Elements by set, in an order that is the same every time.
 type BySet = BTreeMap<SetId, Vec<Element>>;
 
+/// What the chains of several shapes may name alike.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Extra {
+    /// The flows of backends limited to so many.
+    Most(u32),
+    /// Timeouts of so many seconds.
+    Idle(u32),
+}
+
+fn extras(shape: &Shape) -> impl Iterator<Item = Extra> {
+    shape.most.map(Extra::Most).into_iter().chain(shape.idle.map(Extra::Idle))
+}
+
 /// What happens to one family, in two transactions: packets that are under way in what goes come to their end before.
 #[derive(Debug, Default)]
 pub(super) struct Step {
@@ -28,12 +42,12 @@ pub(super) struct Step {
     spare: Spare,
     /// To be made, with the elements that lead there.
     chains: Vec<Shape>,
-    most: BTreeSet<u32>,
+    extras: BTreeSet<Extra>,
     into: BySet,
     /// What nothing stands for any more: in the second transaction.
     pub(super) gone: BySet,
     gone_chains: Vec<Shape>,
-    gone_most: BTreeSet<u32>,
+    gone_extras: BTreeSet<Extra>,
 }
 
 /// A change of both families.
@@ -91,13 +105,13 @@ impl Change {
                     DiffItem::Update { .. } => {}
                 }
             }
-            if step.chains.iter().chain(&step.gone_chains).any(|shape| shape.most.is_some()) {
-                let limits = |shapes: &imbl::OrdMap<Shape, u32>| -> BTreeSet<u32> {
-                    shapes.keys().filter_map(|shape| shape.most).collect()
+            if step.chains.iter().chain(&step.gone_chains).any(|shape| extras(shape).next().is_some()) {
+                let all = |shapes: &imbl::OrdMap<Shape, u32>| -> BTreeSet<Extra> {
+                    shapes.keys().flat_map(extras).collect()
                 };
-                let (before, after) = (limits(&held.chains), limits(&side.chains));
-                step.most = &after - &before;
-                step.gone_most = &before - &after;
+                let (before, after) = (all(&held.chains), all(&side.chains));
+                step.extras = &after - &before;
+                step.gone_extras = &before - &after;
             }
         }
         Change { next, steps }
@@ -168,8 +182,11 @@ impl Step {
         for set in &self.spare.sets {
             batch.delete_set(table, set);
         }
-        for most in &self.most {
-            batch.add_set(table, &set(layout, SetId::Most(*most)));
+        for extra in &self.extras {
+            match extra {
+                Extra::Most(most) => batch.add_set(table, &set(layout, SetId::Most(*most))),
+                Extra::Idle(seconds) => timeouts(*seconds).iter().for_each(|t| batch.add_timeout(table, t)),
+            }
         }
         for shape in &self.chains {
             for id in ids::of(*shape) {
@@ -201,8 +218,13 @@ impl Step {
                 batch.delete_set(table, &id.to_string());
             }
         }
-        for most in &self.gone_most {
-            batch.delete_set(table, &SetId::Most(*most).to_string());
+        for extra in &self.gone_extras {
+            match extra {
+                Extra::Most(most) => batch.delete_set(table, &SetId::Most(*most).to_string()),
+                Extra::Idle(seconds) => {
+                    timeouts(*seconds).iter().for_each(|t| batch.delete_timeout(table, t))
+                }
+            }
         }
     }
 }

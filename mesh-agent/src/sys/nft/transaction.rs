@@ -4,6 +4,7 @@ use super::{
     c,
     element::{Batchful, Element},
     expr::Expr,
+    object::{FlowTimeout, FlowTimeoutMessage},
     set::{Holds, Set, SetMessage, header},
     table::Table,
 };
@@ -98,6 +99,16 @@ impl Transaction {
     pub fn delete_set(&mut self, table: &Table, name: &str) {
         let set = Set::new(name, &[], Holds::Keys);
         self.batch.add(&SetMessage { table, set: &set, id: 0 }, MsgType::Del);
+    }
+
+    /// Makes a timeout that rules may give to flows, unless it is there.
+    pub fn add_timeout(&mut self, table: &Table, timeout: &FlowTimeout) {
+        self.batch.add(&FlowTimeoutMessage { table, timeout }, MsgType::Add);
+    }
+
+    /// Deletes a timeout that no rule names any more; flows that have it get the usual one.
+    pub fn delete_timeout(&mut self, table: &Table, timeout: &FlowTimeout) {
+        self.batch.add(&FlowTimeoutMessage { table, timeout }, MsgType::Del);
     }
 
     /// Puts elements into a set.
