@@ -60,7 +60,7 @@ pub(super) fn services(options: &Options, json: bool) -> anyhow::Result<()> {
     let service = move |n: u32| n.wrapping_mul(7919) % count;
     let direct = move |n| (endpoint(service(n), n % services::ENDPOINTS, 0), TARGET).into();
     let mut ways = vec![Way::new("direct", direct)?, Way::new("direct", direct)?.tracked()?];
-    for contender in Contender::all()? {
+    for contender in Contender::all(options)? {
         // The other two are slow to load at this size.
         if matches!(contender, Contender::Ours | Contender::Iptables) {
             let mut way = Way::new(contender.name(), move |n| (vip(service(n)), PORT).into())?;

@@ -1,7 +1,7 @@
 //! Who is measured.
 
 use super::{
-    rivals,
+    Options, rivals,
     services::{self, node},
     space::{Space, installed},
 };
@@ -36,9 +36,9 @@ const RIVALS: [(Contender, &str, &str); 3] = [
 
 impl Contender {
     /// Ours, and the rivals that are installed and that the kernel takes; the others are named on stderr.
-    pub(super) fn all() -> anyhow::Result<Vec<Contender>> {
+    pub(super) fn all(options: &Options) -> anyhow::Result<Vec<Contender>> {
         let mut all = vec![Contender::Ours];
-        for (rival, name, program) in RIVALS {
+        for (rival, name, program) in RIVALS.into_iter().filter(|_| !options.alone) {
             let able = match installed(program) {
                 true => rival.load(&Space::new()?, 1).map(drop),
                 false => Err(anyhow::anyhow!("{program} is not installed")),

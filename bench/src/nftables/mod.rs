@@ -26,11 +26,14 @@ pub(crate) struct Options {
     /// Only these parts, of load, change, memory, connect, ingress, reprogram and overlay.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Without rivals, of which some take minutes.
+    #[arg(long)]
+    alone: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { rounds: 3, services: vec![1_000, 10_000], only: Vec::new() }
+        Options { rounds: 3, services: vec![1_000, 10_000], only: Vec::new(), alone: false }
     }
 }
 

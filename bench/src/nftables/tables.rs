@@ -38,7 +38,7 @@ struct Row {
 pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for services in &options.services {
-        rows.extend(Contender::all()?.into_iter().map(|contender| Row {
+        rows.extend(Contender::all(options)?.into_iter().map(|contender| Row {
             contender,
             services: *services,
             load: Vec::new(),

@@ -232,6 +232,8 @@ fn held(nft: &mut Nft) -> io::Result<Marks> {
 pub struct Returns {
     nft: Nft,
     networks: Vec<IpNetwork>,
+    /// For which plan all was found in order, and the number of the last change of any table then.
+    stands: Option<(u32, OverlayPlan)>,
 }
 
 impl Returns {
@@ -240,7 +242,7 @@ impl Returns {
     /// # Errors
     /// What the kernel says.
     pub fn open(networks: Vec<IpNetwork>) -> io::Result<Returns> {
-        Ok(Returns { nft: Nft::open()?, networks })
+        Ok(Returns { nft: Nft::open()?, networks, stands: None })
     }
 
     /// Brings the kernel to what `plan` needs; whether anything had to change. Nothing is written when nothing did.
@@ -248,6 +250,10 @@ impl Returns {
     /// # Errors
     /// What the kernel says: `EOPNOTSUPP` of one before 5.16, which has no egress hook.
     pub fn ensure(&mut self, plan: &OverlayPlan) -> io::Result<bool> {
+        let generation = self.nft.generation()?;
+        if self.stands.as_ref().is_some_and(|(at, stood)| *at == generation && stood == plan) {
+            return Ok(false);
+        }
         let held = held(&mut self.nft)?;
         let marks = marks(&held, &plan.peers);
         let wanted = elements(&marks, &plan.peers);
@@ -272,6 +278,7 @@ impl Returns {
         if changed {
             self.nft.commit(batch)?;
         }
+        self.stands = (!changed).then(|| (generation, plan.clone()));
         Ok(changed)
     }
 
@@ -289,6 +296,7 @@ impl Returns {
     /// # Errors
     /// What the kernel says.
     pub fn teardown(&mut self) -> io::Result<()> {
+        self.stands = None;
         let mut batch = Transaction::new();
         for family in [Family::Inet, Family::Netdev] {
             batch.delete_table(&Table::new(family, TABLE));

@@ -2,9 +2,9 @@
 
 use super::{
     flows::{leads_to, over},
+    ids::{self, ALWAYS, SetId},
     layout::Layout,
-    names::{BACKENDS, DENIED, LIMITED, SERVICES, SLOTS},
-    slots::slots,
+    realize::socket,
     state::State,
     write::Change,
 };
@@ -13,7 +13,7 @@ use crate::{
     plan::{BackendId, Entry, FrontendKey, Listen, Table},
     sys::{
         conntrack::{Conntrack, Filter, FlowEntry, Masked, status},
-        nft::{Element, Nft},
+        nft::{Data, Element, Nft},
     },
 };
 use mesh_control::model::{Family, Protocol, ServiceKey};
@@ -40,9 +40,6 @@ struct Refused {
     limited: u64,
 }
 
-/// The sets whose elements count.
-const COUNTED: [&str; 5] = [SERVICES, SLOTS, BACKENDS, DENIED, LIMITED];
-
 impl Tally {
     /// Notes what the counters say that a change of the frontends `touched` will remove.
     pub(super) fn before(
@@ -52,9 +49,8 @@ impl Tally {
         change: &Change,
         touched: &BTreeSet<FrontendKey>,
     ) -> io::Result<()> {
-        for (side, elements) in state.sides.iter().zip(&change.elements) {
-            let out = COUNTED.iter().filter_map(|set| elements.out.get_key_value(set));
-            let out: Vec<_> = out.collect();
+        for (side, step) in state.sides.iter().zip(&change.steps) {
+            let out: Vec<_> = step.out.iter().chain(&step.gone).filter(|(set, _)| set.counts()).collect();
             if out.is_empty() || !side.base {
                 continue;
             }
@@ -67,10 +63,13 @@ impl Tally {
                     .filter(|e| places.find(&side.layout, &e.key).is_some())
                     .map(|e| e.key.clone())
                     .collect();
-                let found =
-                    if keys.is_empty() { Vec::new() } else { nft.get(&side.layout.table, set, &keys)? };
+                let found = if keys.is_empty() {
+                    Vec::new()
+                } else {
+                    nft.get(&side.layout.table, &set.to_string(), &keys)?
+                };
                 for element in found {
-                    self.add(&side.layout, &state.table, set, &element, &places);
+                    self.add(&side.layout, &state.table, *set, &element, &places);
                 }
             }
         }
@@ -89,34 +88,24 @@ impl Tally {
         self.frontends.remove(key);
     }
 
-    fn add(&mut self, layout: &Layout, table: &Table, set: &str, element: &Element, places: &Places) {
+    fn add(&mut self, layout: &Layout, table: &Table, set: SetId, element: &Element, places: &Places) {
         let Some(packets) = element.count.map(|count| count.packets).filter(|packets| *packets > 0) else {
             return;
         };
-        let Some(entry) = places.find(layout, &element.key).and_then(|key| table.get(&key)) else { return };
-        match set {
-            SERVICES => {
-                if !entry.backends.iter().any(crate::plan::Backend::takes_new_flows) {
-                    self.frontends.entry(entry.frontend.key).or_default().no_backend += packets;
-                }
-            }
-            DENIED => self.frontends.entry(entry.frontend.key).or_default().denied += packets,
-            LIMITED => self.frontends.entry(entry.frontend.key).or_default().limited += packets,
-            _ => {
-                let rest = element.key.get(layout.key_bytes()..).unwrap_or_default();
-                let backend = match set {
-                    SLOTS => rest.first_chunk().and_then(|slot| {
-                        let slot = usize::try_from(u32::from_ne_bytes(*slot)).ok()?;
-                        entry.backends.get(*slots(entry)?.1.get(slot)?)
-                    }),
-                    _ => entry.backends.iter().find(|b| super::realize::backend_id(b) == rest),
-                };
-                if let Some(backend) = backend {
-                    let service = entry.frontend.service.clone();
-                    let key = (service, backend.id.clone(), entry.frontend.key.protocol);
+        let Some((key, offset)) = places.find(layout, &element.key) else { return };
+        let Some(entry) = table.get(&key) else { return };
+        let refused = self.frontends.entry(key).or_default();
+        match (set, &element.data) {
+            (SetId::Services, _) => refused.no_backend += packets,
+            (SetId::Denied, _) => refused.denied += packets,
+            (SetId::Limited, _) => refused.limited += packets,
+            (_, Some(Data::Bytes(leads))) => {
+                if let Some(backend) = entry.backends.iter().find(|b| socket(b, offset) == *leads) {
+                    let key = (entry.frontend.service.clone(), backend.id.clone(), key.protocol);
                     *self.established.entry(key).or_default() += packets;
                 }
             }
+            _ => {}
         }
     }
 }
@@ -139,8 +128,11 @@ impl Places {
         Places { exact }
     }
 
-    fn find(&self, layout: &Layout, key: &[u8]) -> Option<FrontendKey> {
-        self.exact.get(&layout.read_key(key)?).copied()
+    /// With which of its ports that is.
+    fn find(&self, layout: &Layout, key: &[u8]) -> Option<(FrontendKey, u16)> {
+        let at = layout.read_key(key)?;
+        let key = *self.exact.get(&at)?;
+        Some((key, at.2.saturating_sub(key.ports.first())))
     }
 
     /// The frontend that a flow was dialled at.
@@ -170,8 +162,9 @@ pub(super) fn read(
     let mut active: BTreeMap<BackendKey, u64> = BTreeMap::new();
     for side in state.sides.iter().filter(|side| side.base) {
         let places = Places::new(state.table.keys(), &side.layout);
-        for set in COUNTED {
-            for element in nft.elements(&side.layout.table, set)? {
+        let of_shapes = side.chains.keys().flat_map(|shape| ids::of(*shape));
+        for set in ALWAYS.into_iter().chain(of_shapes).filter(|set| set.counts()) {
+            for element in nft.elements(&side.layout.table, &set.to_string())? {
                 now.add(&side.layout, &state.table, set, &element, &places);
             }
         }

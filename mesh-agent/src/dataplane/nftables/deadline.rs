@@ -1,5 +1,5 @@
-//! Ends flows when their backend's drain deadline has come, on a thread of its own: the agent need not do anything by
-//! then.
+//! Ends TCP connections whose backend is gone, and flows when their backend's drain deadline has come, on a thread of
+//! its own: to find them the kernel walks through its whole table of flows, for which no change should wait.
 
 use super::{
     counters::Tally,
@@ -16,6 +16,9 @@ use std::{
 
 /// After an error of the kernel it is tried again so much later.
 const RETRY_MS: u64 = 1000;
+/// Most cuts that wait to be made at once: more than one change of everything has. Only while the kernel refuses to list
+/// its flows do they wait for long.
+const MOST: usize = 1 << 18;
 
 #[derive(Debug, Default)]
 struct Plan {
@@ -23,7 +26,20 @@ struct Plan {
     table: Table,
     /// When to look (Unix ms): the deadlines and what they end.
     due: BTreeMap<u64, Vec<(u64, Cut)>>,
+    /// What to end at once: backends that are gone.
+    gone: Vec<Cut>,
     stop: bool,
+}
+
+impl Plan {
+    /// Takes out what stands and is due: all the cuts, and those with a deadline, which come first, with it.
+    fn take(&mut self, now: u64) -> (Vec<Cut>, Vec<(u64, Cut)>) {
+        let later = self.due.split_off(&now.saturating_add(1));
+        let due = std::mem::replace(&mut self.due, later).into_values().flatten();
+        let due: Vec<_> = due.filter(|(at, cut)| flows::stands(&self.table, *at, cut)).collect();
+        let gone = self.gone.drain(..).filter(|cut| !flows::is_back(&self.table, cut));
+        (due.iter().map(|(_, cut)| cut.clone()).chain(gone).collect(), due)
+    }
 }
 
 /// The thread and what it waits for.
@@ -50,22 +66,25 @@ impl Deadlines {
         let work = move || {
             let (plan, changed) = &*theirs;
             let mut held = locked(plan);
+            let mut not_before = 0;
             while !held.stop {
-                let wait = held.due.keys().next().map(|at| at.saturating_sub(now()));
-                match wait {
+                let gone = (!held.gone.is_empty()).then_some(not_before);
+                let next = gone.into_iter().chain(held.due.keys().next().copied()).min();
+                match next.map(|at| at.saturating_sub(now())) {
                     None => held = changed.wait(held).unwrap_or_else(PoisonError::into_inner),
                     Some(0) => {
-                        let Some((_, mut due)) = held.due.pop_first() else { continue };
-                        due.retain(|(at, cut)| flows::stands(&held.table, *at, cut));
+                        let (cuts, due) = held.take(now());
                         drop(held);
-                        let cuts: Vec<Cut> = due.iter().map(|(_, cut)| cut.clone()).collect();
                         let done = flows::cut(&mut conntrack, &cuts);
                         held = locked(plan);
                         match done {
                             Ok(ended) => locked(&tally).reset(ended),
                             Err(error) => {
-                                tracing::warn!(plane = "nftables", %error, "cannot end drained flows, will retry");
-                                held.due.entry(now() + RETRY_MS).or_default().extend(due);
+                                tracing::warn!(plane = "nftables", %error, "cannot end flows, will retry");
+                                not_before = now() + RETRY_MS;
+                                let gone = cuts.into_iter().skip(due.len());
+                                held.gone.splice(..0, gone);
+                                held.due.entry(not_before).or_default().extend(due);
                             }
                         }
                     }
@@ -80,11 +99,17 @@ impl Deadlines {
         Ok(Deadlines { shared, thread: Some(thread) })
     }
 
-    /// Tells what the plane holds now, and new deadlines.
+    /// Tells what the plane holds now, what is to be cut at once, and new deadlines.
     pub(super) fn follow(&self, table: &Table, cuts: Cuts) {
         let (plan, changed) = &*self.shared;
         let mut held = locked(plan);
         held.table = table.clone();
+        held.gone.extend(cuts.now);
+        if held.gone.len() > MOST {
+            let over = held.gone.len() - MOST;
+            tracing::warn!(plane = "nftables", over, "too many backends went: flows of some are not reset");
+            held.gone.drain(..over);
+        }
         for (at, cut) in cuts.later {
             let due = held.due.entry(at).or_default();
             if !due.iter().any(|(_, known)| *known == cut) {

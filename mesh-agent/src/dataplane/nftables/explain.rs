@@ -1,10 +1,10 @@
 //! Where a new flow would go, and which elements say so.
 
 use super::{
-    chain::Pick,
+    ids::{self, SetId},
     layout::{Layout, octets},
-    names::{AFFINITY, SERVICES, SLOTS},
-    realize::{backend_id, realize, service_id, unsupported},
+    realize::{backend_id, service_id, unsupported},
+    shape::Pick,
     slots::slots,
     state::State,
 };
@@ -49,7 +49,7 @@ fn reason(backend: &Backend, denied: bool) -> Option<String> {
 fn remembered(nft: &mut Nft, layout: &Layout, entry: &Entry, flow: &Flow) -> Option<BackendId> {
     let client = flow.client.filter(|_| entry.frontend.affinity.is_some())?;
     let key = concat(&[&service_id(&entry.frontend.service), &octets(client)]);
-    let held = nft.get(&layout.table, AFFINITY, &[key]).ok()?.into_iter().next()?;
+    let held = nft.get(&layout.table, &SetId::Affinity.to_string(), &[key]).ok()?.into_iter().next()?;
     let Some(Data::Bytes(id)) = held.data else { return None };
     entry.backends.iter().find(|b| backend_id(b) == *id).map(|b| b.id.clone())
 }
@@ -94,8 +94,7 @@ pub(super) fn explain(
         probability: share(index, backend),
         excluded: reason(backend, denied),
     });
-    let counter = side.counters.get(&key).copied().unwrap_or(0);
-    let target = realize(layout, place, entry, counter).target;
+    let target = side.realize_held(place, entry).target;
     let family = if layout.family == Family::V4 { "ip" } else { "ip6" };
     let address = match key.listen {
         Listen::Vip(a) | Listen::Address(a) => a.to_string(),
@@ -104,13 +103,18 @@ pub(super) fn explain(
     };
     let (protocol, port) = (key.protocol, flow.destination.port());
     let name = &layout.table.name;
+    let [a, b] = [0, 4].map(|at| target.id()[at..].first_chunk().map_or(0, |word| u32::from_ne_bytes(*word)));
+    let shapes = SetId::Shapes { local: matches!(key.listen, Listen::AnyLocal(_)) };
     let mut objects = vec![
-        format!("{family} {name} map {SERVICES} {{ {address} . {protocol} . {port} : goto {target} }}"),
+        format!(
+            "{family} {name} map {} {{ {address} . {protocol} . {port} : {a:#x} . {b:#x} }}",
+            SetId::Services
+        ),
+        format!("{family} {name} map {shapes} {{ {a:#x} . {b:#x} : goto {target} }}"),
         format!("{family} {name} chain {target}"),
     ];
-    if !slots.is_empty() {
-        objects.push(format!("{family} {name} map {SLOTS}, {} elements", slots.len()));
-    }
+    let maps = target.shape().into_iter().flat_map(ids::of);
+    objects.extend(maps.map(|map| format!("{family} {name} map {map}")));
     Explanation {
         frontend: Some(key),
         service: Some(entry.frontend.service.clone()),

@@ -89,6 +89,15 @@ pub(super) fn stands(table: &Table, at: u64, cut: &Cut) -> bool {
     })
 }
 
+/// Whether what was to be cut because it was gone is there again, at the same place: then its old flows are as good.
+pub(super) fn is_back(table: &Table, cut: &Cut) -> bool {
+    let held = table.get(&cut.frontend).zip(cut.backend.as_ref());
+    held.is_some_and(|(entry, backend)| {
+        let same = |b: &Backend| (&b.id, b.address, b.port) == (&backend.id, backend.address, backend.port);
+        entry.backends.iter().any(same)
+    })
+}
+
 /// Ends flows; how many of each backend of a service.
 pub(super) fn cut(
     conntrack: &mut Conntrack,

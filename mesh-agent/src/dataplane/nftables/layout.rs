@@ -2,7 +2,7 @@
 
 use crate::sys::nft::{self, Expr, Kind, Table, concat, reg};
 use mesh_control::model::{Family, Protocol};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The name of our tables.
 pub const TABLE: &str = "mesh-agent";
@@ -55,11 +55,6 @@ impl Layout {
     /// Bytes of an address.
     pub(super) fn bytes(&self) -> u32 {
         self.words() * 4
-    }
-
-    /// Bytes of a key.
-    pub(super) fn key_bytes(&self) -> usize {
-        usize::try_from(self.key_words() * 4).unwrap_or(0)
     }
 
     pub(super) fn nfproto(&self) -> i32 {
@@ -139,11 +134,21 @@ impl Layout {
             _ => return None,
         };
         let port = u16::from_be_bytes(rest.get(4..6)?.try_into().ok()?);
-        let address: IpAddr = match self.family {
-            Family::V4 => <[u8; 4]>::try_from(address).ok()?.into(),
-            Family::V6 => <[u8; 16]>::try_from(address).ok()?.into(),
-        };
+        let address = self.address(address)?;
         Some(((!address.is_unspecified()).then_some(address), protocol, port))
+    }
+
+    /// The address and port that an element leads to.
+    pub(super) fn read_socket(&self, data: &[u8]) -> Option<SocketAddr> {
+        let (address, port) = data.split_at_checked(usize::try_from(self.bytes()).ok()?)?;
+        Some((self.address(address)?, u16::from_be_bytes(*port.first_chunk()?)).into())
+    }
+
+    fn address(&self, bytes: &[u8]) -> Option<IpAddr> {
+        Some(match self.family {
+            Family::V4 => <[u8; 4]>::try_from(bytes).ok()?.into(),
+            Family::V6 => <[u8; 16]>::try_from(bytes).ok()?.into(),
+        })
     }
 }
 

@@ -1,12 +1,12 @@
 //! The nftables data plane: a fixed number of rules, and maps that hold the services.
 //!
 //! ```text
-//!  first packet ─▶ prerouting/output ─▶ map services ─▶ chain of that shape ─▶ map slots ─▶ dnat
-//!                   (nat, -105)          address . protocol . port               … . number
+//!  first packet ─▶ prerouting/output ─▶ map services ─▶ map shapes ─▶ chain of that shape ─▶ its map slots ─▶ dnat
+//!                   (nat, -105)          address . protocol . port                              … . number
 //! ```
 //!
-//! One chain serves all frontends of its shape (`chain`), so a packet of a new flow costs two lookups whatever the
-//! number of services, and a change of an endpoint changes a few map elements in one transaction (`write`). What
+//! One chain with its maps serves all frontends of its shape (`shape`, `chain`), so a packet of a new flow costs three
+//! lookups whatever the number of services, and a change of an endpoint changes a few map elements (`write`). What
 //! stands for a frontend is a pure function of it (`realize`); elements carry names and policies along (`note`), so
 //! the whole table can be read back and compared (`observe`), also by another run of the agent.
 
@@ -15,14 +15,18 @@ mod counters;
 mod deadline;
 mod explain;
 mod flows;
+mod ids;
 mod layout;
 mod names;
 mod note;
 mod observe;
 mod realize;
 mod sets;
+mod shape;
 mod slots;
 mod state;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use layout::TABLE;
@@ -122,35 +126,46 @@ impl NftablesPlane {
         })
     }
 
-    /// Brings the kernel from what it holds to `work`, where they differ in `touched`.
+    /// Brings the kernel from what it holds to `work`, where they differ in `touched`, and ends the flows that it must.
     fn bring(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> io::Result<()> {
-        let mut change = Change::plan(&self.state, &self.place, work, touched);
-        if !change.is_empty(&self.state) {
-            let mut nft = locked(&self.nft);
-            locked(&self.tally).before(&mut nft, &self.state, &change, touched)?;
-            nft.commit(change.transaction(&self.state, &self.outline))?;
-        }
-        let cuts = flows::cuts(&self.state.table, work, touched);
-        self.state = change.next;
+        let mut cuts = flows::cuts(&self.state.table, work, touched);
+        self.program(work, touched)?;
         for key in touched.iter().filter(|key| !work.contains_key(*key)) {
             locked(&self.tally).forget(key);
         }
-        let ended = flows::cut(&mut locked(&self.conntrack), &cuts.now);
+        // A datagram that comes after this change must not go to who is gone; a connection may hear of it a little later.
+        let (tcp, udp) = cuts.now.into_iter().partition(|cut| cut.frontend.protocol == Protocol::Tcp);
+        cuts.now = tcp;
         self.deadlines.follow(&self.state.table, cuts);
+        let ended = flows::cut(&mut locked(&self.conntrack), &udp);
         locked(&self.tally).reset(ended?);
         Ok(())
     }
 
-    /// Reads the kernel; what every frontend depends on is laid anew when it is damaged.
+    fn program(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> io::Result<()> {
+        let change = Change::plan(&self.state, &self.place, work, touched);
+        if !change.is_empty() {
+            let mut nft = locked(&self.nft);
+            locked(&self.tally).before(&mut nft, &self.state, &change, touched)?;
+            for batch in change.bring(&self.outline).into_iter().chain(change.remove()) {
+                nft.commit(batch)?;
+            }
+        }
+        self.state = change.next;
+        Ok(())
+    }
+
+    /// Reads the kernel; what every frontend depends on is laid anew when it is damaged, in one transaction. Flows that
+    /// are open go on.
     fn read(&mut self) -> io::Result<()> {
         let (state, damaged) = observe::read(&mut locked(&self.nft), &self.place, &self.outline)?;
         self.state = state;
         if damaged {
-            tracing::warn!(plane = NAME, "chains or sets were changed by somebody else: laid anew");
+            tracing::warn!(plane = NAME, "chains or sets are another version's, or damaged: laid anew");
             let table = std::mem::take(&mut self.state.table);
             self.state = State::empty();
             let all = table.keys().copied().collect();
-            self.bring(&table, &all)?;
+            self.program(&table, &all)?;
         }
         let mut cuts = flows::Cuts::default();
         self.state.table.values().for_each(|entry| flows::deadlines(&mut cuts, entry));

@@ -5,7 +5,10 @@ use crate::plan::{Backend, BackendId, BackendState, Frontend, FrontendKey, Liste
 use ipnetwork::IpNetwork;
 use mesh_control::model::{Affinity, Family, Name, NoBackend, PortRange, Protocol, Scheduler, ServiceKey};
 use serde::{Deserialize, Serialize};
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 /// Changes with the form of notes; those of another version are not read, and their frontends are written anew.
 const VERSION: u8 = 1;
@@ -26,7 +29,16 @@ struct FrontNote<'a> {
     max_connections: Option<u32>,
 }
 
-/// A backend, on one of its elements.
+/// A backend, on one of the elements that lead to it. Short: what the kernel needs for an element and this, with the
+/// names that most have, fit a place of 96 bytes.
+#[derive(Serialize, Deserialize)]
+struct ActiveNote<'a> {
+    instance: &'a str,
+    node: &'a str,
+    weight: u16,
+}
+
+/// A backend that no element leads to. Former versions had it of all backends.
 #[derive(Serialize, Deserialize)]
 struct BackNote<'a> {
     instance: &'a str,
@@ -86,7 +98,12 @@ pub(super) fn frontend(
     })
 }
 
-pub(super) fn of_backend(backend: &Backend) -> Vec<u8> {
+pub(super) fn of_active(backend: &Backend) -> Vec<u8> {
+    let (instance, node) = (backend.id.instance.as_str(), backend.id.node.as_str());
+    postcard::to_stdvec(&ActiveNote { instance, node, weight: backend.weight }).unwrap_or_default()
+}
+
+pub(super) fn of_idle(backend: &Backend) -> Vec<u8> {
     let (state, deadline) = match backend.state {
         BackendState::Active => (0, 0),
         BackendState::Down => (1, 0),
@@ -105,7 +122,22 @@ pub(super) fn of_backend(backend: &Backend) -> Vec<u8> {
     postcard::to_stdvec(&note).unwrap_or_default()
 }
 
-pub(super) fn backend(bytes: &[u8]) -> Option<Backend> {
+/// The backend of an element that leads to `socket`, if it leads anywhere.
+pub(super) fn backend(bytes: &[u8], socket: Option<SocketAddr>) -> Option<Backend> {
+    // The short one is never the start of a long one: what follows would be cut short.
+    idle(bytes).or_else(|| {
+        let (note, socket): (ActiveNote<'_>, _) = (postcard::from_bytes(bytes).ok()?, socket?);
+        Some(Backend {
+            id: BackendId { instance: Name::new(note.instance).ok()?, node: Name::new(note.node).ok()? },
+            address: socket.ip(),
+            port: socket.port(),
+            weight: note.weight,
+            state: BackendState::Active,
+        })
+    })
+}
+
+fn idle(bytes: &[u8]) -> Option<Backend> {
     let note: BackNote<'_> = postcard::from_bytes(bytes).ok()?;
     let state = match note.state {
         0 => BackendState::Active,
@@ -154,11 +186,19 @@ mod tests {
         ] {
             let id = BackendId { instance: name(), node: name() };
             let backend = Backend { id, address, port: 65_535, weight: 65_535, state };
-            let note = of_backend(&backend);
+            let note = of_idle(&backend);
             assert!(note.len() <= 253, "{}", note.len());
-            assert_eq!(super::backend(&note), Some(backend));
+            let socket = Some((address, 65_535).into());
+            assert_eq!(super::backend(&note, socket), Some(backend.clone()));
             for cut in 0..note.len() {
-                assert_eq!(super::backend(&note[..cut]), None, "cut at {cut}");
+                assert_eq!(super::backend(&note[..cut], None), None, "cut at {cut}");
+            }
+            if backend.state == BackendState::Active {
+                let note = of_active(&backend);
+                assert_eq!(super::backend(&note, socket), Some(backend));
+                for cut in 0..note.len() {
+                    assert_eq!(super::backend(&note[..cut], socket), None, "cut at {cut}");
+                }
             }
         }
     }

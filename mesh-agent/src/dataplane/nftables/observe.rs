@@ -1,13 +1,14 @@
 //! Reading back what the kernel holds, and comparing it with what it should be.
 
 use super::{
-    chain::Target,
+    ids::{self, ALWAYS, SetId},
     layout::Layout,
-    names::{AFFINITY, ALLOW, BACKENDS, HAIRPIN, IDLE, MASQUERADE, SAME, SERVICES, SLOTS, VIPS},
     note,
-    realize::{Place, read_allowed},
-    sets::{Outline, chains, sets},
+    realize::{Place, picked, read_allowed, realize},
+    sets::{Outline, chains},
+    shape::Target,
     state::{Side, State},
+    write::way,
 };
 use crate::{
     plan::{Backend, Entry},
@@ -21,10 +22,10 @@ use std::{
 };
 
 /// What is held by set and key, without counts.
-type Held = BTreeMap<(&'static str, Vec<u8>), Element>;
+type Held = BTreeMap<(SetId, Vec<u8>), Element>;
 
-/// Reads both families. With whether something that every frontend depends on is damaged: then the tables have to be
-/// laid anew.
+/// Reads both families. With whether something that every frontend depends on is damaged, or another version's: then the
+/// tables have to be laid anew.
 pub(super) fn read(nft: &mut Nft, place: &Place, outline: &Outline) -> io::Result<(State, bool)> {
     let mut state = State::empty();
     let mut damaged = false;
@@ -56,75 +57,83 @@ fn read_side(
     for base in chains(&layout, outline) {
         damaged |= !sound(base.name, base.rules.into_iter().map(|(_, comment)| comment).collect());
     }
+    let mut names: BTreeSet<String> = nft.sets(&layout.table)?.into_iter().collect();
     let mut held = Held::new();
-    for set in
-        sets(&layout).into_iter().map(|set| name(&set.name)).filter(|name| ![AFFINITY, SAME].contains(name))
-    {
-        for element in nft.elements(&layout.table, set)? {
-            held.insert((set, element.key.clone()), Element { count: None, ..element });
+    for id in names.iter().filter_map(|name| SetId::parse(name)) {
+        // Packets fill these.
+        if matches!(id, SetId::Affinity | SetId::SameDevice | SetId::Most(_)) {
+            continue;
+        }
+        for element in nft.elements(&layout.table, &id.to_string())? {
+            held.insert((id, element.key.clone()), Element { count: None, ..element });
         }
     }
-    let mut broken = BTreeSet::new();
-    for (entry, counter) in decode(&layout, &held) {
-        let realized = super::realize::realize(&layout, place, &entry, counter);
-        let whole = realized
-            .own
-            .iter()
-            .all(|(set, want)| held.get(&(*set, want.key.clone())).is_some_and(|have| have == want));
-        let chain_sound = realized.target.shape().is_none_or(|shape| {
-            let rules = || shape.rules(&layout).into_iter().map(|(_, comment)| comment).collect();
-            side.chains.contains_key(&shape)
-                || (!broken.contains(&shape) && sound(&shape.to_string(), rules()))
+    let lacks = |held: &mut Held, at: (SetId, Vec<u8>)| held.remove(&at).is_none();
+    let leads = |target, local| (SetId::Shapes { local }, way(target).key);
+    let decoded = decode(&layout, &held);
+    for (target, local) in [Target::Reject, Target::Drop].into_iter().flat_map(|t| [(t, false), (t, true)]) {
+        damaged |= lacks(&mut held, leads(target, local));
+    }
+    for id in ALWAYS {
+        damaged |= !names.remove(&id.to_string());
+    }
+    for (entry, number) in &decoded {
+        let realized = realize(&layout, place, entry, &picked(&layout, entry), *number);
+        let whole = realized.own.iter().all(|(set, want)| {
+            let want = Element { count: None, ..want.clone() };
+            held.get(&(*set, want.key.clone())).is_some_and(|have| *have == want)
         });
-        if let (false, Some(shape)) = (chain_sound, realized.target.shape()) {
-            broken.insert(shape);
-            damaged = true;
+        if !whole {
+            continue;
         }
-        if whole {
-            for (set, element) in &realized.own {
-                held.remove(&(*set, element.key.clone()));
-            }
-            side.hold(entry.frontend.key, &realized);
-            entries.push(entry);
+        for (set, element) in &realized.own {
+            held.remove(&(*set, element.key.clone()));
+        }
+        side.hold(entry.frontend.key, &realized);
+        entries.push(entry.clone());
+    }
+    for shape in side.chains.keys() {
+        let rules = shape.rules(&layout).into_iter().map(|(_, comment)| comment).collect();
+        damaged |= !sound(&shape.to_string(), rules);
+        damaged |= lacks(&mut held, leads(Target::Pick(*shape), shape.local));
+        for id in ids::of(*shape).into_iter().chain(shape.most.map(SetId::Most)) {
+            names.remove(&id.to_string());
         }
     }
     for (set, key) in side.shared.keys() {
-        damaged |= held.remove(&(*set, key.clone())).is_none();
+        damaged |= lacks(&mut held, (*set, key.clone()));
+    }
+    if damaged {
+        // Also those whose elements are others in another version.
+        *entries = decoded.into_iter().map(|(entry, _)| entry).collect();
     }
     side.debris = held.into_iter().map(|((set, _), element)| (set, element)).collect();
-    side.spare_chains = comments.into_keys().collect();
+    side.spare.chains = comments.into_keys().collect();
+    side.spare.sets = names.into_iter().collect();
     Ok(damaged)
 }
 
-/// Our constant of that name.
-fn name(set: &str) -> &'static str {
-    use super::names::{DENIED, IDS, LIMITED, PICKS};
-    let all = [
-        SERVICES, SLOTS, PICKS, BACKENDS, IDS, AFFINITY, ALLOW, DENIED, LIMITED, IDLE, HAIRPIN, MASQUERADE,
-        VIPS, SAME,
-    ];
-    all.into_iter().find(|name| *name == set).unwrap_or(AFFINITY)
-}
-
-/// The frontends with the backends that notes tell of, and their counters.
+/// The frontends with the backends that notes tell of, and their numbers.
 fn decode(layout: &Layout, held: &Held) -> Vec<(Entry, u16)> {
-    let of = |set: &'static str| held.range((set, Vec::new())..).take_while(move |((s, _), _)| *s == set);
-    let base = |key: &[u8]| key.get(..layout.key_bytes()).map(<[u8]>::to_vec);
-    let mut backends: BTreeMap<Vec<u8>, Vec<Backend>> = BTreeMap::new();
-    for ((_, key), element) in [SLOTS, BACKENDS, IDLE].into_iter().flat_map(of) {
-        if let (Some(base), Some(backend)) = (base(key), note::backend(&element.note)) {
-            backends.entry(base).or_default().push(backend);
-        }
-    }
-    let mut allow: BTreeMap<Vec<u8>, Vec<(u16, IpNetwork)>> = BTreeMap::new();
-    for ((_, key), element) in of(ALLOW) {
-        if let (Some(base), Some(allowed)) = (base(key), read_allowed(&element.note)) {
-            allow.entry(base).or_default().push(allowed);
-        }
-    }
+    let of = |set: SetId| held.range((set, Vec::new())..).take_while(move |((s, _), _)| *s == set);
+    // The elements of a frontend in a set: their keys begin with its own.
+    let within = |set: SetId, key: &[u8]| {
+        let key = key.to_vec();
+        let from = held.range((set, key.clone())..);
+        from.take_while(move |((s, k), _)| *s == set && k.starts_with(&key)).map(|(_, element)| element)
+    };
+    let chains: BTreeMap<&[u8], Target> = [false, true]
+        .into_iter()
+        .flat_map(|local| of(SetId::Shapes { local }))
+        .filter_map(|((_, id), element)| match &element.data {
+            Some(Data::Goto(chain)) => Some((id.as_slice(), Target::parse(chain)?)),
+            _ => None,
+        })
+        .collect();
     let mut entries = Vec::new();
-    for ((_, key), element) in of(SERVICES).filter(|(_, element)| !element.note.is_empty()) {
-        let mut allow = allow.remove(key).unwrap_or_default();
+    for ((_, key), element) in of(SetId::Services).filter(|(_, element)| !element.note.is_empty()) {
+        let mut allow: Vec<(u16, IpNetwork)> =
+            within(SetId::Allow, key).filter_map(|element| read_allowed(&element.note)).collect();
         allow.sort_unstable_by_key(|(at, _)| *at);
         let allow = allow.into_iter().map(|(_, network)| network).collect();
         let Some(frontend) =
@@ -132,18 +141,26 @@ fn decode(layout: &Layout, held: &Held) -> Vec<(Entry, u16)> {
         else {
             continue;
         };
-        let mut backends = backends.remove(key).unwrap_or_default();
-        backends.sort_by(|a, b| a.id.cmp(&b.id));
-        backends.dedup_by(|a, b| a.id == b.id);
-        let target = match &element.data {
-            Some(Data::Goto(chain)) => Target::parse(chain),
+        let shape = match &element.data {
+            Some(Data::Bytes(id)) => chains.get(id.as_slice()).and_then(|target| target.shape()),
             _ => None,
         };
-        let counter = match target.and_then(Target::shape).map(|shape| shape.pick) {
-            Some(super::chain::Pick::Next(counter)) => counter,
-            _ => 0,
-        };
-        entries.push((Entry { frontend: Arc::new(frontend), backends: backends.into() }, counter));
+        let former = [SetId::Former(false), SetId::Former(true)];
+        let sets = shape.map(ids::of).into_iter().flatten().chain([SetId::Idle]).chain(former);
+        let mut backends: Vec<Backend> = sets
+            .flat_map(|set| within(set, key))
+            .filter_map(|element| {
+                let socket = match &element.data {
+                    Some(Data::Bytes(bytes)) => layout.read_socket(bytes),
+                    _ => None,
+                };
+                note::backend(&element.note, socket)
+            })
+            .collect();
+        backends.sort_by(|a, b| a.id.cmp(&b.id));
+        backends.dedup_by(|a, b| a.id == b.id);
+        let number = shape.map_or(0, |shape| shape.number);
+        entries.push((Entry { frontend: Arc::new(frontend), backends: backends.into() }, number));
     }
     entries
 }

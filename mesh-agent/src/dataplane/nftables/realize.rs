@@ -2,19 +2,19 @@
 //! elements, so what the kernel holds can be compared with what it should hold.
 
 use super::{
-    chain::{Pick, Shape, Target},
+    ids::SetId,
     layout::{Layout, octets},
-    names::{ALLOW, BACKENDS, DENIED, HAIRPIN, IDLE, IDS, LIMITED, MASQUERADE, PICKS, SERVICES, SLOTS, VIPS},
     note,
+    shape::{Pick, Shape, Target, hashed},
     slots::slots,
 };
 use crate::{
     plan::{Backend, Entry, Frontend, Listen, maglev},
-    sys::nft::{Data, Element, concat},
+    sys::nft::{Count, Data, Element, concat},
 };
 use ipnetwork::IpNetwork;
 use mesh_control::model::{Family, NoBackend, NodeName, Scheduler, ServiceKey};
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 /// Most elements of one frontend: ports times slots.
 const MOST: usize = 1 << 18;
@@ -29,7 +29,7 @@ pub(super) struct Place {
 }
 
 /// An element and the set it belongs to.
-pub(super) type Placed = (&'static str, Element);
+pub(super) type Placed = (SetId, Element);
 
 /// What stands for a frontend.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,8 +67,7 @@ pub(super) fn too_large(entry: &Entry) -> Option<String> {
 /// The id of a service, for affinity.
 pub(super) fn service_id(service: &ServiceKey) -> [u8; 8] {
     let bytes = service.namespace.as_str().bytes().chain([b'/']).chain(service.name.as_str().bytes());
-    let fnv = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    maglev::mix(fnv).to_ne_bytes()
+    hashed(bytes)
 }
 
 /// The id of a backend, for affinity.
@@ -76,89 +75,119 @@ pub(super) fn backend_id(backend: &Backend) -> [u8; 8] {
     maglev::backend_hash(&backend.id).to_ne_bytes()
 }
 
-/// The elements of an entry; `counter` is which of the round-robin counters it has.
-pub(super) fn realize(layout: &Layout, place: &Place, entry: &Entry, counter: u16) -> Realized {
+/// Where an entry's flows go: what there is to decide before its elements can be told.
+pub(super) struct Picked {
+    /// With number 0.
+    pub(super) target: Target,
+    /// What slots lead to, by the index of the backend.
+    slots: Vec<usize>,
+}
+
+/// Works that out.
+pub(super) fn picked(layout: &Layout, entry: &Entry) -> Picked {
     let frontend = &*entry.frontend;
-    let key = frontend.key;
-    let (address, local) = match key.listen {
-        Listen::Vip(a) | Listen::Address(a) => (Some(a), false),
-        Listen::AnyLocal(_) => (None, true),
-    };
-    let usable = |b: &Backend| Family::of(&b.address) == layout.family;
-    let (pick, picked) = slots(entry).unwrap_or((Pick::Random, Vec::new()));
-    let picked: Vec<usize> = picked.into_iter().filter(|i| usable(&entry.backends[*i])).collect();
-    let pick = if let Pick::Next(_) = pick { Pick::Next(counter) } else { pick };
-    let target = match (picked.is_empty(), frontend.no_backend) {
+    let (pick, mut slots) = slots(entry).unwrap_or((Pick::Random, Vec::new()));
+    slots.retain(|i| Family::of(&entry.backends[*i].address) == layout.family);
+    let target = match (slots.is_empty(), frontend.no_backend) {
         (true, NoBackend::Drop) => Target::Drop,
         (true, NoBackend::Reject | NoBackend::Hold) => Target::Reject,
         (false, _) => Target::Pick(Shape {
             pick,
-            slots: u32::try_from(picked.len()).unwrap_or(u32::MAX),
-            local,
+            slots: u32::try_from(slots.len()).unwrap_or(u32::MAX),
+            number: 0,
+            local: matches!(frontend.key.listen, Listen::AnyLocal(_)),
             // A timeout of 0 would be for ever.
             sticky: frontend
                 .affinity
                 .map(|a| u64::try_from(a.timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
             most: frontend.max_connections,
             allow: !frontend.allow.is_empty(),
+            idle: frontend.idle_timeout.map(seconds),
         }),
+    };
+    Picked { target, slots }
+}
+
+/// The elements of an entry; `number` is which of the chains that are otherwise alike it has.
+pub(super) fn realize(
+    layout: &Layout,
+    place: &Place,
+    entry: &Entry,
+    picked: &Picked,
+    number: u16,
+) -> Realized {
+    let frontend = &*entry.frontend;
+    let key = frontend.key;
+    let address = match key.listen {
+        Listen::Vip(a) | Listen::Address(a) => Some(a),
+        Listen::AnyLocal(_) => None,
+    };
+    let target = match picked.target {
+        Target::Pick(shape) => Target::Pick(Shape { number, ..shape }),
+        other => other,
     };
     let mut own = Vec::new();
     for (offset, port) in (0_u16..).zip(key.ports.iter()) {
         let base = layout.key(address, key.protocol, port);
         let first = offset == 0;
         let plain = |key: Vec<u8>, data| Element { key, data, ..Element::default() };
-        let noted = |element: Element, backend: &Backend, new: bool| match first && new {
-            true => Element { note: note::of_backend(backend), ..element },
-            false => element,
-        };
-        let mut service = plain(base.clone(), Some(Data::Goto(target.to_string())));
+        let mut service = plain(base.clone(), Some(Data::Bytes(target.id().to_vec())));
         if first {
             service.note = note::of_frontend(frontend);
         }
-        own.push((SERVICES, service));
-        let sticky = target.shape().is_some_and(|shape| shape.sticky.is_some());
+        if target.shape().is_none() {
+            service.count = Some(Count::default());
+        }
+        own.push((SetId::Services, service));
         let mut seen = vec![false; entry.backends.len()];
-        for (slot, index) in (0_u32..).zip(&picked) {
+        for (slot, index) in (0_u32..).zip(&picked.slots) {
+            let Some(shape) = target.shape() else { break };
             let backend = &entry.backends[*index];
             let new = !std::mem::replace(&mut seen[*index], true);
             let numbered = concat(&[&base, &slot.to_ne_bytes()]);
-            if sticky {
-                let id = Some(Data::Bytes(backend_id(backend).to_vec()));
-                own.push((PICKS, plain(numbered, id)));
-                if new {
-                    let named = concat(&[&base, &backend_id(backend)]);
-                    let element = plain(named, Some(Data::Bytes(socket(backend, offset))));
-                    own.push((BACKENDS, noted(element, backend, true)));
-                }
-            } else {
-                let element = plain(numbered, Some(Data::Bytes(socket(backend, offset))));
-                own.push((SLOTS, noted(element, backend, new)));
+            let id = backend_id(backend);
+            let leads = |key| {
+                let note = if first && new { note::of_active(backend) } else { Vec::new() };
+                Element { note, ..plain(key, Some(Data::Bytes(socket(backend, offset)))) }
+            };
+            if shape.sticky.is_none() {
+                own.push((SetId::Slots(shape), leads(numbered)));
+                continue;
+            }
+            own.push((SetId::Picks(shape), plain(numbered, Some(Data::Bytes(id.to_vec())))));
+            if new {
+                own.push((SetId::Backends(shape), leads(concat(&[&base, &id]))));
             }
         }
-        if sticky {
+        if let Some(shape) = target.shape().filter(|shape| shape.sticky.is_some()) {
             let id = Data::Bytes(service_id(&frontend.service).to_vec());
-            own.push((IDS, plain(base.clone(), Some(id))));
+            own.push((SetId::Ids(shape), plain(base.clone(), Some(id))));
         }
         if first {
             for (backend, _) in entry.backends.iter().zip(&seen).filter(|(_, seen)| !**seen) {
                 let element = plain(concat(&[&base, &backend_id(backend)]), None);
-                own.push((IDLE, noted(element, backend, true)));
+                own.push((SetId::Idle, Element { note: note::of_idle(backend), ..element }));
             }
         }
         if frontend.max_connections.is_some() {
-            own.push((LIMITED, plain(base.clone(), None)));
+            own.push((SetId::Limited, plain(base.clone(), None)));
         }
         if !frontend.allow.is_empty() {
-            own.push((DENIED, plain(base.clone(), None)));
-            own.extend(allowed(layout, &base, &frontend.allow).map(|element| (ALLOW, element)));
+            own.push((SetId::Denied, plain(base.clone(), None)));
+            own.extend(allowed(layout, &base, &frontend.allow).map(|element| (SetId::Allow, element)));
         }
     }
-    Realized { target, own, shared: shared(layout, place, entry, &picked) }
+    Realized { target, own, shared: shared(layout, place, entry, &picked.slots) }
+}
+
+/// The kernel counts whole seconds; the plane forgets nothing before its time.
+fn seconds(timeout: Duration) -> u32 {
+    let up = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+    u32::try_from(up).unwrap_or(u32::MAX).max(1)
 }
 
 /// Where slot and backend elements lead.
-fn socket(backend: &Backend, offset: u16) -> Vec<u8> {
+pub(super) fn socket(backend: &Backend, offset: u16) -> Vec<u8> {
     concat(&[&octets(backend.address), &backend.port.saturating_add(offset).to_be_bytes()])
 }
 
@@ -177,7 +206,7 @@ fn allowed<'a>(
     })
 }
 
-/// The place and the network of an element of [`ALLOW`].
+/// The place and the network of an element of [`SetId::Allow`].
 pub(super) fn read_allowed(note: &[u8]) -> Option<(u16, IpNetwork)> {
     let at = u16::from_be_bytes(note.get(..2)?.try_into().ok()?);
     let prefix = *note.get(4)?;
@@ -192,7 +221,7 @@ fn shared(layout: &Layout, place: &Place, entry: &Entry, picked: &[usize]) -> Ve
     let bare = |set, key| (set, Element { key, ..Element::default() });
     let mut shared = Vec::new();
     if let Listen::Vip(vip) = entry.frontend.key.listen {
-        shared.push(bare(VIPS, octets(vip)));
+        shared.push(bare(SetId::Vips, octets(vip)));
     }
     let mut backends: Vec<&Backend> = picked.iter().map(|i| &entry.backends[*i]).collect();
     backends.sort_unstable_by_key(|b| (b.address, &b.id));
@@ -200,9 +229,9 @@ fn shared(layout: &Layout, place: &Place, entry: &Entry, picked: &[usize]) -> Ve
     for backend in backends.into_iter().filter(|b| Family::of(&b.address) == layout.family) {
         let bytes = octets(backend.address);
         if backend.id.node == place.node {
-            shared.push(bare(HAIRPIN, concat(&[&bytes, &bytes])));
+            shared.push(bare(SetId::Hairpin, concat(&[&bytes, &bytes])));
         } else if !place.overlay.iter().any(|network| network.contains(backend.address)) {
-            shared.push(bare(MASQUERADE, bytes));
+            shared.push(bare(SetId::Masquerade, bytes));
         }
     }
     shared

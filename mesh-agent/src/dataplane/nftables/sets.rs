@@ -1,11 +1,9 @@
 //! The sets of a table, and its base chains. Pure.
 
 use super::{
+    ids::SetId,
     layout::Layout,
-    names::{
-        AFFINITY, ALLOW, BACKENDS, DENIED, DROP, HAIRPIN, IDLE, IDS, LIMITED, MASQUERADE, PICKS, REJECT,
-        RESET, Rule, SAME, SERVICES, SLOTS, VIPS, comment, limit_set,
-    },
+    names::{DROP, REJECT, RESET, Rule, comment},
 };
 use crate::sys::nft::{
     Expr, Holds, Hook, HookKind,
@@ -15,49 +13,38 @@ use crate::sys::nft::{
 use ipnetwork::IpNetwork;
 use mesh_control::model::Family;
 
-/// The sets that are always there.
-pub(super) fn sets(layout: &Layout) -> Vec<Set> {
+/// A set as it is made.
+pub(super) fn set(layout: &Layout, id: SetId) -> Set {
     let key = layout.kinds(&[Ipv4, Protocol, Port], &[Ipv6, Protocol, Port]);
     let numbered = layout.kinds(&[Ipv4, Protocol, Port, Mark], &[Ipv6, Protocol, Port, Mark]);
     let named = layout.kinds(&[Ipv4, Protocol, Port, Mark, Mark], &[Ipv6, Protocol, Port, Mark, Mark]);
     let address = layout.kinds(&[Ipv4], &[Ipv6]);
-    let socket = Holds::Data(layout.kinds(&[Ipv4, Port], &[Ipv6, Port]));
-    let id = Holds::Data(&[Mark, Mark]);
-    let counting = |set: Set| Set { counts: true, ..set };
-    let keys = Holds::Keys;
-    vec![
-        counting(Set::new(SERVICES, key, Holds::Verdicts)),
-        counting(Set::new(SLOTS, numbered, socket)),
-        Set::new(PICKS, numbered, id),
-        counting(Set::new(BACKENDS, named, socket)),
-        Set::new(IDS, key, id),
-        Set {
-            timeouts: true,
-            dynamic: true,
-            ..Set::new(AFFINITY, layout.kinds(&[Mark, Mark, Ipv4], &[Mark, Mark, Ipv6]), id)
-        },
-        Set {
-            ranges: true,
-            ..Set::new(
-                ALLOW,
-                layout.kinds(&[Ipv4, Protocol, Port, Ipv4], &[Ipv6, Protocol, Port, Ipv6]),
-                keys,
-            )
-        },
-        counting(Set::new(DENIED, key, keys)),
-        counting(Set::new(LIMITED, key, keys)),
-        Set::new(IDLE, named, keys),
-        Set::new(HAIRPIN, layout.kinds(&[Ipv4, Ipv4], &[Ipv6, Ipv6]), keys),
-        Set::new(MASQUERADE, address, keys),
-        Set::new(VIPS, address, keys),
-        Set { dynamic: true, ..Set::new(SAME, &[Mark, Mark], keys) },
-    ]
-}
-
-/// The set that counts flows for a limit.
-pub(super) fn counting_set(layout: &Layout, most: u32) -> Set {
-    let key: &'static [Kind] = layout.kinds(&[Ipv4, Port], &[Ipv6, Port]);
-    Set { dynamic: true, ..Set::new(&limit_set(most), key, Holds::Keys) }
+    let at = layout.kinds(&[Ipv4, Port], &[Ipv6, Port]);
+    let number: &'static [Kind] = &[Mark, Mark];
+    let sourced = layout.kinds(&[Ipv4, Protocol, Port, Ipv4], &[Ipv6, Protocol, Port, Ipv6]);
+    let (key, holds) = match id {
+        SetId::Services | SetId::Ids(_) => (key, Holds::Data(number)),
+        SetId::Shapes { .. } => (number, Holds::Verdicts),
+        SetId::Slots(_) => (numbered, Holds::Data(at)),
+        SetId::Picks(_) => (numbered, Holds::Data(number)),
+        SetId::Backends(_) => (named, Holds::Data(at)),
+        SetId::Affinity => (layout.kinds(&[Mark, Mark, Ipv4], &[Mark, Mark, Ipv6]), Holds::Data(number)),
+        SetId::Allow => (sourced, Holds::Keys),
+        SetId::Denied | SetId::Limited => (key, Holds::Keys),
+        SetId::Idle | SetId::Former(_) => (named, Holds::Keys),
+        SetId::Hairpin => (layout.kinds(&[Ipv4, Ipv4], &[Ipv6, Ipv6]), Holds::Keys),
+        SetId::Masquerade | SetId::Vips => (address, Holds::Keys),
+        SetId::SameDevice => (number, Holds::Keys),
+        SetId::Most(_) => (at, Holds::Keys),
+    };
+    Set {
+        ranges: id == SetId::Allow,
+        timeouts: id == SetId::Affinity,
+        dynamic: matches!(id, SetId::Affinity | SetId::SameDevice | SetId::Most(_)),
+        // Of services only those count that turn everybody away: a counter is per processor.
+        counts: id.counts() && id != SetId::Services,
+        ..Set::new(&id.to_string(), key, holds)
+    }
 }
 
 /// What the base chains depend on.
@@ -127,13 +114,13 @@ pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {
 /// Where a new flow goes.
 fn destination(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
     let mut exact = layout.load_key(false).to_vec();
-    exact.push(Expr::map(reg(0), 0, SERVICES));
+    exact.extend(lead(layout, false));
     let local = libc::RTN_LOCAL.to_ne_bytes_u32();
     let mut any = vec![Expr::destination_type(reg(0)), Expr::cmp(reg(0), true, &local)];
     // What is sent from loopback cannot leave the host: better refused than lost.
     any.extend(layout.not_loopback());
     any.extend(layout.load_key(true));
-    any.push(Expr::map(reg(0), 0, SERVICES));
+    any.extend(lead(layout, true));
     let (icmp, echo) = layout.icmp();
     let ping = vec![
         Expr::meta(reg(0), libc::NFT_META_L4PROTO),
@@ -141,7 +128,7 @@ fn destination(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
         Expr::transport(reg(0), 0, 1),
         Expr::cmp(reg(0), true, &[echo]),
         layout.destination(0),
-        Expr::lookup(reg(0), VIPS),
+        Expr::lookup(reg(0), &SetId::Vips.to_string()),
         Expr::redirect(),
     ];
     let mut rules = vec![
@@ -162,15 +149,22 @@ fn destination(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
     rules
 }
 
+/// From a packet's key to its chain.
+fn lead(layout: &Layout, local: bool) -> [Expr; 2] {
+    let id = reg(layout.key_words());
+    let name = |set: SetId| set.to_string();
+    [Expr::map(reg(0), id, &name(SetId::Services)), Expr::map(id, 0, &name(SetId::Shapes { local }))]
+}
+
 /// Whose source address has to change: only flows whose answers would not come back through us.
 fn source(layout: &Layout, bridge: Option<&str>) -> Vec<Rule> {
     let local = libc::RTN_LOCAL.to_ne_bytes_u32();
     let foreign = || vec![Expr::source_type(reg(8)), Expr::cmp(reg(8), false, &local)];
     // Rarely met sets first: looking up a kind of address walks the routes.
-    let mut hairpin = vec![layout.both_addresses(0), Expr::lookup(reg(0), HAIRPIN)];
+    let mut hairpin = vec![layout.both_addresses(0), Expr::lookup(reg(0), &SetId::Hairpin.to_string())];
     hairpin.extend(foreign());
     hairpin.push(Expr::masquerade());
-    let mut past = vec![layout.destination(0), Expr::lookup(reg(0), MASQUERADE)];
+    let mut past = vec![layout.destination(0), Expr::lookup(reg(0), &SetId::Masquerade.to_string())];
     past.extend(Expr::translated());
     past.extend(foreign());
     past.push(Expr::masquerade());
@@ -179,8 +173,13 @@ fn source(layout: &Layout, bridge: Option<&str>) -> Vec<Rule> {
         same.extend(Expr::leaves_by(bridge, false));
     }
     let iif = |word| Expr::meta(reg(word), libc::NFT_META_IIF);
-    same.extend([iif(0), iif(1), Expr::remember(reg(0), SAME), Expr::meta(reg(1), libc::NFT_META_OIF)]);
-    same.extend([Expr::lookup(reg(0), SAME), Expr::masquerade()]);
+    same.extend([
+        iif(0),
+        iif(1),
+        Expr::remember(reg(0), &SetId::SameDevice.to_string()),
+        Expr::meta(reg(1), libc::NFT_META_OIF),
+    ]);
+    same.extend([Expr::lookup(reg(0), &SetId::SameDevice.to_string()), Expr::masquerade()]);
     vec![
         (hairpin, comment("a backend that dials itself")),
         (past, comment("backends outside the overlay")),

@@ -1,6 +1,6 @@
 //! Schedulers as lists of slots: a new flow picks a slot by number, and a slot leads to a backend. Pure.
 
-use super::chain::Pick;
+use super::shape::Pick;
 use crate::plan::{
     Entry,
     maglev::{MaglevTable, backend_hash, table_size},
@@ -20,8 +20,8 @@ pub(super) fn slots(entry: &Entry) -> Option<(Pick, Vec<usize>)> {
         scaled(entry.backends.iter().enumerate().filter_map(weigh).collect())
     };
     Some(match entry.frontend.scheduler {
-        Scheduler::Rr => (Pick::Next(0), smooth(&weight(true))),
-        Scheduler::Wrr => (Pick::Next(0), smooth(&weight(false))),
+        Scheduler::Rr => (Pick::Next, smooth(&weight(true))),
+        Scheduler::Wrr => (Pick::Next, smooth(&weight(false))),
         Scheduler::Random => {
             let repeat =
                 |(i, weight): &(usize, u64)| std::iter::repeat_n(*i, usize::try_from(*weight).unwrap_or(0));

@@ -332,6 +332,13 @@ impl Expr {
         )
     }
 
+    /// Gives a new flow of its protocol the timeouts of a [`FlowTimeout`](super::FlowTimeout).
+    #[must_use]
+    pub fn set_timeout(name: &str) -> Expr {
+        Expr::new(c"objref", &[(sys::NFTNL_EXPR_OBJREF_IMM_TYPE, super::object::CT_TIMEOUT)])
+            .and(sys::NFTNL_EXPR_OBJREF_IMM_NAME, Value::Text(c(name)))
+    }
+
     /// Gives the flow the source address of the device it leaves by.
     #[must_use]
     pub fn masquerade() -> Expr {

@@ -6,6 +6,7 @@
 
 mod element;
 mod expr;
+mod object;
 mod read;
 mod set;
 mod socket;
@@ -14,6 +15,7 @@ mod transaction;
 
 pub use element::{Count, Data, Element};
 pub use expr::{Expr, REG, reg};
+pub use object::FlowTimeout;
 pub use set::{Holds, Kind, Set, concat};
 pub use socket::Nft;
 pub use table::Table;

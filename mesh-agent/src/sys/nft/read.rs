@@ -6,6 +6,7 @@ use super::{
     socket::Nft,
     table::Table,
 };
+use crate::sys::nfnetlink::{ACK, Answer, REQUEST, Request, malformed, messages};
 use nftnl_sys::{self as sys, libc};
 use std::{collections::BTreeMap, ffi::CStr, io};
 
@@ -33,6 +34,27 @@ impl Nft {
         self.sequence = self.sequence.wrapping_add(1);
         let flags = u16::try_from(libc::NLM_F_REQUEST | flags).unwrap_or(0);
         (vec![0; ROOM], flags, kind)
+    }
+
+    /// The number of the last change of any table of this namespace, whoever made it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn generation(&mut self) -> io::Result<u32> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let subsystem = u16::try_from(libc::NFNL_SUBSYS_NFTABLES).unwrap_or(0);
+        let kind = u16::try_from(libc::NFT_MSG_GETGEN).unwrap_or(0);
+        let mut request = Request::new(subsystem, kind, REQUEST | ACK, 0);
+        let mut generation = None;
+        self.ask(request.finish(self.sequence), |message| {
+            for (_, answer) in messages(message.bytes).flatten() {
+                if let Answer::Data(_, mut attributes) = answer {
+                    // NFTA_GEN_ID
+                    generation = attributes.find(|(kind, _)| *kind == 1).and_then(|(_, value)| value.u32());
+                }
+            }
+        })?;
+        generation.ok_or_else(malformed)
     }
 
     /// All elements of a set; none when there is no such set or table.
@@ -120,6 +142,38 @@ impl Nft {
                             all.push(read_rule(rule));
                         }
                         sys::nftnl_rule_free(rule);
+                    }
+                }
+            }
+        })
+    }
+
+    /// The names of the sets and maps of a table.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn sets(&mut self, table: &Table) -> io::Result<Vec<String>> {
+        let (mut buffer, flags, kind) = self.request(libc::NFT_MSG_GETSET, libc::NLM_F_DUMP);
+        // SAFETY: the buffer is longer than the message; the set is freed.
+        let len = unsafe {
+            let set = set::raw(table, "");
+            sys::nftnl_set_unset(set, attr(sys::NFTNL_SET_NAME));
+            let header = set::header(buffer.as_mut_ptr().cast(), kind, table.family, flags, self.sequence);
+            sys::nftnl_set_nlmsg_build_payload(header, set);
+            sys::nftnl_set_free(set);
+            (*header).nlmsg_len
+        };
+        buffer.truncate(usize::try_from(len).unwrap_or(0));
+        self.dump(&buffer, |all, message| {
+            if is(message.kind, libc::NFT_MSG_NEWSET) {
+                // SAFETY: a whole message; the set is freed; its name is copied before.
+                unsafe {
+                    let set = sys::nftnl_set_alloc();
+                    if !set.is_null() {
+                        if sys::nftnl_set_nlmsg_parse(message.bytes.as_ptr().cast(), set) >= 0 {
+                            all.push(text(sys::nftnl_set_get_str(set, attr(sys::NFTNL_SET_NAME))));
+                        }
+                        sys::nftnl_set_free(set);
                     }
                 }
             }

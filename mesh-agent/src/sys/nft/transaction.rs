@@ -4,7 +4,8 @@ use super::{
     c,
     element::{Batchful, Element},
     expr::Expr,
-    set::{Set, SetMessage, header},
+    object::{FlowTimeout, FlowTimeoutMessage},
+    set::{Holds, Set, SetMessage, header},
     table::Table,
 };
 use nftnl::{Batch, FinalizedBatch, MsgType, NlMsg};
@@ -95,8 +96,19 @@ impl Transaction {
     }
 
     /// Deletes a set or map that no rule names any more.
-    pub fn delete_set(&mut self, table: &Table, set: &Set) {
-        self.batch.add(&SetMessage { table, set, id: 0 }, MsgType::Del);
+    pub fn delete_set(&mut self, table: &Table, name: &str) {
+        let set = Set::new(name, &[], Holds::Keys);
+        self.batch.add(&SetMessage { table, set: &set, id: 0 }, MsgType::Del);
+    }
+
+    /// Makes a timeout that rules may give to flows, unless it is there.
+    pub fn add_timeout(&mut self, table: &Table, timeout: &FlowTimeout) {
+        self.batch.add(&FlowTimeoutMessage { table, timeout }, MsgType::Add);
+    }
+
+    /// Deletes a timeout that no rule names any more; flows that have it get the usual one.
+    pub fn delete_timeout(&mut self, table: &Table, timeout: &FlowTimeout) {
+        self.batch.add(&FlowTimeoutMessage { table, timeout }, MsgType::Del);
     }
 
     /// Puts elements into a set.
