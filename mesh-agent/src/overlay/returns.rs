@@ -251,7 +251,10 @@ impl Returns {
     /// What the kernel says: `EOPNOTSUPP` of one before 5.16, which has no egress hook.
     pub fn ensure(&mut self, plan: &OverlayPlan) -> io::Result<bool> {
         let generation = self.nft.generation()?;
-        if self.stands.as_ref().is_some_and(|(at, stood)| *at == generation && stood == plan) {
+        // A chain goes with its device, which is no change of tables by anybody.
+        if self.stands.as_ref().is_some_and(|(at, stood)| *at == generation && stood == plan)
+            && !self.nft.chains(&Table::new(Family::Netdev, TABLE))?.is_empty()
+        {
             return Ok(false);
         }
         let held = held(&mut self.nft)?;

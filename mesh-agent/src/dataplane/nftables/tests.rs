@@ -2,6 +2,7 @@
 
 use super::{
     NftablesConfig, NftablesPlane,
+    flows::{Cut, is_back},
     ids::SetId,
     layout::Layout,
     names::{DROP, REJECT},
@@ -327,4 +328,19 @@ fn a_client_that_the_kernel_has_no_room_to_remember_is_served() {
             echo(&mut stream, &mut listener.accept().unwrap().0);
         })
         .unwrap();
+}
+
+#[test]
+fn a_backend_that_is_back_at_its_place_keeps_its_flows() {
+    let held = entry(Protocol::Tcp, VIP);
+    let cut = |backend: &Backend| Cut {
+        frontend: held.frontend.key,
+        service: held.frontend.service.clone(),
+        backend: Some(backend.clone()),
+    };
+    let table: Table = [(held.frontend.key, held.clone())].into_iter().collect();
+    let there = &held.backends[0];
+    assert!(is_back(&table, &cut(there)));
+    assert!(!is_back(&table, &cut(&Backend { port: 1, ..there.clone() })), "it moved");
+    assert!(!is_back(&Table::new(), &cut(there)), "all is gone");
 }
