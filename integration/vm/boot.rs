@@ -18,6 +18,10 @@ use std::{
 const GRACE: Duration = Duration::from_secs(60);
 /// The guest's memory. Half of it is for the file system, whose content comes with it.
 const MEMORY: &str = "1536";
+/// A kernel that has an oops is no kernel to test on: it panics, and a panic ends QEMU. The check of the timer interrupt
+/// is against real time, and panics where the machine is busy.
+const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 oops=panic mitigations=off nokaslr \
+                            no_timer_check";
 /// What follows of a longer line is a line of its own.
 const LONGEST_LINE: usize = 16 * 1024;
 
@@ -35,7 +39,10 @@ impl Drop for Killed {
 /// What to start.
 fn qemu(tools: &Tools, image: &Image, initrd: &Path) -> Command {
     let share = |folder: &str| tools.root.join("usr/share").join(folder);
-    let mut qemu = tools.command("usr/bin/qemu-system-x86_64");
+    let program = tools.command("usr/bin/qemu-system-x86_64");
+    // However this process ends, QEMU ends with it.
+    let mut qemu = Command::new("setpriv");
+    qemu.args(["--pdeathsig", "KILL"]).arg(program.get_program()).args(program.get_args());
     qemu.env("QEMU_MODULE_DIR", tools.root.join("usr/lib/x86_64-linux-gnu/qemu"));
     qemu.arg("-L").arg(share("qemu")).arg("-L").arg(share("seabios"));
     qemu.args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", MEMORY]);
@@ -57,7 +64,7 @@ pub(crate) fn boot(
     (tools, image, initrd): (&Tools, &Image, &Path),
     watch: &mut Watch,
     limit: impl Fn(&str) -> Duration,
-    show: impl Fn(&str),
+    show: impl Fn(&str, Duration),
 ) -> Result<()> {
     let mut command = qemu(tools, image, initrd);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -76,7 +83,7 @@ pub(crate) fn boot(
             Ok(line) => {
                 let (before, now) = (watch.reports.len(), start.elapsed());
                 if watch.hear(&line, now) {
-                    show(&line);
+                    show(&line, now);
                 }
                 if watch.reports.len() > before {
                     until = Instant::now() + limit(watch.running()) + GRACE;

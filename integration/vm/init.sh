@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The guest's first process: mounts what a host has, loads the modules, runs the groups of /vm/groups and powers off.
+# The guest's first process: mounts what a host has, runs the groups of /vm/groups and powers off.
 # It talks to mesh-vm by console lines that begin with $TAG, which /vm/groups sets.
 /bin/busybox mkdir -p /proc /sys /dev /busybox /run /tmp /etc /root /var /mnt
 /bin/busybox --install -s /busybox
@@ -29,9 +29,6 @@ group() {
 }
 
 . /vm/tag
-while read -r module; do
-	insmod "/vm/modules/$module.ko" 2>/tmp/why || say module "$module: $(cat /tmp/why)"
-done </vm/modules/order
 say ready "$(cut -d' ' -f1 /proc/uptime)" "$(uname -r)"
 . /vm/groups
 say done

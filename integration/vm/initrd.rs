@@ -16,6 +16,8 @@ use std::{
 };
 
 const INIT: &str = include_str!("init.sh");
+/// Loads all modules of the table; run last, because some of them change what a host does.
+pub(crate) const LOAD_MODULES: &str = "/vm/load-modules";
 
 /// Writes the initramfs to `to`: everything, and `script` as the list of groups, `tag` before what they say.
 ///
@@ -30,6 +32,7 @@ pub(crate) fn write(
 ) -> Result<()> {
     let mut tree = Tree::default();
     tree.file("/init", INIT);
+    tree.file(LOAD_MODULES, include_str!("load-modules.sh"));
     tree.file("/vm/tag", format!("TAG='{tag}'\n"));
     tree.file("/vm/groups", script);
     for (path, content) in [
@@ -70,19 +73,29 @@ fn text(path: &Path) -> Result<&str> {
     path.to_str().with_context(|| format!("{path:?} is not UTF-8"))
 }
 
+/// The modules of the table that the kernel has, where `modprobe` looks for them.
 fn add_modules(tree: &mut Tree, image: &Image) -> Result<()> {
+    let version = image.modules.file_name().and_then(|v| v.to_str()).context("modules of no version")?;
+    let mut add = |path: &str| -> Result<()> {
+        tree.file(&format!("/lib/modules/{version}/{path}"), read(&image.modules.join(path))?);
+        Ok(())
+    };
     let known = Modules::read(&image.modules)?;
     let (files, lacking) = known.order(MODULES.iter().flat_map(|line| line.split(' ')));
     if !lacking.is_empty() {
-        eprintln!("mesh-vm: {:?} lacks the modules {}", image.kernel, lacking.join(", "));
+        eprintln!("mesh-vm: {version} has no module of the name {}", lacking.join(", "));
     }
-    let mut order = String::new();
-    for file in files {
-        let name = modules::name(text(&file)?);
-        tree.file(&format!("/vm/modules/{name}.ko"), read(&image.modules.join(&file))?);
-        order += &format!("{name}\n");
+    for file in &files {
+        add(text(file)?)?;
     }
-    tree.file("/vm/modules/order", order);
+    for index in fs::read_dir(&image.modules)? {
+        let name = index?.file_name();
+        if let Some(name) = name.to_str().filter(|n| n.starts_with("modules.")) {
+            add(name)?;
+        }
+    }
+    let names: Vec<String> = files.iter().filter_map(|f| f.to_str()).map(modules::name).collect();
+    tree.file("/vm/modules", names.join("\n") + "\n");
     Ok(())
 }
 

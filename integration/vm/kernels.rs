@@ -21,8 +21,8 @@ pub(crate) const KERNELS: [Kernel; 3] = [
 /// What `make test` boots: the newest and the oldest.
 pub(crate) const BY_DEFAULT: [&str; 2] = ["6.12", "5.10"];
 
-/// The modules every guest loads, with what they depend on. One that a kernel has built in is fine; one that it lacks
-/// is told of on the console, and the tests that need it fail.
+/// The modules every guest has, with what they depend on; the kernel loads them as it does elsewhere, when they are
+/// asked for. One that a kernel has built in is fine; one that it lacks is told of, and the tests that need it fail.
 pub(crate) const MODULES: &[&str] = &[
     // Links and tunnels.
     "veth bridge br_netfilter vxlan geneve dummy wireguard tun macvlan 8021q vrf overlay",
@@ -30,9 +30,10 @@ pub(crate) const MODULES: &[&str] = &[
     "ip_vs ip_vs_rr ip_vs_wrr ip_vs_lc ip_vs_wlc ip_vs_lblc ip_vs_lblcr ip_vs_sh ip_vs_mh ip_vs_dh ip_vs_sed ip_vs_nq",
     "ip_vs_fo ip_vs_ovf",
     // Connection tracking and nftables.
-    "nf_conntrack nf_conntrack_netlink nf_tables nft_chain_nat nft_nat nft_masq nft_redir nft_ct nft_numgen nft_hash",
-    "nft_fib_inet nft_reject_inet nft_limit nft_log nft_quota nft_connlimit nft_socket nft_tproxy nft_fwd_netdev",
-    "nft_dup_netdev nft_flow_offload nf_flow_table_inet",
+    "nf_conntrack nf_conntrack_netlink nfnetlink_log nf_log_syslog nf_tables nft_chain_nat nft_nat nft_masq nft_redir",
+    "nft_ct nft_numgen nft_hash nft_fib_inet nft_fib_netdev nft_reject_inet nft_reject_ipv4 nft_reject_ipv6 nft_limit",
+    "nft_log nft_quota nft_connlimit nft_socket nft_tproxy nft_fwd_netdev nft_dup_netdev nft_flow_offload",
+    "nf_flow_table_inet nft_counter nft_objref",
     // iptables, legacy and over nftables, as kube-proxy and Docker use it.
     "nft_compat ip_tables ip6_tables iptable_nat iptable_filter iptable_mangle ip6table_nat ip6table_filter ip_set",
     "xt_conntrack xt_MASQUERADE xt_nat xt_mark xt_connmark xt_comment xt_statistic xt_addrtype xt_ipvs xt_tcpudp",
@@ -70,6 +71,7 @@ pub(crate) const TOOLS: &[&str] = &[
     "/bin/ping",
     "/bin/ss",
     "/sbin/bridge",
+    "/sbin/modprobe",
     "/sbin/ipvsadm",
     "/sbin/tc",
     "/usr/bin/tcpdump",

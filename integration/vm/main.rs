@@ -61,6 +61,9 @@ enum What {
     List,
 }
 
+/// What is done with a line of the console, so long after power-on.
+type Show<'a> = &'a dyn Fn(&str, Duration);
+
 /// Something the guest is to run.
 struct Task {
     name: String,
@@ -100,7 +103,7 @@ fn run(cli: &Cli) -> Result<u8> {
             let path = here.as_ref().map_or_else(|| program.clone(), |p| p.display().to_string());
             let words = [path].into_iter().chain(arguments.iter().cloned()).collect();
             let task = Task { name: program.clone(), limit: Duration::from_secs(*limit), words };
-            let (watch, ended) = lane.guest(kernel, here.as_slice(), &[task], "");
+            let (watch, ended) = lane.guest(kernel, here.as_slice(), &[task], &|line, _| println!("{line}"));
             ended?;
             let status = watch.reports.first().and_then(|r| r.status).context("the program did not run")?;
             Ok(u8::try_from(status).unwrap_or(1))
@@ -149,7 +152,7 @@ impl Lane {
         kernel: &Kernel,
         programs: &[PathBuf],
         tasks: &[Task],
-        before: &str,
+        show: Show<'_>,
     ) -> (Watch, Result<()>) {
         let tag = format!("mesh-vm[{}]", std::process::id());
         let mut watch = Watch::new(&tag);
@@ -163,7 +166,7 @@ impl Lane {
             initrd::write(&initrd, &image, &self.tools, programs, (&tag, &script))?;
             let limit =
                 |name: &str| tasks.iter().find(|t| t.name == name).map_or(Duration::ZERO, |t| t.limit);
-            boot::boot((&self.tools, &image, &initrd), &mut watch, limit, |l| println!("{before}{l}"))
+            boot::boot((&self.tools, &image, &initrd), &mut watch, limit, show)
         };
         let ended = boots();
         (watch, ended)
@@ -206,8 +209,13 @@ fn test(kernels: &[&Kernel], groups: &[&Group]) -> Result<u8> {
         words.extend(group.arguments.iter().map(|&a| a.to_owned()));
         tasks.push(Task { name: group.name.to_owned(), limit: group.limit, words });
     }
+    let words = ["sh", initrd::LOAD_MODULES].map(str::to_owned).into();
+    tasks.push(Task { name: "modules".to_owned(), limit: Duration::from_secs(60), words });
     let booted = Instant::now();
-    let guest = &|kernel: &Kernel| lane.guest(kernel, &programs, &tasks, &format!("{:4} | ", kernel.name));
+    let guest = &|kernel: &Kernel| {
+        let show = |line: &str, at: Duration| println!("{:4} {:3} s | {line}", kernel.name, at.as_secs());
+        lane.guest(kernel, &programs, &tasks, &show)
+    };
     let runs: Vec<(Watch, Result<()>)> = thread::scope(|scope| {
         let runs: Vec<_> = kernels.iter().map(|k| scope.spawn(move || guest(k))).collect();
         let panicked = |_| (Watch::default(), Err(anyhow::anyhow!("mesh-vm itself panicked")));

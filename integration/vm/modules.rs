@@ -1,4 +1,4 @@
-//! Which files a list of modules means, in the order they are to be loaded.
+//! Which files a list of modules means.
 
 use anyhow::{Context, Result};
 use std::{

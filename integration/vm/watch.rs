@@ -50,7 +50,8 @@ impl Watch {
     /// Hears a line, `now` after power-on. Whether a person wants to read it.
     pub(crate) fn hear(&mut self, line: &str, now: Duration) -> bool {
         if let Some((_, said)) = line.split_once(self.tag.as_str()) {
-            return self.tagged(said.trim(), now);
+            self.tagged(said.trim(), now);
+            return false;
         }
         if line.contains("Kernel panic - not syncing") {
             self.panic.get_or_insert_with(|| line.to_owned());
@@ -62,11 +63,11 @@ impl Watch {
         if let Some(report) = self.reports.last_mut().filter(|r| r.status.is_none()) {
             tested(report, line);
         }
-        true
+        !line.is_empty()
     }
 
-    /// A line of the guest's first process. Modules that do not load are told; the rest is shown as it is summed up.
-    fn tagged(&mut self, said: &str, now: Duration) -> bool {
+    /// A line of the guest's first process.
+    fn tagged(&mut self, said: &str, now: Duration) {
         let (verb, rest) = said.split_once(' ').unwrap_or((said, ""));
         match verb {
             "ready" => self.release = rest.split_once(' ').map(|(_, release)| release.to_owned()),
@@ -82,9 +83,8 @@ impl Watch {
                 }
             }
             "done" => self.done = true,
-            _ => return true,
+            _ => {}
         }
-        false
     }
 
     /// What runs, or what comes before.
