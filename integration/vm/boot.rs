@@ -47,11 +47,7 @@ fn qemu(tools: &Tools, image: &Image, initrd: &Path) -> Command {
     qemu.arg("-L").arg(share("qemu")).arg("-L").arg(share("seabios"));
     qemu.args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", MEMORY]);
     qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(initrd);
-    // A kernel that has an oops is no kernel to test on: it panics, and a panic ends QEMU.
-    qemu.args([
-        "-append",
-        "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 oops=panic mitigations=off nokaslr",
-    ]);
+    qemu.args(["-append", COMMAND_LINE]);
     qemu.args(["-display", "none", "-nodefaults", "-no-user-config", "-no-reboot", "-serial", "stdio"]);
     qemu
 }
