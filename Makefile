@@ -10,7 +10,7 @@ CARGO ?= cargo
 # nextest's closing line is what CI reads; cargo test is the way out where nextest cannot be installed.
 NEXTEST_PROFILE ?= $(if $(CI),ci,default)
 
-.PHONY: help setup demo demo-partition sim test unit lint fmt clippy deny doc bench ebpf ebpf-check clean
+.PHONY: help setup demo demo-partition sim test test-vm unit lint fmt clippy deny doc bench ebpf ebpf-check clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,7 +35,13 @@ sim: ## Simulate SEEDS random stories of the control plane (SIM_ARGS="--scenario
 test: ## Install what is missing, then format, lint, unit, property, contract and multi-node tests
 	@scripts/setup
 	$(MAKE) lint
-	$(CARGO) nextest run --workspace --locked --profile $(NEXTEST_PROFILE)
+	@other=0; $(MAKE) test-vm || other=$$?; \
+	$(CARGO) nextest run --workspace --locked --profile $(NEXTEST_PROFILE); exit $$other
+
+# The whole workspace, so that nothing is built a second time with other features.
+test-vm: ## Tests on other kernels, in QEMU (VM_ARGS="--kernel 6.1 --group nftables")
+	$(CARGO) build --workspace --bin mesh-vm --locked
+	target/debug/mesh-vm test $(VM_ARGS)
 
 unit: ## Only the tests of the crates themselves
 	$(CARGO) nextest run --workspace --exclude mesh-integration --locked
