@@ -40,6 +40,7 @@ fn config() -> OverlayConfig {
         audit_interval: OverlayConfig::AUDIT,
         probe_port: OverlayConfig::PROBE_PORT,
         probe_interval: OverlayConfig::PROBE,
+        encryption: None,
     }
 }
 
