@@ -327,6 +327,10 @@ impl Operations for Fake {
         }))
     }
 
+    fn renew_key(&self) -> Answer<'_, Result<(), OperationError>> {
+        Box::pin(async { Err(OperationError::Unavailable("nothing is encrypted".into())) })
+    }
+
     fn attachments(&self) -> Answer<'_, Result<Vec<Attachment>, OperationError>> {
         Box::pin(async { Ok(vec![attachment("/run/netns/web".into(), "eth0".into())]) })
     }
