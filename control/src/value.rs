@@ -11,6 +11,7 @@ use crate::{
     record::Record,
     told::Told,
 };
+use serde::{Serialize, de::DeserializeOwned};
 use std::collections::BTreeSet;
 
 /// Most endpoints of one service on one node.
@@ -18,31 +19,50 @@ pub(crate) const MAX_ENDPOINTS: usize = 4096;
 /// Longest version text of a node, in bytes.
 pub(crate) const MAX_VERSION: usize = 256;
 
-/// The fields of a spec that came after the first release, all at its end; unset they are one zero byte each.
-const LATER_FIELDS: usize = 2;
+/// Most ends of tunnels of one node: one, and another while the key is changed.
+pub(crate) const MAX_TUNNELS: usize = 4;
 
-/// The bytes of a spec. Earlier releases pass over later fields, which follow what they know; and while none is set
+/// The fields of a spec that came after the first release, all at its end; unset they are one zero byte each.
+const LATER_OF_SPEC: usize = 2;
+/// The same of a node.
+const LATER_OF_NODE: usize = 1;
+
+/// The bytes of a value. Earlier releases pass over later fields, which follow what they know; and while none `is_set`
 /// the bytes are those that they write too, so that a node's new release changes no record.
-pub(crate) fn encode_spec(spec: &ServiceSpec) -> Vec<u8> {
-    let mut bytes = postcard::to_stdvec(spec).unwrap_or_default();
-    if spec.negative_ttl.is_none() && spec.external_name.is_none() {
-        bytes.truncate(bytes.len().saturating_sub(LATER_FIELDS));
+fn encode(value: &impl Serialize, later: usize, is_set: bool) -> Vec<u8> {
+    let mut bytes = postcard::to_stdvec(value).unwrap_or_default();
+    if !is_set {
+        bytes.truncate(bytes.len().saturating_sub(later));
     }
     bytes
 }
 
-/// The spec of a `service` record, of this release or one before; `None` when it breaks the format or a rule.
-pub(crate) fn spec(record: &Record) -> Option<ServiceSpec> {
+/// A value of this release or one before; `None` when it breaks the format.
+fn decode<T: DeserializeOwned>(bytes: &[u8], later: usize) -> Option<T> {
     let earlier = || {
-        let padded = [&record.value[..], &[0; LATER_FIELDS]].concat();
+        let padded = [bytes, &vec![0; later]].concat();
         // Exactly the later fields must be missing: what is cut off elsewhere is damaged.
         match postcard::take_from_bytes(&padded) {
-            Ok((spec, [])) => Some(spec),
+            Ok((value, [])) => Some(value),
             _ => None,
         }
     };
-    let spec = postcard::from_bytes(&record.value).ok().or_else(earlier);
-    spec.filter(|spec: &ServiceSpec| spec.validate().is_ok())
+    postcard::from_bytes(bytes).ok().or_else(earlier)
+}
+
+/// The bytes of a spec.
+pub(crate) fn encode_spec(spec: &ServiceSpec) -> Vec<u8> {
+    encode(spec, LATER_OF_SPEC, spec.negative_ttl.is_some() || spec.external_name.is_some())
+}
+
+/// The bytes of what a node says of itself.
+pub(crate) fn encode_node(info: &NodeInfo) -> Vec<u8> {
+    encode(info, LATER_OF_NODE, !info.tunnels.is_empty())
+}
+
+/// The spec of a `service` record; `None` when it breaks the format or a rule.
+pub(crate) fn spec(record: &Record) -> Option<ServiceSpec> {
+    decode(&record.value, LATER_OF_SPEC).filter(|spec: &ServiceSpec| spec.validate().is_ok())
 }
 
 /// The endpoints of an `endpoints` record, without those that break a rule or repeat an instance.
@@ -56,9 +76,9 @@ pub(crate) fn endpoints(record: &Record) -> Vec<Endpoint> {
 
 /// What a `node` record says; what makes no sense says nothing.
 pub(crate) fn node(record: &Record) -> NodeInfo {
-    let info: Option<NodeInfo> = postcard::from_bytes(&record.value).ok();
+    let info: Option<NodeInfo> = decode(&record.value, LATER_OF_NODE);
     info.filter(|i| i.version.len() <= MAX_VERSION && !i.version.chars().any(char::is_control))
-        .filter(|i| i.keys.len() <= MAX_KEYS)
+        .filter(|i| i.keys.len() <= MAX_KEYS && i.tunnels.len() <= MAX_TUNNELS)
         .unwrap_or_default()
 }
 
@@ -103,22 +123,43 @@ mod tests {
     use super::*;
     use crate::{
         hlc::Hlc,
-        model::{EndpointMode, NodeName, Origin, ServiceKey},
+        model::{EndpointMode, NodeName, Origin, ServiceKey, Tunnel, TunnelKey},
         record::Writer,
     };
     use std::sync::Arc;
 
-    fn read(value: &[u8]) -> Option<ServiceSpec> {
-        let key = Key::Service(ServiceKey::in_default("web").unwrap(), Origin::Cluster);
+    fn record(key: &Key, value: &[u8]) -> Record {
         let writer = Arc::new(Writer { node: NodeName::new("n1").unwrap(), boot: 1 });
-        spec(&Record::new(key.id(), Hlc(1), writer, false, value.into()))
+        Record::new(key.id(), Hlc(1), writer, false, value.into())
+    }
+
+    fn read(value: &[u8]) -> Option<ServiceSpec> {
+        spec(&record(&Key::Service(ServiceKey::in_default("web").unwrap(), Origin::Cluster), value))
+    }
+
+    #[test]
+    fn nodes_are_read_across_releases() {
+        let read = |value: &[u8]| node(&record(&Key::Node(NodeName::new("n1").unwrap()), value));
+        let plain = NodeInfo { version: "1".into(), ..NodeInfo::default() };
+        let whole = postcard::to_stdvec(&plain).unwrap();
+        let earlier = &whole[..whole.len() - LATER_OF_NODE];
+        assert_eq!(encode_node(&plain), earlier, "an upgrade changes no bytes");
+        assert_eq!((read(earlier), read(&whole)), (plain.clone(), plain.clone()));
+        assert_eq!(read(&earlier[..earlier.len() - 1]), NodeInfo::default(), "cut off");
+        let tunnel = |n: u16| Tunnel { key: TunnelKey([u8::try_from(n).unwrap(); 32]), port: 7948 + n };
+        let sealed = NodeInfo { tunnels: vec![tunnel(0), tunnel(1)], ..plain.clone() };
+        let bytes = encode_node(&sealed);
+        assert!(bytes.starts_with(earlier), "what earlier releases know comes first");
+        assert_eq!(read(&bytes), sealed);
+        let many = NodeInfo { tunnels: (0..5).map(tunnel).collect(), ..plain };
+        assert_eq!(read(&encode_node(&many)), NodeInfo::default());
     }
 
     #[test]
     fn specs_are_read_across_releases() {
         let plain = ServiceSpec { ttl: Some(7), ..ServiceSpec::default() };
         let whole = postcard::to_stdvec(&plain).unwrap();
-        let earlier = &whole[..whole.len() - LATER_FIELDS];
+        let earlier = &whole[..whole.len() - LATER_OF_SPEC];
         assert_eq!(encode_spec(&plain), earlier, "an upgrade changes no bytes");
         assert_eq!((read(earlier), read(&whole)), (Some(plain.clone()), Some(plain)));
         assert_eq!(read(&earlier[..earlier.len() - 1]), None, "cut off");

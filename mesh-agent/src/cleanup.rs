@@ -4,6 +4,7 @@ use crate::{
     overlay::{
         OverlayConfig,
         apply::{leftovers, teardown},
+        tunnel::guard,
     },
     sys::{
         rtnl::Rtnl,
@@ -36,8 +37,8 @@ pub fn clean(links: &OverlayConfig, dry_run: bool) -> Cleaned {
     cleaned
 }
 
-/// The names of the agent's tables of nf_tables, in whatever family: the data plane's and the overlay's.
-const TABLES: [&str; 2] = ["mesh-agent", "mesh-agent-overlay"];
+/// The names of the agent's tables of nf_tables, in whatever family: the data plane's, the overlay's, the tunnels'.
+const TABLES: [&str; 3] = ["mesh-agent", "mesh-agent-overlay", guard::TABLE];
 
 fn tables(dry_run: bool) -> io::Result<Vec<String>> {
     let mut tables = Vec::new();

@@ -145,6 +145,7 @@ fn agents() -> anyhow::Result<Laid> {
             audit_interval: OverlayConfig::AUDIT,
             probe_port: OverlayConfig::PROBE_PORT,
             probe_interval: OverlayConfig::PROBE,
+            encryption: None,
         };
         let snapshot = snapshot(me)?;
         let request = AttachRequest { netns: container.path().into(), name: "eth0".into(), address: None };

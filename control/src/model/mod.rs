@@ -14,7 +14,7 @@ pub use endpoint::{Addresses, Endpoint, EndpointView};
 pub use error::SpecError;
 pub use key_id::KeyId;
 pub use name::{DEFAULT_NAMESPACE, Name, NameError, NodeName, ServiceKey};
-pub use node::{NodeInfo, NodeState, NodeView};
+pub use node::{NodeInfo, NodeState, NodeView, Tunnel, TunnelKey};
 pub use port::{Family, PortRange, PortRangeError, Protocol};
 pub use service::{
     Affinity, CheckKind, EndpointMode, HealthCheck, Locality, NoBackend, Publish, PublishMode, Scheduler,

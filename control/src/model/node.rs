@@ -5,9 +5,10 @@ use super::{
     key_id::KeyId,
     name::{Name, NodeName},
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr};
 
 /// What a node announces of itself (the value of its `node` record).
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -22,6 +23,35 @@ pub struct NodeInfo {
     pub draining: bool,
     /// The cluster keys it holds, the one that seals first. The node itself says so, whatever its agent writes here.
     pub keys: Vec<KeyId>,
+    /// Where its encrypted overlay listens, the older key first while one is changed for another; empty of a node whose
+    /// overlay is not encrypted.
+    pub tunnels: Vec<Tunnel>,
+}
+
+/// One end of the tunnels between nodes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// By which packets are known to be from the node and sealed so that only it can open them.
+    pub key: TunnelKey,
+    /// UDP port on the node's addresses.
+    pub port: u16,
+}
+
+/// The public key of WireGuard (Curve25519, RFC 7748).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TunnelKey(pub [u8; 32]);
+
+/// As `wg show` prints it.
+impl fmt::Display for TunnelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64_STANDARD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for TunnelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// A node's liveness as this node sees it.

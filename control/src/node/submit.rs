@@ -7,7 +7,7 @@ use crate::{
     key::Key,
     model::{EndpointMode, NodeInfo, Origin, ServiceKey},
     record::MAX_VALUE,
-    value::{self, MAX_ENDPOINTS, MAX_VERSION},
+    value::{self, MAX_ENDPOINTS, MAX_TUNNELS, MAX_VERSION},
 };
 use serde::Serialize;
 use std::{collections::BTreeSet, sync::Arc};
@@ -60,7 +60,7 @@ impl Node {
     /// Says `info` of this node.
     pub(super) fn say_node(&mut self, info: &NodeInfo, now: Now) {
         let info = NodeInfo { keys: self.keys.ring().ids(), ..info.clone() };
-        self.say(&Key::Node(self.config.name.clone()), Some(encode(&info)), now);
+        self.say(&Key::Node(self.config.name.clone()), Some(value::encode_node(&info).into()), now);
     }
 
     fn say(&mut self, key: &Key, value: Option<Arc<[u8]>>, now: Now) {
@@ -125,6 +125,10 @@ impl Node {
                 if info.version.len() > MAX_VERSION || info.version.chars().any(char::is_control) {
                     let problem = "use at most 256 bytes, none of them a control character".into();
                     return fail("node.version".into(), problem);
+                }
+                if info.tunnels.len() > MAX_TUNNELS {
+                    let problem = format!("{} of them: at most {MAX_TUNNELS}", info.tunnels.len());
+                    return fail("node.tunnels".into(), problem);
                 }
                 Ok(())
             }

@@ -92,6 +92,12 @@ impl Lab {
         Ok(Lab { hosts, hub, nodes: all, client, containers: 0 })
     }
 
+    /// The bridge of the underlay: all that goes between hosts passes it.
+    #[must_use]
+    pub fn hub(&self) -> &Host {
+        &self.hub
+    }
+
     /// How many nodes it has.
     #[must_use]
     pub fn nodes(&self) -> u8 {

@@ -8,9 +8,16 @@
 mod setup;
 
 use anyhow::{Context, ensure};
-use mesh_integration::{BOUND, HostMesh, Load, echo, lab::Host, until, whoami, whoami_from};
+use mesh_integration::{
+    BOUND, HostMesh, Load, echo,
+    lab::{Capture, Host},
+    until, whoami, whoami_from,
+};
 use serde_json::Value;
-use setup::{NFTABLES, Plane, USERSPACE, USERSPACE_OVERLAY, mirror, mirrored, one_in_each, start, until_met};
+use setup::{
+    NFTABLES, NFTABLES_SEALED, Plane, USERSPACE, USERSPACE_OVERLAY, mirror, mirrored, one_in_each, start,
+    until_met,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
@@ -25,7 +32,7 @@ macro_rules! on {
         mod $name { $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $scenario() {
-                if mesh_integration::lab::possible() {
+                if super::$plane.possible() {
                     super::$scenario(&super::$plane).await;
                 }
             }
@@ -56,6 +63,14 @@ on! { NFTABLES, nftables:
     a_rolling_update_of_32_instances_fails_nobody,
     megabytes_arrive_whole_through_every_node,
     three_hundred_services_answer_on_their_vips,
+}
+
+on! { NFTABLES_SEALED, nftables_sealed:
+    everybody_reaches_everything,
+    an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
+    a_killed_agent_moves_no_packet,
+    megabytes_arrive_whole_through_every_node,
+    between_nodes_nothing_is_in_plain,
 }
 
 async fn an_outside_client_reaches_containers_through_every_node_and_is_known_to_them(plane: &Plane) {
@@ -112,6 +127,30 @@ async fn everybody_reaches_everything(plane: &Plane) {
             assert_eq!(met, wanted, "{} at {at}", host.name);
         }
     }
+}
+
+/// What passes between the nodes is the mesh's own or sealed, whichever way clients come.
+async fn between_nodes_nothing_is_in_plain(plane: &Plane) {
+    let (mut mesh, containers) = start(plane).await;
+    let service = one_in_each(&mut mesh, &containers, "tcp", "8080:8000", 8000);
+    mesh.write_service_file("whoami.yaml", &format!("services:\n{service}")).unwrap();
+    let plain =
+        Capture::start(mesh.lab.hub(), "udp port 4789 or net 10.244.0.0/16 or net fd44::/48").unwrap();
+    let sealed = Capture::start(mesh.lab.hub(), "udp portrange 7948-7949").unwrap();
+    for i in 1..=3 {
+        for address in mesh.lab.address(i) {
+            until_met(&mesh, (address, 8080).into(), &["whoami-1", "whoami-2"]).await;
+        }
+    }
+    let (client, at) = (containers[0].host.clone(), containers[1].addresses[0]);
+    let met = client.within(whoami_from([0, 0, 0, 0].into(), (at, 8000).into())).await.unwrap().unwrap();
+    assert_eq!(met.instance, "whoami-2");
+    until("packets were seen", BOUND, || async {
+        ensure!(sealed.lines().len() > 20, "{:?}", sealed.lines());
+        anyhow::Ok(())
+    })
+    .await;
+    assert_eq!(plain.lines(), Vec::<String>::new());
 }
 
 /// Segments as long as the path takes, whoever splits them and sums them up on the way.

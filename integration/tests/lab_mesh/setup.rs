@@ -1,9 +1,10 @@
 //! The planes, and what every scenario begins with: three nodes, and instances in containers of two of them.
 
 use anyhow::ensure;
+use mesh_agent::sys::wireguard::Wireguard;
 use mesh_integration::{
     BOUND, HostMesh, agent_binary,
-    lab::{Host, Lab},
+    lab::{self, Host, Lab},
     until, whoami_from,
 };
 use std::{
@@ -21,10 +22,29 @@ pub(crate) struct Plane {
     pub(crate) keeps_client: &'static str,
     /// Whether containers are attached to the overlay; else the way between those of two nodes is laid by hand.
     pub(crate) overlay: bool,
+    /// Whether the overlay is encrypted.
+    pub(crate) sealed: bool,
 }
 
-pub(crate) const USERSPACE: Plane =
-    Plane { config: "data_plane: userspace\n", keeps_client: "proxy_protocol: true", overlay: false };
+impl Plane {
+    /// Whether it can be tested here: says so when not, and fails when `CI` is set.
+    pub(crate) fn possible(&self) -> bool {
+        if !self.sealed {
+            return lab::possible();
+        }
+        let Err(error) = Wireguard::open() else { return lab::possible() };
+        assert!(std::env::var_os("CI").is_none(), "CI skips nothing: this kernel has no WireGuard: {error}");
+        eprintln!("SKIPPED: this kernel has no WireGuard: {error}");
+        false
+    }
+}
+
+pub(crate) const USERSPACE: Plane = Plane {
+    config: "data_plane: userspace\n",
+    keeps_client: "proxy_protocol: true",
+    overlay: false,
+    sealed: false,
+};
 pub(crate) const USERSPACE_OVERLAY: Plane = Plane {
     config: "data_plane: userspace\noverlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n\
              publish: {addresses: [V4, \"V6\"]}\n",
@@ -36,6 +56,13 @@ pub(crate) const NFTABLES: Plane = Plane {
              overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n",
     keeps_client: "",
     overlay: true,
+    sealed: false,
+};
+pub(crate) const NFTABLES_SEALED: Plane = Plane {
+    config: "data_plane: nftables\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
+             overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"], encryption: wireguard}\n",
+    sealed: true,
+    ..NFTABLES
 };
 
 /// Where instances are: a container of a node.

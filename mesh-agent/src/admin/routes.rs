@@ -34,6 +34,7 @@ pub(crate) enum Action {
     AddKey,
     UseKey,
     RemoveKey,
+    RenewKey,
     CreateToken,
     Dns,
     Explain,
@@ -62,6 +63,7 @@ impl Action {
             Action::AddKey
                 | Action::UseKey
                 | Action::RemoveKey
+                | Action::RenewKey
                 | Action::CreateToken
                 | Action::Attach
                 | Action::Detach
@@ -97,6 +99,7 @@ routes! {
     "POST" "/v1/keys" AddKey,
     "POST" "/v1/keys/{id}/use" UseKey,
     "DELETE" "/v1/keys/{id}" RemoveKey,
+    "POST" "/v1/overlay/key" RenewKey,
     "POST" "/v1/tokens" CreateToken,
     "GET" "/v1/dns" Dns,
     "GET" "/v1/explain" Explain,

@@ -51,6 +51,8 @@ pub trait Operations: Send + Sync + 'static {
     fn overlay_plan(&self) -> Answer<'_, Result<Vec<String>, OperationError>>;
     /// How the overlay stands; absent when there is none.
     fn overlay(&self) -> Option<Arc<OverlayStatus>>;
+    /// Begins to change this node's key of the encrypted overlay, without loss.
+    fn renew_key(&self) -> Answer<'_, Result<(), OperationError>>;
     /// The namespaces on the overlay's bridge.
     fn attachments(&self) -> Answer<'_, Result<Vec<Attachment>, OperationError>>;
     /// Puts a namespace on the bridge; one that is there stays as it is.

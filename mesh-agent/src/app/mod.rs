@@ -8,6 +8,7 @@ mod operations;
 mod parts;
 mod planes;
 mod stop;
+mod tunnels;
 mod watching;
 
 use crate::{
@@ -20,7 +21,10 @@ use crate::{
     reconcile::{self, ReconcileConfig, ReconcileMetrics},
     source::{SourceId, StateWriter, api::ApiSource, file::FileSource},
 };
-use mesh_control::{Control, ControlError, ControlHandle, model::Snapshot};
+use mesh_control::{
+    Control, ControlError, ControlHandle,
+    model::{NodeInfo, Snapshot},
+};
 use mesh_dns::{DnsError, DnsServer};
 use operations::Running;
 use std::{future::pending, sync::Arc, time::Duration};
@@ -68,6 +72,7 @@ pub struct App {
     files: Option<JoinHandle<()>>,
     writer_task: JoinHandle<()>,
     leftovers: stop::Owned,
+    announcing: Option<stop::Owned>,
     events: JoinHandle<()>,
     /// Whether the data plane serves on without the agent.
     stays: bool,
@@ -83,15 +88,16 @@ impl App {
         mut stopped: impl Future<Output = ()> + Unpin,
     ) -> Result<Option<App>, StartError> {
         let registry = prometheus::Registry::new();
+        let info = parts::info(config, tunnels::at_start(config));
         let control = tokio::select! {
             biased;
             () = &mut stopped => return Ok(None),
-            control = Control::start(parts::control(config)) => control?,
+            control = Control::start(parts::control(config, info.clone())) => control?,
         };
         let app = tokio::select! {
             biased;
             () = &mut stopped => Ok(None),
-            app = Self::with_control(config, &control, &registry) => app.map(Some),
+            app = Self::with_control(config, info, &control, &registry) => app.map(Some),
         };
         if !matches!(app, Ok(Some(_))) {
             tracing::info!("stopping before everything was started");
@@ -102,6 +108,7 @@ impl App {
 
     async fn with_control(
         config: &Config,
+        info: NodeInfo,
         control: &ControlHandle,
         registry: &prometheus::Registry,
     ) -> Result<App, StartError> {
@@ -112,7 +119,7 @@ impl App {
         let to_control = control.clone();
         let (writer, writer_task) = StateWriter::spawn(
             config.node.name.clone(),
-            parts::info(config),
+            info.clone(),
             &sources,
             control.snapshots(),
             move |changes| {
@@ -137,6 +144,9 @@ impl App {
 
         let overlay = parts::overlay(config).map(|config| overlay::spawn(config, control.snapshots()));
         let overlay = overlay.transpose().map_err(StartError::Overlay)?;
+        let announcing = overlay.as_ref().map(|overlay| {
+            stop::Owned::spawn(tunnels::announce(info.tunnels, overlay.status(), writer.clone()))
+        });
         let dns = match parts::dns(config) {
             Some(dns) => Some(DnsServer::start(dns, control.snapshots(), registry).await?),
             None => None,
@@ -176,7 +186,7 @@ impl App {
         };
         let files = config.sources.files.clone().map(watch);
         tracing::info!(node = %config.node.name, gossip = %control.address(), "the agent runs");
-        Ok(App { running, admin, files, writer_task, leftovers, events, stays })
+        Ok(App { running, admin, files, writer_task, leftovers, announcing, events, stays })
     }
 
     /// Resolves when a part has ended that the agent cannot do without, which only a defect makes; says which.
@@ -195,7 +205,7 @@ impl App {
         if let Some(files) = self.files {
             files.abort();
         }
-        drop(self.leftovers);
+        drop((self.leftovers, self.announcing));
         self.admin.shutdown().await;
         self.events.abort();
         // Gone for sure: it holds all the handles.

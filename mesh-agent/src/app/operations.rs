@@ -212,6 +212,10 @@ impl Operations for Running {
         self.overlay.as_ref().map(|overlay| Arc::clone(&overlay.status().borrow()))
     }
 
+    fn renew_key(&self) -> Answer<'_, Result<(), OperationError>> {
+        Box::pin(async { self.overlay_handle()?.rotate_key().await.map_err(OperationError::Unavailable) })
+    }
+
     fn attachments(&self) -> Answer<'_, Result<Vec<Attachment>, OperationError>> {
         Box::pin(async { Ok(self.overlay_handle()?.attachments().await?) })
     }

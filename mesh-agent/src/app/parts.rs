@@ -9,13 +9,14 @@ use crate::{
 };
 use mesh_control::{
     ControlConfig,
-    model::{Family, NodeInfo},
+    model::{Family, NodeInfo, Tunnel},
 };
 use std::path::PathBuf;
 
 /// What this node says of itself.
-pub(super) fn info(config: &Config) -> NodeInfo {
+pub(super) fn info(config: &Config, tunnels: Vec<Tunnel>) -> NodeInfo {
     NodeInfo {
+        tunnels,
         addresses: config.node.addresses,
         zone: config.node.zone.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -24,11 +25,11 @@ pub(super) fn info(config: &Config) -> NodeInfo {
     }
 }
 
-pub(super) fn control(config: &Config) -> ControlConfig {
+pub(super) fn control(config: &Config, info: NodeInfo) -> ControlConfig {
     let cluster = &config.cluster;
     ControlConfig {
         node: config.node.name.clone(),
-        info: info(config),
+        info,
         bind: cluster.bind,
         advertise: cluster.advertise,
         seeds: cluster.join.clone(),
@@ -54,6 +55,7 @@ pub(super) fn overlay(config: &Config) -> Option<OverlayConfig> {
         audit_interval: links.audit_interval,
         probe_port: links.probe_port,
         probe_interval: links.probe_interval,
+        encryption: links.encryption,
     };
     let wanted = !overlay.networks.is_empty() && overlay.local().is_some();
     wanted.then_some(overlay)

@@ -1,6 +1,6 @@
 //! The links of the overlay.
 
-use crate::overlay::OverlayConfig;
+use crate::overlay::{Encryption, OverlayConfig};
 use std::time::Duration;
 
 /// The links of the overlay.
@@ -20,6 +20,8 @@ pub struct OverlayLinks {
     pub probe_port: u16,
     /// How often they do.
     pub probe_interval: Duration,
+    /// Whether, and how, packets between nodes are sealed; the same on every node.
+    pub encryption: Option<Encryption>,
 }
 
 impl Default for OverlayLinks {
@@ -32,6 +34,7 @@ impl Default for OverlayLinks {
             audit_interval: OverlayConfig::AUDIT,
             probe_port: OverlayConfig::PROBE_PORT,
             probe_interval: OverlayConfig::PROBE,
+            encryption: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use super::{
     values::networks,
     yaml::{Field, Map},
 };
-use crate::overlay::leases;
+use crate::overlay::{Encryption, leases, tunnel::end::NAMES};
 use ipnetwork::IpNetwork;
 use mesh_control::{OverlayNetwork, model::Family};
 use std::time::Duration;
@@ -36,7 +36,37 @@ fn links(map: &Map<'_>) -> OverlayLinks {
     };
     found.audit_interval = interval("audit_interval").unwrap_or(found.audit_interval);
     found.probe_interval = interval("probe_interval").unwrap_or(found.probe_interval);
+    found.encryption = encryption(map, &found);
     found
+}
+
+/// `encryption:` and what goes with it.
+fn encryption(map: &Map<'_>, links: &OverlayLinks) -> Option<Encryption> {
+    let wanted = map.get("encryption").and_then(|field| field.word(&[("none", false), ("wireguard", true)]));
+    let mut found = Encryption::default();
+    if let Some(field) = map.get("encryption_port")
+        && let Some(port) = field.number(1..=u16::MAX - 1)
+    {
+        found.port = port;
+    }
+    let hour = Duration::from_secs(3600);
+    let lifetime = map.get("key_lifetime").and_then(|field| field.duration(hour..=8784 * hour));
+    found.key_lifetime = lifetime.unwrap_or(found.key_lifetime);
+    let wanted = wanted.unwrap_or(false);
+    let taken = [found.port, found.port + 1].iter().any(|port| [links.port, links.probe_port].contains(port));
+    if wanted && taken {
+        map.field().fail(format!(
+            "encryption_port {} or the next is also port or probe_port: give each its own",
+            found.port
+        ));
+    }
+    if wanted && NAMES.iter().any(|name| [&links.bridge, &links.device].contains(&&(*name).to_owned())) {
+        map.field().fail(format!(
+            "names bridge or device as encryption does its own ({}): choose another",
+            NAMES.join(", ")
+        ));
+    }
+    wanted.then_some(found)
 }
 
 fn link_name(text: &str) -> Result<String, &'static str> {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::overlay::Encryption;
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -103,6 +104,17 @@ fn the_overlays_links_can_be_named() {
 }
 
 #[test]
+fn an_overlay_is_encrypted_where_that_is_asked_for() {
+    let read = |more: &str| {
+        parse(&keyed(&format!("overlay: {{cidr: 10.128.0.0/14{more}}}\n"))).unwrap().overlay_links.encryption
+    };
+    assert_eq!((read(""), read(", encryption: none")), (None, None));
+    assert_eq!(read(", encryption: wireguard"), Some(Encryption::default()));
+    let found = read(", encryption: wireguard, encryption_port: 51820, key_lifetime: 24h").unwrap();
+    assert_eq!((found.port, found.key_lifetime), (51820, Duration::from_secs(86_400)));
+}
+
+#[test]
 fn addresses_default_from_each_other() {
     let c = parse(&keyed("cluster:\n  bind: 127.0.0.5:7000\n")).unwrap();
     assert_eq!(c.cluster.advertise, at("127.0.0.5:7000"));
@@ -202,6 +214,14 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
         (
             "overlay: {cidr: 10.128.0.0/14, device: mesh0}\n",
             "mesh.yaml:1: overlay: names both bridge and device mesh0: give them two names",
+        ),
+        (
+            "overlay: {cidr: 10.128.0.0/14, encryption: ipsec}\n",
+            "mesh.yaml:1: overlay.encryption: \"ipsec\" is not known: use none, wireguard",
+        ),
+        (
+            "overlay: {cidr: 10.128.0.0/14, encryption: wireguard, encryption_port: 7946, probe_port: 7947}\n",
+            "mesh.yaml:1: overlay: encryption_port 7946 or the next is also port or probe_port: give each its own",
         ),
         (
             "overlay: {cidr: 192.0.0.0/14}\n",

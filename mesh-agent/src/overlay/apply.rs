@@ -4,9 +4,10 @@ use super::{
     attach::ports,
     config::OverlayConfig,
     plan::{OverlayPlan, RETURN_TABLE, plan},
-    step::{Change, Observed, Step, Underlay, removal, steps},
+    step::{Change, Observed, Step, Underlay, is_ours, removal, steps},
     sysctls,
     thing::Thing,
+    tunnel::{self, plan::Tunnels},
 };
 use crate::sys::{
     rtnl::{Link, LinkChange, Rtnl, errno},
@@ -30,6 +31,12 @@ pub enum OverlayError {
     /// The node's address is on no link.
     #[error("node.address {0} is on no link of this host: write one that is, for VXLAN sends from it")]
     NoLink(std::net::IpAddr),
+    /// Encryption is asked for and the kernel has none, or gives none to this process.
+    #[error(
+        "overlay.encryption is wireguard, which cannot be had: {0}. Nothing is sent in plain: load the kernel's module \
+         (modprobe wireguard, Linux 5.6), run as root, or write overlay.encryption: none on every node"
+    )]
+    NoWireguard(String),
     /// A link of somebody else is in the way.
     #[error("{0}")]
     Conflict(String),
@@ -48,6 +55,8 @@ pub struct Applied {
     pub plan: OverlayPlan,
     /// Through what.
     pub underlay: Underlay,
+    /// How the tunnels stand.
+    pub tunnels: Tunnels,
     /// The steps that were done, for people.
     pub done: Vec<String>,
     /// The steps that failed, each with the kernel's reason.
@@ -128,19 +137,38 @@ pub fn apply(
     let local = config.local().ok_or(OverlayError::NoUnderlay)?;
     let underlay = underlay(rtnl, config)?;
     let plan = plan(snapshot, config, local, underlay.mtu);
-    let mut applied = Applied { plan, underlay, done: Vec::new(), failed: Vec::new() };
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    let tunnels = match tunnel::apply::apply(rtnl, config, &plan, snapshot, &mut done, &mut failed) {
+        Ok(tunnels) => tunnels,
+        Err(error) => {
+            silence(rtnl, &plan)?;
+            return Err(error);
+        }
+    };
+    let half = failed;
+    let mut applied = Applied { plan, underlay, tunnels, done, failed: Vec::new() };
     for _ in 0..ROUNDS {
         let steps = pending(rtnl, config, &applied.plan, &applied.underlay, settled)?;
         if steps.is_empty() || !run(rtnl, &steps, &mut applied.done, &mut applied.failed) {
             break;
         }
     }
+    applied.failed.extend(half);
     if let Some(reason) = applied.failed.first()
         && (rtnl.link(&config.bridge)?.is_none() || rtnl.link(&config.device)?.is_none())
     {
         return Err(OverlayError::Refused(reason.clone()));
     }
     Ok(applied)
+}
+
+/// Without tunnels nothing goes on in plain through a device that an earlier configuration left.
+fn silence(rtnl: &mut Rtnl, plan: &OverlayPlan) -> io::Result<()> {
+    let left = rtnl.link(&plan.vxlan.name)?.filter(|link| is_ours(link, &plan.vxlan));
+    match left.filter(|link| link.kind != plan.vxlan.kind) {
+        Some(link) => rtnl.remove_link(link.index),
+        None => Ok(()),
+    }
 }
 
 /// Removes everything that is this program's and puts back the parameters of the host that it changed. Returns what was
@@ -164,7 +192,9 @@ pub fn leftovers(rtnl: &mut Rtnl, config: &OverlayConfig) -> io::Result<Vec<Step
     let alias = observed.bridge.as_ref().and_then(|bridge| bridge.alias.as_deref());
     let parameters: Vec<String> = sysctls::remembered(alias).into_keys().collect();
     let ports: Vec<Link> = ports(rtnl)?.into_iter().map(|(link, _)| link).collect();
-    Ok(removal(&observed, &ports, &read(&parameters)?))
+    let mut steps = removal(&observed, &ports, &read(&parameters)?);
+    steps.extend(tunnel::apply::removal(rtnl)?);
+    Ok(steps)
 }
 
 /// Does the steps; whether any succeeded. After a link was made or removed the rest waits for another look.
@@ -184,7 +214,7 @@ fn run(rtnl: &mut Rtnl, steps: &[Step], done: &mut Vec<String>, failed: &mut Vec
     done.len() > before
 }
 
-fn execute(rtnl: &mut Rtnl, step: &Step) -> io::Result<()> {
+pub(super) fn execute(rtnl: &mut Rtnl, step: &Step) -> io::Result<()> {
     match step {
         Step::CreateLink(new) => rtnl.create_link(new).map(drop),
         Step::RemoveLink { index, .. } => rtnl.remove_link(*index),

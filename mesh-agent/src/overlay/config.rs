@@ -27,6 +27,26 @@ pub struct OverlayConfig {
     pub probe_port: u16,
     /// How often each path is measured, in a mesh of up to 32 others.
     pub probe_interval: Duration,
+    /// Whether, and how, packets between nodes are sealed; the same on every node.
+    pub encryption: Option<Encryption>,
+}
+
+/// How WireGuard seals what goes between nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Encryption {
+    /// UDP port; the next one is used in turn with it when keys change.
+    pub port: u16,
+    /// How old a key gets before the node takes a new one.
+    pub key_lifetime: Duration,
+    /// How long a key that nobody is told any more is still good.
+    pub hold: Duration,
+}
+
+impl Default for Encryption {
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 3600);
+        Encryption { port: 7948, key_lifetime: 30 * day, hold: Duration::from_secs(30) }
+    }
 }
 
 impl OverlayConfig {
@@ -61,6 +81,7 @@ impl OverlayConfig {
             audit_interval: Self::AUDIT,
             probe_port: Self::PROBE_PORT,
             probe_interval: Self::PROBE,
+            encryption: None,
         }
     }
 

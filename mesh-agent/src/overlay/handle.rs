@@ -4,6 +4,7 @@ use super::{
     attach::{AttachError, AttachRequest, Attachment},
     plan::OverlayPlan,
 };
+use mesh_control::model::Tunnel;
 use std::{path::PathBuf, sync::Arc};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -15,6 +16,8 @@ use tokio::{
 pub struct OverlayStatus {
     /// What stands, also when a part of it failed; absent until this node's subnets are known.
     pub plan: Option<Arc<OverlayPlan>>,
+    /// This node's ends of the tunnels, for the others to know; absent until they were looked at.
+    pub tunnels: Option<Vec<Tunnel>>,
     /// Why nothing could be done at the last pass, as a link of somebody else that has the bridge's name.
     pub error: Option<String>,
     /// What stands only in part, for people: steps that the kernel refused, peers that are left out.
@@ -52,6 +55,7 @@ pub(super) fn few(mut troubles: impl Iterator<Item = String>) -> Vec<String> {
 /// What the handle asks of the task.
 #[derive(Debug)]
 pub(super) enum Command {
+    Rotate(oneshot::Sender<Result<(), String>>),
     Pending(oneshot::Sender<Result<Vec<String>, String>>),
     Attach(AttachRequest, oneshot::Sender<Result<Attachment, AttachError>>),
     Detach(PathBuf, String, oneshot::Sender<Result<bool, AttachError>>),
@@ -90,6 +94,14 @@ impl OverlayHandle {
     pub async fn pending(&self) -> Result<Vec<String>, String> {
         let asked = self.ask(Command::Pending).await;
         asked.unwrap_or_else(|| Err("the overlay is stopped".into()))
+    }
+
+    /// Gives this node a new key, without loss; a change that goes on already is the one.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub async fn rotate_key(&self) -> Result<(), String> {
+        self.ask(Command::Rotate).await.unwrap_or_else(|| Err("the overlay is stopped".into()))
     }
 
     /// Puts a namespace on the bridge; one that is there already stays as it is.

@@ -5,12 +5,18 @@
 //!                          route    10.244.9.0/24 via 10.244.9.1 dev mesh-vx onlink src 10.244.7.1
 //!                          neighbour 10.244.9.1 → the peer's MAC, FDB its MAC → its address on the underlay
 //! ```
-//! All is static, so nothing is ever flooded, learnt or resolved, and nothing is kept for a single endpoint.
+//! All is static, so nothing is ever flooded, learnt or resolved, and nothing is kept for a single endpoint. With
+//! encryption the address on the underlay is one inside the tunnels ([`super::tunnel`]); all else is the same.
 
-use super::{config::OverlayConfig, thing::Thing, vtep};
+use super::{
+    config::OverlayConfig,
+    thing::Thing,
+    tunnel::{self, address},
+    vtep,
+};
 use crate::sys::rtnl::{Address, Fdb, Kind, Mac, Neighbour, NewLink, Route, Rule, Vxlan};
 use ipnetwork::IpNetwork;
-use mesh_control::model::{Family, NodeName, Snapshot};
+use mesh_control::model::{Family, NodeName, Snapshot, Tunnel, TunnelKey};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -45,6 +51,11 @@ pub struct Peer {
     pub mac: Mac,
     /// Its address on the underlay.
     pub underlay: IpAddr,
+    /// Where packets of the overlay are sent; absent when one of the two nodes encrypts and the other does not: then
+    /// none are, lest they be read.
+    pub remote: Option<IpAddr>,
+    /// Its ends of the tunnels, the older first; empty without encryption.
+    pub tunnels: Vec<Tunnel>,
     /// All its addresses there, with which its own programs dial other nodes.
     pub addresses: Vec<IpAddr>,
     /// Its subnets, at most one a family.
@@ -58,6 +69,10 @@ pub struct OverlayPlan {
     pub bridge: NewLink,
     /// The VXLAN device.
     pub vxlan: NewLink,
+    /// This node's address on the underlay.
+    pub local: IpAddr,
+    /// Largest packet of the overlay on the underlay, bytes.
+    pub full: u32,
     /// The bridge's addresses with the length of this node's subnets, at most one a family: the gateways of containers.
     pub gateways: Vec<IpNetwork>,
     /// Where VIPs are.
@@ -83,6 +98,9 @@ fn overhead(underlay: IpAddr) -> u32 {
     if underlay.is_ipv4() { 50 } else { 70 }
 }
 
+/// RFC 8200 section 5; IPv4 would live with less, but nothing that people run does.
+const LEAST_MTU: u32 = 1280;
+
 /// The overlay of `snapshot.local`, whose packets leave from `local` through a link with `underlay_mtu` bytes.
 #[must_use]
 pub fn plan(snapshot: &Snapshot, config: &OverlayConfig, local: IpAddr, underlay_mtu: u32) -> OverlayPlan {
@@ -90,17 +108,24 @@ pub fn plan(snapshot: &Snapshot, config: &OverlayConfig, local: IpAddr, underlay
     let gateways = snapshot.own_subnets.iter();
     let gateways = gateways.filter_map(|s| IpNetwork::new(gateway(*s), s.prefix()).ok()).collect();
     let mut problems = Vec::new();
-    let mtu = underlay_mtu.saturating_sub(overhead(local));
-    if mtu < 1280 {
-        // RFC 8200 section 5; IPv4 would live with less, but nothing that people run does.
-        problems
-            .push(format!("the underlay's MTU of {underlay_mtu} leaves {mtu} bytes: make it 1350 or more"));
+    let sealed = config.encryption.is_some();
+    // Where VXLAN sends from: an address of the tunnels is chosen by their routes.
+    let source = if sealed { Ipv6Addr::UNSPECIFIED.into() } else { local };
+    let headers = overhead(source) + if sealed { tunnel::overhead(local) } else { 0 };
+    let mtu = underlay_mtu.saturating_sub(headers);
+    if mtu < LEAST_MTU {
+        let least = LEAST_MTU + headers;
+        let problem =
+            format!("the underlay's MTU of {underlay_mtu} leaves {mtu} bytes: make it {least} or more");
+        problems.push(problem);
     }
-    let peers = peers(snapshot, local, &mut problems);
-    let vxlan = Vxlan { vni: config.vni, port: config.port, local, learning: false };
+    let peers = peers(snapshot, local, sealed, &mut problems);
+    let vxlan = Vxlan { vni: config.vni, port: config.port, local: source, learning: false };
     OverlayPlan {
         bridge: NewLink { name: config.bridge.clone(), kind: Kind::Bridge, mac: vtep::bridge(me), mtu },
         vxlan: NewLink { name: config.device.clone(), kind: Kind::Vxlan(vxlan), mac: vtep::vtep(me), mtu },
+        local,
+        full: underlay_mtu,
         gateways,
         // Addresses of loopback cannot leave the host.
         vips: config.vip_cidrs.iter().copied().filter(|n| !n.network().is_loopback()).collect(),
@@ -111,8 +136,10 @@ pub fn plan(snapshot: &Snapshot, config: &OverlayConfig, local: IpAddr, underlay
 
 /// The nodes that hold subnets. Those that are down stay: packets to them lead nowhere else either way, and when they
 /// return nothing has to be done.
-fn peers(snapshot: &Snapshot, local: IpAddr, problems: &mut Vec<String>) -> Vec<Peer> {
+fn peers(snapshot: &Snapshot, local: IpAddr, sealed: bool, problems: &mut Vec<String>) -> Vec<Peer> {
     let mut taken = BTreeMap::from([(vtep::vtep(&snapshot.local), &snapshot.local)]);
+    let own = snapshot.nodes.get(&snapshot.local).into_iter().flat_map(|view| &view.info.tunnels);
+    let mut keys: BTreeMap<TunnelKey, &NodeName> = own.map(|tunnel| (tunnel.key, &snapshot.local)).collect();
     let mut peers = Vec::new();
     for (node, view) in snapshot.nodes.iter().filter(|(node, _)| **node != snapshot.local) {
         if view.subnets.is_empty() {
@@ -130,10 +157,35 @@ fn peers(snapshot: &Snapshot, local: IpAddr, problems: &mut Vec<String>) -> Vec<
             problems.push(format!("{node} and {other} derive the same address {mac}: rename {node}"));
             continue;
         }
+        let said = &view.info.tunnels;
+        let twin = said.iter().find_map(|tunnel| keys.get(&tunnel.key)).map(|other| {
+            format!(
+                "{node} and {other} have the same WireGuard key: nothing is sent to {node}; restart its host"
+            )
+        });
+        let refused = refusal(node, said, sealed).or(twin);
+        keys.extend(said.iter().map(|tunnel| (tunnel.key, node)));
+        let remote = if sealed { address::of_node(node).into() } else { underlay };
+        let remote = refused.is_none().then_some(remote);
+        let tunnels = if remote.is_some() { said.clone() } else { Vec::new() };
+        problems.extend(refused);
         let addresses = view.info.addresses.iter().collect();
-        peers.push(Peer { node: node.clone(), mac, underlay, addresses, subnets: view.subnets.clone() });
+        let subnets = view.subnets.clone();
+        peers.push(Peer { node: node.clone(), mac, underlay, remote, tunnels, addresses, subnets });
     }
     peers
+}
+
+/// Why nothing may be sent to a node that is known: lest it be read, of the two one does not encrypt.
+fn refusal(node: &NodeName, tunnels: &[Tunnel], sealed: bool) -> Option<String> {
+    let (does, not, place) = match (sealed, tunnels.is_empty()) {
+        (true, true) => ("this node", node.as_str(), "there"),
+        (false, false) => (node.as_str(), "this node", "here"),
+        _ => return None,
+    };
+    Some(format!(
+        "{does} encrypts and {not} does not: nothing is sent to {node}; write overlay.encryption: wireguard {place}"
+    ))
 }
 
 impl OverlayPlan {
@@ -163,7 +215,9 @@ impl OverlayPlan {
             }
         }
         for peer in &self.peers {
-            things.insert(Thing::Fdb(Fdb { link: vxlan, mac: peer.mac, remote: peer.underlay }));
+            if let Some(remote) = peer.remote {
+                things.insert(Thing::Fdb(Fdb { link: vxlan, mac: peer.mac, remote }));
+            }
             for subnet in &peer.subnets {
                 let Some(source) = own(subnet) else { continue };
                 let via = gateway(*subnet);

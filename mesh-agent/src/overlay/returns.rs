@@ -336,8 +336,15 @@ mod tests {
         let peer = |n: u32| {
             let node = Name::new(&format!("node-{n}")).unwrap();
             let [_, a, b, c] = n.to_be_bytes();
-            let underlay = [192, a, b, c].into();
-            Peer { mac: vtep::vtep(&node), node, underlay, addresses: Vec::new(), subnets: Vec::new() }
+            Peer {
+                mac: vtep::vtep(&node),
+                node,
+                underlay: [192, a, b, c].into(),
+                remote: None,
+                tunnels: Vec::new(),
+                addresses: Vec::new(),
+                subnets: Vec::new(),
+            }
         };
         (0..count).map(peer).collect()
     }

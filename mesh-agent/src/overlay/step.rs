@@ -99,7 +99,7 @@ impl fmt::Display for Step {
 
 /// Whether a link of the wanted name is this program's: it carries the mark, or, should the agent have died between
 /// making it and marking it, the link-layer address that only this node derives.
-fn is_ours(link: &Link, wanted: &NewLink) -> bool {
+pub(super) fn is_ours(link: &Link, wanted: &NewLink) -> bool {
     let same_kind = match wanted.kind {
         Kind::Vxlan(_) => matches!(link.kind, Kind::Vxlan(_)),
         _ => link.kind == wanted.kind,
@@ -179,7 +179,8 @@ fn link_steps(found: Option<&Link>, wanted: &NewLink, alias: &str, field: &str) 
     Ok(changes.into_iter().flatten().map(step).collect())
 }
 
-fn thing_steps(
+/// The steps from the things `observed` to those `wanted`, of those that are `known`.
+pub(super) fn thing_steps(
     observed: &BTreeSet<Thing>,
     wanted: &BTreeSet<Thing>,
     known: impl Fn(&&Thing) -> bool,

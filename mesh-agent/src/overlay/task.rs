@@ -13,11 +13,13 @@ use std::{future::pending, io, mem::take, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 /// Changes come in bursts: so long is waited for the rest of one.
 const BURST: Duration = Duration::from_millis(50);
+/// So often it is looked whether others answer at a new key.
+const TURN: Duration = Duration::from_secs(1);
 /// Commands that wait at most.
 const COMMANDS: usize = 16;
 
@@ -36,8 +38,15 @@ pub fn spawn(config: OverlayConfig, snapshots: watch::Receiver<Arc<Snapshot>>) -
     let watch = Watch::open()?;
     let worker = Some(Worker::new(config)?);
     let (paths, measuring) = measure::spawn(port, every, status.clone());
-    let keeper =
-        Keeper { worker, snapshots, paths, publish, status: OverlayStatus::default(), told: Vec::new() };
+    let keeper = Keeper {
+        worker,
+        snapshots,
+        paths,
+        publish,
+        status: OverlayStatus::default(),
+        told: Vec::new(),
+        again: None,
+    };
     let keeping = tokio::spawn(keeper.run(watch, received, audit_interval));
     Ok(OverlayHandle { commands, status, tasks: [keeping, measuring] })
 }
@@ -52,6 +61,8 @@ struct Keeper {
     status: OverlayStatus,
     /// The troubles that were logged last.
     told: Vec<String>,
+    /// When to look again because a key is being changed.
+    again: Option<Instant>,
 }
 
 impl Keeper {
@@ -68,6 +79,7 @@ impl Keeper {
             };
             tokio::select! {
                 _ = audit.tick() => {}
+                () = sleep_until(self.again.unwrap_or_else(Instant::now)), if self.again.is_some() => {}
                 result = self.snapshots.changed() => {
                     if result.is_err() {
                         return;
@@ -124,6 +136,7 @@ impl Keeper {
         let snapshot = self.snapshot();
         let Some(result) = self.work(move |worker| worker.pass(&snapshot)).await else { return };
         self.status.passes += 1;
+        self.again = None;
         match result {
             Ok(None) => {}
             Ok(Some(pass)) => {
@@ -140,7 +153,11 @@ impl Keeper {
                     }
                 }
                 self.status.error = None;
-                self.status.problems = few(plan.problems.iter().cloned().chain(pass.applied.failed));
+                let tunnels = pass.applied.tunnels;
+                self.again = tunnels.turning.then(|| Instant::now() + TURN);
+                self.status.tunnels = Some(tunnels.announce);
+                let problems = plan.problems.iter().cloned().chain(tunnels.problems);
+                self.status.problems = few(problems.chain(pass.applied.failed));
                 if self.status.plan.as_deref() != Some(&plan) {
                     self.status.plan = Some(Arc::new(plan));
                 }
@@ -173,6 +190,12 @@ impl Keeper {
         let snapshot = self.snapshot();
         // Who asked may be gone: then nobody needs the answer.
         match command {
+            Command::Rotate(answer) => {
+                if let Some(result) = self.work(Worker::rotate).await {
+                    self.again = Some(Instant::now());
+                    let _ = answer.send(result.map_err(|error| error.to_string()));
+                }
+            }
             Command::Pending(answer) => {
                 if let Some(steps) = self.work(move |worker| worker.pending(&snapshot)).await {
                     let _ = answer.send(steps.map_err(|error| error.to_string()));

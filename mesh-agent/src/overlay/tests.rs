@@ -40,6 +40,7 @@ fn config() -> OverlayConfig {
         audit_interval: OverlayConfig::AUDIT,
         probe_port: OverlayConfig::PROBE_PORT,
         probe_interval: OverlayConfig::PROBE,
+        encryption: None,
     }
 }
 
@@ -108,7 +109,7 @@ fn the_underlays_family_is_this_nodes() {
     assert_eq!(six.peers.len(), 1);
     assert_eq!(six.peers[0].underlay, ip("2001:db8::2"));
     assert_eq!(six.problems, ["c has no IPv6 address in node.address, which this node sends from"]);
-    assert!(plan(&s, &config(), ip("192.0.2.1"), 1300).problems[0].contains("make it 1350 or more"));
+    assert!(plan(&s, &config(), ip("192.0.2.1"), 1300).problems[0].contains("make it 1330 or more"));
 }
 
 #[test]

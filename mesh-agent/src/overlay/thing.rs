@@ -63,7 +63,7 @@ impl fmt::Display for Thing {
             Thing::Neighbour(n) => write!(f, "neighbour {} at {}", n.address, n.mac),
             Thing::Fdb(d) => write!(f, "forwarding entry {} to {}", d.mac, d.remote),
             Thing::Route(r) => {
-                write!(f, "route {}", r.destination)?;
+                write!(f, "{}route {}", if r.link == 0 { "unreachable " } else { "" }, r.destination)?;
                 if let Some(via) = r.via {
                     write!(f, " via {via}")?;
                 }

@@ -6,6 +6,7 @@ use super::{
     config::OverlayConfig,
     plan::{OverlayPlan, plan},
     step::Underlay,
+    tunnel,
 };
 use crate::sys::rtnl::Rtnl;
 use ipnetwork::IpNetwork;
@@ -30,7 +31,7 @@ pub(super) struct Worker {
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) applied: Applied,
-    /// Whether the plan is another than that of the pass before.
+    /// Whether the plan is another than that of the pass before, or a key is being changed.
     pub(super) new: bool,
 }
 
@@ -86,7 +87,7 @@ impl Worker {
             )),
         }
         let stands = (applied.plan.clone(), applied.underlay.clone());
-        let new = self.stands.as_ref() != Some(&stands);
+        let new = applied.tunnels.turning || self.stands.as_ref() != Some(&stands);
         self.stands = Some(stands);
         Ok(Some(Pass { applied, new }))
     }
@@ -100,8 +101,9 @@ impl Worker {
         let local = self.config.local().ok_or(OverlayError::NoUnderlay)?;
         let through = underlay(&mut self.rtnl, &self.config)?;
         let plan = plan(snapshot, &self.config, local, through.mtu);
+        let sealing = tunnel::apply::pending(&mut self.rtnl, &self.config, &plan, snapshot)?;
         let steps = pending(&mut self.rtnl, &self.config, &plan, &through, &self.settled)?;
-        Ok(steps.iter().map(ToString::to_string).collect())
+        Ok(sealing.into_iter().chain(steps.iter().map(ToString::to_string)).collect())
     }
 
     /// Where a container with a default route of its own goes through the gateway all the same.
@@ -113,6 +115,11 @@ impl Worker {
         let none =
             || AttachError::Unavailable("the overlay does not stand yet: try again in a moment".into());
         self.stands.as_ref().map(|(plan, _)| plan).ok_or_else(none)
+    }
+
+    /// Begins to change this node's key.
+    pub(super) fn rotate(&mut self) -> Result<(), OverlayError> {
+        tunnel::apply::rotate(&mut self.rtnl, &self.config)
     }
 
     pub(super) fn attach(

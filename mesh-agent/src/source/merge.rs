@@ -21,7 +21,7 @@ use super::{
     state::{LocalState, LocalView, SourceStatus},
 };
 use mesh_control::model::{
-    Endpoint, Name, NodeInfo, NodeName, Origin, Protocol, ServiceKey, ServiceSpec, Snapshot,
+    Endpoint, Name, NodeInfo, NodeName, Origin, Protocol, ServiceKey, ServiceSpec, Snapshot, Tunnel,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -88,6 +88,11 @@ impl Merge {
             dirty: BTreeSet::new(),
             local: LocalState::new(),
         }
+    }
+
+    /// Where this node's encrypted overlay listens.
+    pub fn set_tunnels(&mut self, tunnels: Vec<Tunnel>) {
+        self.info.tunnels = tunnels;
     }
 
     /// Everything that `source` says, instead of what it said before.

@@ -7,7 +7,7 @@ use super::{
 };
 use mesh_control::{
     LocalChange,
-    model::{Name, NodeInfo, NodeName, Origin, ServiceKey, ServiceSpec, Snapshot},
+    model::{Name, NodeInfo, NodeName, Origin, ServiceKey, ServiceSpec, Snapshot, Tunnel},
 };
 use std::{
     sync::Arc,
@@ -65,6 +65,7 @@ enum Statement {
     Drain(ServiceKey, Name, Option<Duration>),
     Undrain(ServiceKey, Name),
     DrainNode(bool),
+    Tunnels(Vec<Tunnel>),
     Leftovers(Vec<ServiceKey>),
     Cluster(ServiceKey, Option<Arc<ServiceSpec>>),
 }
@@ -205,6 +206,14 @@ impl StateWriter {
         self.say(Statement::DrainNode(draining)).await
     }
 
+    /// Tells the mesh where this node's encrypted overlay listens from now on.
+    ///
+    /// # Errors
+    /// [`WriterError::NodeRefused`], [`WriterError::Closed`].
+    pub async fn announce_tunnels(&self, tunnels: Vec<Tunnel>) -> Result<(), WriterError> {
+        self.say(Statement::Tunnels(tunnels)).await
+    }
+
     /// Withdraws those of `own`, declared or announced by an earlier run of this node, that no source wants now. Waits
     /// for nothing: call it when [`StateWriter::all_synced`] is true.
     ///
@@ -278,7 +287,8 @@ where
                     drop(answer.send(self.hand_on(key, spec).await));
                     continue;
                 }
-                let about = (statement.keys(), matches!(statement, Statement::DrainNode(_)));
+                let about =
+                    (statement.keys(), matches!(statement, Statement::DrainNode(_) | Statement::Tunnels(_)));
                 match self.take(statement) {
                     Ok(()) => answers.push((about, answer)),
                     Err(e) => drop(answer.send(Err(e))),
@@ -346,6 +356,7 @@ where
             }
             Statement::Undrain(key, instance) => self.merge.undrain(&key, &instance)?,
             Statement::DrainNode(draining) => self.merge.drain_node(now, &snapshot, draining),
+            Statement::Tunnels(tunnels) => self.merge.set_tunnels(tunnels),
             Statement::Leftovers(own) => self.merge.withdraw_leftovers(own),
             // Handed on by the caller; nothing of it is kept.
             Statement::Cluster(..) => {}
@@ -420,7 +431,10 @@ impl Statement {
             | Statement::Undrain(key, _)
             | Statement::Cluster(key, _) => vec![key.clone()],
             Statement::Leftovers(own) => own.clone(),
-            Statement::Synced(_) | Statement::Errors(..) | Statement::DrainNode(_) => Vec::new(),
+            Statement::Synced(_)
+            | Statement::Errors(..)
+            | Statement::DrainNode(_)
+            | Statement::Tunnels(_) => Vec::new(),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The netlink of netfilter: its socket, messages and attributes (netlink(7); uapi `linux/netlink.h`,
-//! `linux/netfilter/nfnetlink.h`).
+//! `linux/netfilter/nfnetlink.h`). [`super::genl`] speaks generic netlink with the same: both headers are 4 bytes.
 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -17,6 +17,8 @@ pub(super) const CREATE: u16 = 0x400;
 // `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`
 const BEGIN: u16 = 0x10;
 const END: u16 = 0x11;
+/// `NLMSG_MIN_TYPE`: the types below are common to all of netlink.
+const OWN: u16 = 0x10;
 /// The kernel fills at most 32 KiB per datagram of a dump (`netlink_dump`).
 const DATAGRAM: usize = 64 * 1024;
 /// Far beyond any answer of the kernel: only a defect reaches it.
@@ -32,10 +34,15 @@ impl Request {
     /// A request to a subsystem (`NFNL_SUBSYS_*`) with its message's number; `family` is `NFPROTO_*`, which those of IP
     /// share with `AF_*`.
     pub(super) fn new(subsystem: u16, message: u16, flags: u16, family: u8) -> Request {
+        Self::of_type(subsystem << 8 | message, flags, [family, 0, 0, 0])
+    }
+
+    /// A request of any type, with what follows netlink's own header.
+    pub(super) fn of_type(kind: u16, flags: u16, header: [u8; NFGEN]) -> Request {
         let mut bytes = vec![0; HEADER];
-        bytes[4..6].copy_from_slice(&(subsystem << 8 | message).to_ne_bytes());
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
         bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
-        bytes.extend([family, 0, 0, 0]);
+        bytes.extend(header);
         Request(bytes)
     }
 
@@ -94,7 +101,7 @@ impl Request {
     }
 }
 
-/// A socket to netfilter in one network namespace.
+/// A socket to netfilter, or another protocol, in one network namespace.
 pub(super) struct Channel {
     pub(super) socket: Socket,
     sequence: u32,
@@ -104,7 +111,12 @@ pub(super) struct Channel {
 impl Channel {
     /// Opens one in the calling thread's network namespace. Only the kernel is heard on it.
     pub(super) fn open() -> io::Result<Channel> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        Self::open_to(NETLINK_NETFILTER)
+    }
+
+    /// The same to another protocol of netlink.
+    pub(super) fn open_to(protocol: isize) -> io::Result<Channel> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_WITHIN))?;
@@ -184,7 +196,7 @@ pub(super) fn malformed() -> io::Error {
 /// What one message of an answer says.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Answer<'a> {
-    /// An object: its family and its attributes.
+    /// An object: its family (of generic netlink: the command) and its attributes.
     Data(u8, Attributes<'a>),
     /// The end, with the error number (0 is well done).
     End(i32),
@@ -217,7 +229,7 @@ fn message(bytes: &[u8]) -> Option<(usize, u32, Answer<'_>)> {
     let answer = match kind {
         2 => Answer::End(error(payload)?),
         3 => Answer::End(error(payload).unwrap_or(0)),
-        kind if kind >> 8 != 0 => Answer::Data(*payload.first()?, Attributes(payload.get(NFGEN..)?)),
+        kind if kind >= OWN => Answer::Data(*payload.first()?, Attributes(payload.get(NFGEN..)?)),
         _ => Answer::Other,
     };
     Some((length, sequence, answer))
@@ -259,6 +271,11 @@ impl<'a> Value<'a> {
 
     pub(super) fn u32(self) -> Option<u32> {
         self.bytes().map(u32::from_be_bytes)
+    }
+
+    /// As it stands: in the byte order that the protocol has.
+    pub(super) fn raw(self) -> &'a [u8] {
+        self.0
     }
 
     /// Text, up to a NUL.

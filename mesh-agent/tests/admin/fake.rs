@@ -317,13 +317,18 @@ impl Operations for Fake {
         let (bridge, vxlan) = (link("mesh0"), link("mesh-vx"));
         let gateways = vec!["10.128.7.1/24".parse().expect("a network")];
         let (vips, peers) = (Vec::new(), Vec::new());
-        let plan = OverlayPlan { bridge, vxlan, gateways, vips, peers, problems: Vec::new() };
+        let (local, full) = (std::net::IpAddr::from([192, 0, 2, 7]), 1500);
+        let plan = OverlayPlan { bridge, vxlan, local, full, gateways, vips, peers, problems: Vec::new() };
         Some(Arc::new(OverlayStatus {
             plan: Some(Arc::new(plan)),
             problems,
             repairs: 3,
             ..OverlayStatus::default()
         }))
+    }
+
+    fn renew_key(&self) -> Answer<'_, Result<(), OperationError>> {
+        Box::pin(async { Err(OperationError::Unavailable("nothing is encrypted".into())) })
     }
 
     fn attachments(&self) -> Answer<'_, Result<Vec<Attachment>, OperationError>> {

@@ -9,6 +9,7 @@ mod keep;
 mod large;
 mod measure;
 mod return_path;
+mod sealed;
 mod talk;
 mod traffic;
 mod world;

@@ -14,7 +14,7 @@ use mesh_agent::{
         rtnl::{Address, LinkChange, Rtnl},
     },
 };
-use mesh_control::model::{Addresses, Family, Name, NodeInfo, NodeState, NodeView, Snapshot};
+use mesh_control::model::{Addresses, Family, Name, NodeInfo, NodeState, NodeView, Snapshot, Tunnel};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     process::Command,
@@ -41,11 +41,13 @@ pub(crate) enum Underlay {
 pub(crate) struct Node {
     pub(crate) netns: Netns,
     pub(crate) config: OverlayConfig,
+    /// What it told the others, as gossip would.
+    pub(crate) tunnels: Vec<Tunnel>,
 }
 
 pub(crate) struct World {
     /// The switch between the nodes; it goes with the world.
-    hub: Netns,
+    pub(crate) hub: Netns,
     pub(crate) nodes: Vec<Node>,
     underlay: Underlay,
 }
@@ -125,8 +127,9 @@ impl World {
             audit_interval: OverlayConfig::AUDIT,
             probe_port: OverlayConfig::PROBE_PORT,
             probe_interval: OverlayConfig::PROBE,
+            encryption: None,
         };
-        Node { netns, config }
+        Node { netns, config, tunnels: Vec::new() }
     }
 
     /// What node `me` sees of a mesh of `count` nodes.
@@ -142,9 +145,10 @@ impl World {
     pub(crate) fn view(&self, i: usize) -> NodeView {
         let mut addresses = Addresses::default();
         addresses.set(address(self.underlay, i));
+        let tunnels = self.nodes.get(i).map(|node| node.tunnels.clone()).unwrap_or_default();
         NodeView {
             name: name(i),
-            info: NodeInfo { addresses, ..NodeInfo::default() },
+            info: NodeInfo { addresses, tunnels, ..NodeInfo::default() },
             gossip: None,
             state: NodeState::Alive,
             subnets: subnets(i),

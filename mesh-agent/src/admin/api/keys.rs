@@ -53,6 +53,13 @@ pub(super) async fn put_in_use(shared: &Shared, call: &Call) -> Result<Reply, Ap
     Ok(Reply::done(format!("key {id} is in use; put it first in cluster.keys of every node")))
 }
 
+pub(super) async fn renew(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
+    Query::parse(&call.query, &[])?;
+    shared.operations.renew_key().await?;
+    let words = "the overlay's key is being changed: both are good until every node that is up has answered at the new";
+    Ok(Reply::done(words.to_owned()))
+}
+
 pub(super) async fn remove(shared: &Shared, call: &Call) -> Result<Reply, ApiError> {
     let query = Query::parse(&call.query, &["force"])?;
     let force = match query.get("force") {

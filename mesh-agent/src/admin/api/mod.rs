@@ -42,6 +42,7 @@ pub(crate) async fn answer(shared: &Shared, call: Call) -> Result<Reply, ApiErro
         Action::AddKey => keys::add(shared, &call).await,
         Action::UseKey => keys::put_in_use(shared, &call).await,
         Action::RemoveKey => keys::remove(shared, &call).await,
+        Action::RenewKey => keys::renew(shared, &call).await,
         Action::CreateToken => keys::create_token(shared, &call),
         Action::Dns => queries::dns(shared, &call).await,
         Action::Explain => queries::explain(shared, &call).await,

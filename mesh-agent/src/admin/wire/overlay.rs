@@ -67,6 +67,8 @@ pub struct OverlayJson {
     pub mtu: u32,
     /// Nodes that it leads to.
     pub peers: usize,
+    /// This node's WireGuard keys, the older first while one is changed; none without encryption.
+    pub keys: Vec<String>,
     /// Steps that repaired what somebody else had changed.
     pub repairs: u64,
     /// Why nothing could be done, and what stands only in part.
@@ -81,6 +83,7 @@ impl From<&OverlayStatus> for OverlayJson {
             gateways: plan.into_iter().flat_map(|p| &p.gateways).map(ToString::to_string).collect(),
             mtu: plan.map_or(0, |p| p.bridge.mtu),
             peers: plan.map_or(0, |p| p.peers.len()),
+            keys: status.tunnels.iter().flatten().map(|tunnel| tunnel.key.to_string()).collect(),
             repairs: status.repairs,
             problems: status.troubles().map(str::to_owned).collect(),
         }

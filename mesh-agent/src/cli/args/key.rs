@@ -28,6 +28,11 @@ pub enum KeyCommand {
         after_help = "Refused for the key in use; while a node still seals with it; and while a node that is down could not\ncome back without it.\n\nExample:\n  mesh-agent key remove 90ab12cd"
     )]
     Remove(KeyArgs),
+    /// Change this node's key of the encrypted overlay; it changes by itself every `overlay.key_lifetime`
+    #[command(
+        after_help = "No packet is lost: both keys are good until every node that is up has answered at the new.\n\nExample:\n  mesh-agent key renew"
+    )]
+    Renew,
 }
 
 /// `key add`.

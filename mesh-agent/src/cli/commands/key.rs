@@ -1,4 +1,4 @@
-//! `key ls`, `key add`, `key use`, `key remove` and `token create`.
+//! `key ls`, `key add`, `key use`, `key remove`, `key renew` and `token create`.
 
 use super::format::done;
 use crate::{
@@ -44,6 +44,7 @@ pub(super) async fn run(client: &Client, command: KeyCommand, output: Output) ->
             let path = format!("/v1/keys/{}?force={}", encode(&args.id), args.force);
             done(output, &client.call("DELETE", &path, None).await?)
         }
+        KeyCommand::Renew => done(output, &client.call("POST", "/v1/overlay/key", None).await?),
     }
 }
 

@@ -99,7 +99,8 @@ fn describe(s: &StatusJson, output: Output) -> String {
     if let Some(overlay) = &s.overlay {
         let state = if overlay.up {
             let gateways = clean(&overlay.gateways.join(", "));
-            format!("{gateways}, {} peers, mtu {}", overlay.peers, overlay.mtu)
+            let sealed = if overlay.keys.is_empty() { "" } else { ", encrypted" };
+            format!("{gateways}, {} peers, mtu {}{sealed}", overlay.peers, overlay.mtu)
         } else {
             "no subnet yet".to_owned()
         };

@@ -121,7 +121,7 @@ impl Measurer {
         let others = *self.known.borrow() != known;
         self.know.send_replace(known);
         let wanted: Vec<IpAddr> =
-            local(plan).into_iter().chain(plan.gateways.iter().map(IpNetwork::ip)).collect();
+            std::iter::once(plan.local).chain(plan.gateways.iter().map(IpNetwork::ip)).collect();
         if self.bound == wanted && self.deaf.is_none() {
             return others;
         }
@@ -150,8 +150,8 @@ impl Measurer {
 
     async fn round(&mut self, plan: &OverlayPlan) {
         self.follow(plan).await;
-        let Some(local) = local(plan) else { return };
-        let full = plan.bridge.mtu + if local.is_ipv4() { 50 } else { 70 };
+        let local = plan.local;
+        let full = plan.full;
         let turn = self.turn(&plan.peers);
         let mut paths = self.measure(plan, local, full, &turn).await;
         if suspects_checksums(paths.values()) {
@@ -164,8 +164,13 @@ impl Measurer {
             self.checksums = Checksums::Trusted;
         }
         let vxlan_port = if let Kind::Vxlan(vxlan) = &plan.vxlan.kind { vxlan.port } else { 0 };
+        // Without a way to it nothing is to be measured: the plan says why.
+        let ways = turn.iter().filter(|peer| peer.remote.is_some());
+        let ports: BTreeMap<&NodeName, u16> =
+            ways.map(|peer| (&peer.node, peer.tunnels.last().map_or(vxlan_port, |t| t.port))).collect();
         for (node, path) in paths {
-            match trouble(&node, path, full, vxlan_port) {
+            let trouble = ports.get(&node).and_then(|port| trouble(&node, path, full, *port));
+            match trouble {
                 Some(text) => self.troubles.insert(node, text),
                 None => self.troubles.remove(&node),
             };
@@ -247,13 +252,5 @@ impl Measurer {
             }
             differs
         });
-    }
-}
-
-/// This node's address on the underlay.
-fn local(plan: &OverlayPlan) -> Option<IpAddr> {
-    match &plan.vxlan.kind {
-        Kind::Vxlan(vxlan) => Some(vxlan.local),
-        _ => None,
     }
 }

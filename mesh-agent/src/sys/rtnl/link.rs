@@ -12,7 +12,10 @@ use rtnetlink::{
         link::{InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     },
 };
-use std::{io, net::IpAddr};
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr},
+};
 
 /// A link as the kernel has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +47,8 @@ pub enum Kind {
     Vxlan(Vxlan),
     /// One end of a veth pair.
     Veth,
+    /// A WireGuard device; what makes it up is in [`crate::sys::wireguard`].
+    Wireguard,
     /// Anything else.
     Other,
 }
@@ -55,7 +60,7 @@ pub struct Vxlan {
     pub vni: u32,
     /// UDP port.
     pub port: u16,
-    /// The address of this host that it sends from.
+    /// The address of this host that it sends from; `::` for the one that the route says.
     pub local: IpAddr,
     /// Whether it learns where addresses are from what it receives.
     pub learning: bool,
@@ -138,6 +143,7 @@ fn kind(info: &[LinkInfo]) -> Kind {
     match (kind, data) {
         (Some(InfoKind::Bridge), _) => Kind::Bridge,
         (Some(InfoKind::Veth), _) => Kind::Veth,
+        (Some(InfoKind::Wireguard), _) => Kind::Wireguard,
         (Some(InfoKind::Vxlan), Some(InfoData::Vxlan(data))) => vxlan(data).map_or(Kind::Other, Kind::Vxlan),
         _ => Kind::Other,
     }
@@ -155,7 +161,9 @@ fn vxlan(data: &[InfoVxlan]) -> Option<Vxlan> {
             _ => {}
         }
     }
-    Some(Vxlan { vni: vni?, port: port?, local: local?, learning })
+    // Only a device that was given no address tells none; of IPv4 this program makes none such.
+    let local = local.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+    Some(Vxlan { vni: vni?, port: port?, local, learning })
 }
 
 fn info(kind: &Kind) -> (InfoKind, Option<InfoData>) {
@@ -175,6 +183,7 @@ fn info(kind: &Kind) -> (InfoKind, Option<InfoData>) {
             (InfoKind::Vxlan, Some(InfoData::Vxlan(data)))
         }
         Kind::Veth => (InfoKind::Veth, None),
+        Kind::Wireguard => (InfoKind::Wireguard, None),
         Kind::Bridge | Kind::Other => (InfoKind::Bridge, None),
     }
 }
@@ -235,6 +244,15 @@ impl Rtnl {
         self.create(RouteNetlinkMessage::NewLink(link.build()))?;
         let made = self.link(&new.name)?;
         made.map(|link| link.index).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Makes a WireGuard device, down, which has no link-layer address and no key yet.
+    ///
+    /// # Errors
+    /// What the kernel says: `EOPNOTSUPP` when it has no WireGuard.
+    pub fn create_wireguard(&mut self, name: &str, mtu: u32) -> io::Result<()> {
+        let link = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Wireguard);
+        self.create(RouteNetlinkMessage::NewLink(link.name(name.to_owned()).mtu(mtu).build()))
     }
 
     /// Makes a veth pair.

@@ -18,7 +18,7 @@ use std::{
 /// `FRA_PROTOCOL`, linux/rtnetlink.h; the numbers from 5 on are free for programs).
 pub const PROTOCOL: u8 = 77;
 
-/// A route out of one link.
+/// A route out of one link, or none: then what has no better route is refused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Route {
     /// The routing table; 254 is the main one.
@@ -27,7 +27,7 @@ pub struct Route {
     pub destination: IpNetwork,
     /// The router, which is taken to be on the link whatever addresses that has; absent when the destination is itself.
     pub via: Option<IpAddr>,
-    /// The link's index.
+    /// The link's index; 0 for none.
     pub link: u32,
     /// The address that this host's own programs send from.
     pub source: Option<IpAddr>,
@@ -48,8 +48,12 @@ impl Route {
         message.attributes = vec![
             RouteAttribute::Table(self.table),
             RouteAttribute::Destination(self.destination.network().into()),
-            RouteAttribute::Oif(self.link),
         ];
+        if self.link == 0 {
+            message.header.kind = RouteType::Unreachable;
+        } else {
+            message.attributes.push(RouteAttribute::Oif(self.link));
+        }
         if let Some(via) = self.via {
             message.header.flags = RouteFlags::Onlink;
             message.attributes.push(RouteAttribute::Gateway(via.into()));
@@ -80,6 +84,10 @@ impl Route {
                 RouteAttribute::PrefSource(address) => source = address_of(address),
                 _ => {}
             }
+        }
+        if message.header.kind == RouteType::Unreachable {
+            // The kernel tells the loopback device of IPv6's.
+            link = 0;
         }
         let destination = IpNetwork::new(to, message.header.destination_prefix_length).ok()?;
         Some(Route { table, destination, via, link, source })
