@@ -57,6 +57,8 @@ pub struct Wanted {
     pub kernel_plane: Need,
     /// Networks of the overlay.
     pub overlay: Vec<IpNetwork>,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
     /// Networks of VIPs.
     pub vips: Vec<IpNetwork>,
     /// Where published ports without a number are taken from; unknown without a configuration.
@@ -87,6 +89,10 @@ impl Wanted {
         if !config.overlay.is_empty() {
             let at = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), VXLAN_PORT);
             listening.push(Listening { what: "overlay.port".to_owned(), at, protocol: "UDP" });
+            if let Some(encryption) = &config.overlay_links.encryption {
+                let at = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), encryption.port);
+                listening.push(Listening { what: "overlay.encryption_port".to_owned(), at, protocol: "UDP" });
+            }
         }
         listening.extend(published(config));
         Wanted {
@@ -96,6 +102,7 @@ impl Wanted {
                 PlaneChoice::Userspace => Need::No,
             },
             overlay: config.overlay.iter().map(|overlay| overlay.network).collect(),
+            encrypted: config.overlay_links.encryption.is_some(),
             vips: config.vip_cidr.clone(),
             dynamic_ports: Some(config.dynamic_ports),
             listening,
@@ -115,6 +122,7 @@ impl Wanted {
         Wanted {
             kernel_plane: Need::Preferred,
             overlay: Vec::new(),
+            encrypted: false,
             vips: Vec::new(),
             dynamic_ports: None,
             listening: vec![

@@ -44,7 +44,7 @@ pub fn gather(wanted: Wanted, agent: bool) -> Facts {
     });
     Facts {
         agent,
-        probes: probe().map_err(|e| e.to_string()),
+        probes: probe(wanted.encrypted).map_err(|e| e.to_string()),
         sysctls: SYSCTLS.into_iter().filter_map(|key| sysctl(key).map(|value| (key, value))).collect(),
         conntrack: Conntrack::open().and_then(|mut table| table.usage()).map_err(|e| e.to_string()),
         held: held.collect(),
@@ -90,7 +90,7 @@ fn sysctl(key: &str) -> Option<String> {
 }
 
 /// Tries what the data plane and the overlay need.
-fn probe() -> io::Result<Vec<Probed>> {
+fn probe(encrypted: bool) -> io::Result<Vec<Probed>> {
     let netns = Netns::new()?;
     set_up(&netns, "lo", true)?;
     let mut all = Vec::new();
@@ -110,7 +110,9 @@ fn probe() -> io::Result<Vec<Probed>> {
         let missing = netns.run(|| ruleset::try_feature(feature))?.err().map(|e| e.to_string());
         all.push(Probed { name, module, overlay: false, missing });
     }
-    for (name, kind) in [("bridge", LinkKind::Bridge), ("veth", LinkKind::Veth), ("vxlan", LinkKind::Vxlan)] {
+    let wireguard = ("wireguard", LinkKind::Wireguard);
+    let plain = [("bridge", LinkKind::Bridge), ("veth", LinkKind::Veth), ("vxlan", LinkKind::Vxlan)];
+    for (name, kind) in plain.into_iter().chain(encrypted.then_some(wireguard)) {
         let missing = vxlan::try_link(&netns, kind).err().map(|e| e.to_string());
         all.push(Probed { name, module: Some(name), overlay: true, missing });
     }

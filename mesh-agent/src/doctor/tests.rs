@@ -16,6 +16,7 @@ fn probed(name: &'static str, module: Option<&'static str>, overlay: bool) -> Pr
 fn good() -> Facts {
     Facts {
         wanted: Wanted {
+            encrypted: false,
             kernel_plane: Need::Required,
             overlay: vec!["10.77.0.0/16".parse().unwrap()],
             vips: vec!["10.96.0.0/16".parse().unwrap()],

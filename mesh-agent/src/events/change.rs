@@ -48,10 +48,15 @@ pub(super) fn port(p: &ServicePort) -> String {
 /// What a node says otherwise of itself, its drain aside.
 pub(super) fn info(old: &NodeInfo, new: &NodeInfo) -> String {
     let zone = |i: &NodeInfo| i.zone.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    let keys = |i: &NodeInfo| {
+        let keys: Vec<String> = i.tunnels.iter().map(|tunnel| tunnel.key.to_string()).collect();
+        if keys.is_empty() { "none".to_owned() } else { keys.join(" ") }
+    };
     let parts = [
         ("addresses", old.addresses.to_string(), new.addresses.to_string()),
         ("zone", zone(old), zone(new)),
         ("version", old.version.clone(), new.version.clone()),
+        ("overlay keys", keys(old), keys(new)),
     ];
     let differs = parts.into_iter().filter(|(_, from, to)| from != to);
     differs.map(|(name, from, to)| format!("{name} {from} -> {to}")).collect::<Vec<_>>().join(", ")

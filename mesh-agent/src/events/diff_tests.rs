@@ -3,7 +3,8 @@
 use super::diff::diff;
 use mesh_control::model::{
     Conflict, Endpoint, EndpointView, Name, NodeInfo, NodeState, NodeView, Origin, PortRange, Protocol,
-    Publish, PublishMode, PublishedView, ServiceKey, ServicePort, ServiceSpec, ServiceView, Snapshot,
+    Publish, PublishMode, PublishedView, ServiceKey, ServicePort, ServiceSpec, ServiceView, Snapshot, Tunnel,
+    TunnelKey,
 };
 use std::{net::IpAddr, sync::Arc};
 
@@ -107,6 +108,10 @@ fn nodes() {
         (|i| i.draining = true, "node-drained n2: takes no new flow"),
         (|i| i.version = "2".into(), "node-changed n2: version 1 -> 2"),
         (|i| i.zone = Some(name("z")), "node-changed n2: zone none -> z"),
+        (
+            |i| i.tunnels = vec![Tunnel { key: TunnelKey([0; 32]), port: 1 }],
+            "node-changed n2: overlay keys none -> AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+        ),
         (
             |i| i.addresses = IpAddr::from([10, 0, 0, 3]).into(),
             "node-changed n2: addresses 10.0.0.2 -> 10.0.0.3",

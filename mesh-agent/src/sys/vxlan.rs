@@ -2,7 +2,7 @@
 
 use super::netns::Netns;
 use rtnetlink::{
-    LinkBridge, LinkMessageBuilder, LinkVeth, LinkVxlan,
+    LinkBridge, LinkMessageBuilder, LinkVeth, LinkVxlan, LinkWireguard,
     packet_core::{
         NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
     },
@@ -62,6 +62,8 @@ pub enum LinkKind {
     Veth,
     /// How packets get to other nodes.
     Vxlan,
+    /// How they are sealed.
+    Wireguard,
 }
 
 /// Makes a link of that kind in a namespace that is thrown away. This loads the kernel's module.
@@ -73,6 +75,7 @@ pub fn try_link(netns: &Netns, kind: LinkKind) -> io::Result<()> {
         LinkKind::Bridge => LinkBridge::new("probe-br").build(),
         LinkKind::Veth => LinkVeth::new("probe-v", "probe-w").build(),
         LinkKind::Vxlan => LinkVxlan::new("probe-vx", 1).port(4789).build(),
+        LinkKind::Wireguard => LinkWireguard::new("probe-wg").build(),
     };
     netns
         .run(|| exchange(RouteNetlinkMessage::NewLink(link), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, |_| {}))?

@@ -112,7 +112,8 @@ impl Measurer {
 
     /// Listens where the plan has addresses, to those it knows; whether it knows others than before.
     async fn follow(&mut self, plan: &OverlayPlan) -> bool {
-        self.troubles.retain(|node, _| plan.peers.iter().any(|peer| peer.node == *node));
+        let is_way = |node: &NodeName, peer: &Peer| peer.node == *node && peer.remote.is_some();
+        self.troubles.retain(|node, _| plan.peers.iter().any(|peer| is_way(node, peer)));
         let of_peer = |peer: &Peer| {
             let addresses = peer.subnets.iter().map(|subnet| gateway(*subnet)).chain([peer.underlay]);
             addresses.map(|address| (address, peer.underlay)).collect::<Vec<_>>()
@@ -164,13 +165,12 @@ impl Measurer {
             self.checksums = Checksums::Trusted;
         }
         let vxlan_port = if let Kind::Vxlan(vxlan) = &plan.vxlan.kind { vxlan.port } else { 0 };
-        // Without a way to it nothing is to be measured: the plan says why.
-        let ways = turn.iter().filter(|peer| peer.remote.is_some());
-        let ports: BTreeMap<&NodeName, u16> =
-            ways.map(|peer| (&peer.node, peer.tunnels.last().map_or(vxlan_port, |t| t.port))).collect();
+        let port = |node: &NodeName| {
+            let tunnels = turn.iter().find(|peer| peer.node == *node).map(|peer| &peer.tunnels);
+            tunnels.and_then(|tunnels| tunnels.last()).map_or(vxlan_port, |tunnel| tunnel.port)
+        };
         for (node, path) in paths {
-            let trouble = ports.get(&node).and_then(|port| trouble(&node, path, full, *port));
-            match trouble {
+            match trouble(&node, path, full, port(&node)) {
                 Some(text) => self.troubles.insert(node, text),
                 None => self.troubles.remove(&node),
             };
@@ -181,7 +181,9 @@ impl Measurer {
     fn turn(&mut self, peers: &[Peer]) -> Vec<Peer> {
         let start = self.next.as_ref().map_or(0, |last| peers.partition_point(|peer| peer.node <= *last));
         let (before, after) = peers.split_at(start);
-        let turn: Vec<Peer> = after.iter().chain(before).take(ROUND).cloned().collect();
+        // Without a way to a node nothing is to be measured: the plan says why.
+        let ways = after.iter().chain(before).filter(|peer| peer.remote.is_some());
+        let turn: Vec<Peer> = ways.take(ROUND).cloned().collect();
         self.next = turn.last().map(|peer| peer.node.clone());
         turn
     }
