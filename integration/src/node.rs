@@ -1,6 +1,6 @@
 //! What a test asks of one node, as a user would: `dig`, an HTTP request, a datagram, the admin socket.
 
-use crate::lab::Host;
+use crate::{lab::Host, wait::at_this_pace};
 use anyhow::{Context, Result, bail, ensure};
 use mesh_agent::demo::layout;
 use std::{
@@ -96,7 +96,7 @@ impl Node {
     pub async fn admin(&self, path: &str) -> Result<(u16, serde_json::Value)> {
         let stream = UnixStream::connect(&self.place.socket).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        let (status, body) = timeout(PATIENCE, exchange(stream, request.as_bytes())).await??;
+        let (status, body) = timeout(at_this_pace(PATIENCE), exchange(stream, request.as_bytes())).await??;
         Ok((
             status,
             serde_json::from_str(&body).with_context(|| format!("{path} answered {status}: {body}"))?,
@@ -142,7 +142,7 @@ async fn http_get_from(from: IpAddr, at: SocketAddr, path: &str) -> Result<(u16,
         let request = format!("GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
         exchange(stream, request.as_bytes()).await
     };
-    timeout(PATIENCE, ask).await.with_context(|| format!("no answer from {at} in {PATIENCE:?}"))?
+    timeout(at_this_pace(PATIENCE), ask).await.with_context(|| format!("no answer from {at} in time"))?
 }
 
 /// Asks a whoami at any address.
@@ -176,7 +176,7 @@ pub async fn whoami_from(from: IpAddr, at: SocketAddr) -> Result<Whoami> {
 pub async fn echo(socket: &UdpSocket, at: SocketAddr, text: &str) -> Result<String> {
     socket.send_to(text.as_bytes(), at).await?;
     let mut answer = vec![0u8; 2048];
-    let (length, _) = timeout(PATIENCE, socket.recv_from(&mut answer)).await??;
+    let (length, _) = timeout(at_this_pace(PATIENCE), socket.recv_from(&mut answer)).await??;
     let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
     ensure!(answer.ends_with(text), "{at} answered {answer:?} to {text:?}");
     Ok(answer.split(' ').next().unwrap_or_default().to_owned())

@@ -1,17 +1,28 @@
 //! Waiting for a condition, with a bound.
 
-use std::{fmt::Display, future::Future, time::Duration};
+use std::{fmt::Display, future::Future, sync::LazyLock, time::Duration};
 
 /// The bound of most waits: generous, because the machine may be loaded; a condition that holds ends the wait at once.
 pub const BOUND: Duration = Duration::from_secs(30);
 
-/// Asks again and again until `condition` says `Ok(value)`; panics with `what` and the last reason after `bound`.
+/// `time` times what `MESH_TEST_SLOW` says (a whole number): how many times slower than others this machine is, as an
+/// emulated one.
+pub(crate) fn at_this_pace(time: Duration) -> Duration {
+    static SLOW: LazyLock<u32> = LazyLock::new(|| {
+        let slow = std::env::var("MESH_TEST_SLOW").unwrap_or_else(|_| "1".to_owned());
+        slow.parse().unwrap_or_else(|_| panic!("MESH_TEST_SLOW is {slow:?}: it should be a whole number"))
+    });
+    time * *SLOW
+}
+
+/// Asks again and again until `condition` says `Ok(value)`; panics with `what` and the last reason after `bound`
+/// at the machine's pace.
 pub async fn until<T, E: Display, F: Future<Output = Result<T, E>>>(
     what: &str,
     bound: Duration,
     mut condition: impl FnMut() -> F,
 ) -> T {
-    let start = tokio::time::Instant::now();
+    let (start, bound) = (tokio::time::Instant::now(), at_this_pace(bound));
     loop {
         let reason = match condition().await {
             Ok(value) => return value,

@@ -22,6 +22,8 @@ pub(crate) struct Group {
     pub(crate) arguments: &'static [&'static str],
     /// Longest time. An emulated processor is 10 to 18 times slower than a real one.
     pub(crate) limit: Duration,
+    /// Part of `make test`; all of those together are to take less than six minutes.
+    pub(crate) short: bool,
 }
 
 const fn group(
@@ -30,12 +32,46 @@ const fn group(
     seconds: u64,
     arguments: &'static [&'static str],
 ) -> Group {
-    Group { name, binary, arguments, limit: Duration::from_secs(seconds) }
+    Group { name, binary, arguments, limit: Duration::from_secs(seconds), short: true }
 }
+
+/// One that runs with `--all` or when it is named.
+const fn long(name: &'static str, binary: Binary, seconds: u64, arguments: &'static [&'static str]) -> Group {
+    Group { short: false, ..group(name, binary, seconds, arguments) }
+}
+
+/// What of the contract suite differs from kernel to kernel: with clients of other hosts in IPv4, with clients of the
+/// node itself in IPv6. A test takes 2 to 5 seconds; the whole suite, twelve minutes.
+const SHORT_CONTRACT: &[&str] = &[
+    "routed4::a_client_stays_with_its_backend",
+    "routed4::a_port_published_everywhere",
+    "routed4::a_range_leads_port_by_port",
+    "routed4::a_removed_tcp_backend",
+    "routed4::a_removed_udp_backend",
+    "routed4::draining_tcp",
+    "routed4::hairpin_works",
+    "routed4::least_connections",
+    "routed4::observing_gives",
+    "routed4::restart_keeps",
+    "routed4::the_backend_sees",
+    "on_node6::containers_of_one_bridge",
+    "on_node6::down_keeps_tcp",
+    "on_node6::draining_udp",
+    "on_node6::maglev",
+    "on_node6::only_allowed_sources",
+    "on_node6::reject_refuses",
+    "on_node6::teardown_leaves",
+    "on_node6::weighted_round_robin",
+];
 
 /// All of them, in the order they run. A new one is one line here.
 pub(crate) const GROUPS: &[Group] = &[
     group("netlink", Binary::Unit("mesh-agent"), 120, &["sys::"]),
-    group("lab_fixture", Binary::Test("lab_fixture"), 60, &[]),
-    group("nftables", Binary::Test("contract_nftables"), 240, &[]),
+    long("lab_fixture", Binary::Test("lab_fixture"), 120, &[]),
+    long("lab_hosts", Binary::Test("lab_hosts"), 120, &[]),
+    group("mesh", Binary::Test("lab_mesh"), 150, &["nftables::an_outside_client"]),
+    long("lab_mesh", Binary::Test("lab_mesh"), 1200, &[]),
+    group("overlay", Binary::Test("overlay"), 120, &[]),
+    group("nftables", Binary::Test("contract_nftables"), 240, SHORT_CONTRACT),
+    long("nftables_whole", Binary::Test("contract_nftables"), 1800, &[]),
 ];

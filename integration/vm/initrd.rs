@@ -36,7 +36,11 @@ pub(crate) fn write(
     tree.file("/vm/tag", format!("TAG='{tag}'\n"));
     tree.file("/vm/groups", script);
     for (path, content) in [
-        ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+        // tcpdump wants a user of its own.
+        (
+            "/etc/passwd",
+            "root:x:0:0::/root:/bin/sh\ntcpdump:x:104:104::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n",
+        ),
         ("/etc/group", "root:x:0:\nnogroup:x:65534:\n"),
         ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
     ] {

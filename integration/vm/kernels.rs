@@ -62,6 +62,7 @@ pub(crate) const PACKAGES: (&str, &[&str]) = (
         "iptables",
         "wireguard-tools",
         "tcpdump",
+        "bind9-dnsutils",
     ],
 );
 
@@ -74,6 +75,7 @@ pub(crate) const TOOLS: &[&str] = &[
     "/sbin/modprobe",
     "/sbin/ipvsadm",
     "/sbin/tc",
+    "/usr/bin/dig",
     "/usr/bin/tcpdump",
     "/usr/bin/wg",
     "/usr/sbin/conntrack",

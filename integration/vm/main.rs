@@ -39,9 +39,15 @@ enum What {
         /// Kernels, by their version's first two numbers [default: the newest and the oldest]
         #[arg(long, value_name = "VERSION")]
         kernel: Vec<String>,
-        /// Groups [default: all]
+        /// Groups [default: the short ones]
         #[arg(long, value_name = "NAME")]
         group: Vec<String>,
+        /// The long groups too
+        #[arg(long, conflicts_with = "group")]
+        all: bool,
+        /// What the test harness is told in place of what the group says: filters, `--skip NAME`
+        #[arg(last = true)]
+        arguments: Vec<String>,
     },
     /// Runs one program of this machine in a guest, and ends with its exit status
     Run {
@@ -88,14 +94,15 @@ fn run(cli: &Cli) -> Result<u8> {
                 println!("kernel {} ({}, {})", kernel.name, kernel.suite, kernel.package);
             }
             for group in GROUPS {
-                println!("group {} ({:?} {})", group.name, group.binary, group.arguments.join(" "));
+                let when = if group.short { "short" } else { "long" };
+                println!("group {}: {when}, {:?} {}", group.name, group.binary, group.arguments.join(" "));
             }
             Ok(0)
         }
-        What::Test { kernel, group } => {
+        What::Test { kernel, group, all, arguments } => {
             let names = if kernel.is_empty() { BY_DEFAULT.map(str::to_owned).into() } else { kernel.clone() };
             let kernels = names.iter().map(|n| the_kernel(n)).collect::<Result<Vec<_>>>()?;
-            test(&kernels, &the_groups(group)?)
+            test(&kernels, &the_groups(group, *all)?, arguments)
         }
         What::Run { kernel, limit, program, arguments } => {
             let (kernel, lane) = (the_kernel(kernel)?, Lane::new()?);
@@ -119,12 +126,13 @@ fn the_kernel(name: &str) -> Result<&'static Kernel> {
         .with_context(|| format!("no kernel {name:?}: there are {}", known()))
 }
 
-fn the_groups(names: &[String]) -> Result<Vec<&'static Group>> {
+fn the_groups(names: &[String], all: bool) -> Result<Vec<&'static Group>> {
     for name in names {
         let known = || GROUPS.iter().map(|g| g.name).collect::<Vec<_>>().join(", ");
         ensure!(GROUPS.iter().any(|g| g.name == name), "no group {name:?}: there are {}", known());
     }
-    Ok(GROUPS.iter().filter(|g| names.is_empty() || names.iter().any(|n| n == g.name)).collect())
+    let wanted = |g: &&Group| names.iter().any(|n| n == g.name) || names.is_empty() && (all || g.short);
+    Ok(GROUPS.iter().filter(wanted).collect())
 }
 
 /// What a guest is made of, but for the kernel.
@@ -189,7 +197,7 @@ fn cannot(error: &anyhow::Error) -> Result<u8> {
     Ok(0)
 }
 
-fn test(kernels: &[&Kernel], groups: &[&Group]) -> Result<u8> {
+fn test(kernels: &[&Kernel], groups: &[&Group], arguments: &[String]) -> Result<u8> {
     let start = Instant::now();
     let ready = Lane::new().and_then(|lane| {
         kernels.iter().try_for_each(|k| lane.cache.kernel(k, &lane.tools).map(drop))?;
@@ -206,7 +214,10 @@ fn test(kernels: &[&Kernel], groups: &[&Group]) -> Result<u8> {
         let file = built.file(group.binary)?;
         programs.push(file.clone());
         let mut words = vec![file.display().to_string(), "--show-output".to_owned()];
-        words.extend(group.arguments.iter().map(|&a| a.to_owned()));
+        if arguments.is_empty() {
+            words.extend(group.arguments.iter().map(|&a| a.to_owned()));
+        }
+        words.extend_from_slice(arguments);
         tasks.push(Task { name: group.name.to_owned(), limit: group.limit, words });
     }
     let words = ["sh", initrd::LOAD_MODULES].map(str::to_owned).into();

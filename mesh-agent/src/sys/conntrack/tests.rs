@@ -34,9 +34,15 @@ fn netns(test: &str) -> Option<Netns> {
     }
 }
 
+/// The first two numbers of this kernel's release.
+fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
 /// Tracks every flow of the calling thread's namespace, and sends what is dialled at [`DIALLED`] to these ports.
 fn track(tcp: u16, udp: u16) {
-    std::fs::write("/proc/sys/net/netfilter/nf_conntrack_acct", "1").unwrap();
     let rules = format!(
         "table inet test {{
            chain out {{
@@ -49,6 +55,8 @@ fn track(tcp: u16, udp: u16) {
          }}"
     );
     nft(&rules);
+    // There once a rule has had the kernel load its connection tracking.
+    std::fs::write("/proc/sys/net/netfilter/nf_conntrack_acct", "1").unwrap();
 }
 
 /// From now on sends UDP to another server.
@@ -213,7 +221,15 @@ fn the_kernel_leaves_out_what_is_not_meant() {
             filter.write(&mut request);
             let mut told = 0;
             conntrack.channel.ask(request, |_, _| told += 1).unwrap();
-            assert_eq!((told, conntrack.flows(&filter).unwrap().len()), (count, count), "{name}");
+            assert_eq!(conntrack.flows(&filter).unwrap().len(), count, "{name}");
+            if name == "status" && kernel() < (5, 15) {
+                eprintln!(
+                    "SKIPPED: the kernel leaves nothing out by status before 5.15, and this is {:?}",
+                    kernel()
+                );
+                continue;
+            }
+            assert_eq!(told, count, "{name}");
         }
         let mixed = Filter { family: Some(Family::V4), ..v6.tcp_filter() };
         assert_eq!(conntrack.flows(&mixed).unwrap(), []);
