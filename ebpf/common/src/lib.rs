@@ -204,8 +204,21 @@ pub struct Cached<A> {
     pub device: u32,
 }
 
-/// What a socket dialled and where that led: in socket storage, gone with the socket. A datagram socket without a peer
-/// has its first frontend here and others in `udp_out` and `udp_back`.
+/// Sets of sockets: entries of `cookies`.
+pub const SETS: u32 = 1 << 14;
+/// Sockets in a set. Where `cookies` has the cookie of a socket at index `set` and place `way`, `sockets` has its
+/// [`Dialled`] at `set * WAYS + way`; a socket that finds its set full has it in socket storage (map `dialled`).
+pub const WAYS: u32 = 4;
+
+/// The set of a socket. The kernel numbers sockets one after the other: they spread by themselves.
+#[must_use]
+#[inline(always)]
+pub const fn socket_set(cookie: u64) -> u32 {
+    cookie as u32 % SETS
+}
+
+/// What a socket dialled and where that led, until it is closed. A datagram socket without a peer has its first
+/// frontend here and others in `udp_out` and `udp_back`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Dialled {

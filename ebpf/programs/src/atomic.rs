@@ -16,3 +16,12 @@ pub fn add(counter: *mut u64, by: u64) {
     // SAFETY: as above.
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) by) };
 }
+
+/// Writes where a zero was, and says whether one was. Linux 5.12.
+#[inline(always)]
+pub fn take(place: *mut u64, by: u64) -> bool {
+    let was: u64;
+    // SAFETY: as above.
+    unsafe { asm!("r0 = cmpxchg_64({0} + 0, r0, {1})", in(reg) place, in(reg) by, inout("r0") 0_u64 => was) };
+    was == 0
+}

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use mesh_ebpf_common::{
     Backend, BackendCounts, Cached, Chosen, Config, Dialled, Drop, Flow, FlowKey, Frontend, FrontendCounts,
-    MemberKey, NAME_LEN, Peer, PeerKey, Service, ServiceKey, Sticky, StickyKey, V4, V6,
+    MemberKey, NAME_LEN, Peer, PeerKey, SETS, Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS,
 };
 
 /// The loader gives every map its size; this one only has to be above 0.
@@ -51,11 +51,13 @@ maps! {
     "udp_out6" UDP_OUT6: LruHashMap<PeerKey<V6>, Chosen> = LATER, 0;
     "udp_back4" UDP_BACK4: LruHashMap<PeerKey<V4>, Peer<V4>> = LATER, 0;
     "udp_back6" UDP_BACK6: LruHashMap<PeerKey<V6>, Peer<V6>> = LATER, 0;
+    "cookies" COOKIES: Array<[u64; WAYS as usize]> = SETS, 0;
+    "sockets" SOCKETS: Array<Dialled> = SETS * WAYS, 0;
     "drops" DROPS: PerCpuArray<u64> = Drop::COUNT, 0;
     "names" NAMES: HashMap<u64, [u8; NAME_LEN]> = LATER, BPF_F_NO_PREALLOC;
 }
 
-/// What each socket dialled; goes with the socket.
+/// What each socket dialled, of sockets that have no place in `sockets`; goes with the socket.
 #[btf_map(name = "dialled")]
 pub static DIALLED: SkStorage<Dialled> = SkStorage::new();
 

@@ -123,7 +123,7 @@ impl Family for V6 {
 
     #[inline(always)]
     fn is_loopback(self) -> bool {
-        u128::from_be_bytes(self) == 1
+        u128::from_ne_bytes(self) == 1_u128.to_be()
     }
 
     #[inline(always)]

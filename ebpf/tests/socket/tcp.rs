@@ -4,7 +4,7 @@ use crate::{
     netns::Netns,
     world::{Front, TCP, World, accept},
 };
-use mesh_ebpf::common::{Service, flag};
+use mesh_ebpf::common::{SETS, Service, WAYS, flag};
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -154,4 +154,28 @@ fn a_flow_of_an_entry_that_became_another_backend_is_not_taken_off_it() {
     w.set("active", made.backends, 7_i64);
     drop(client);
     assert_eq!(w.flows(made.backends), (7, 1, 0));
+}
+
+#[test]
+fn a_closed_socket_leaves_its_place_and_one_without_a_place_is_remembered_all_the_same() {
+    let Some(mut w) = World::new() else { return };
+    let listener = w.listen("127.0.0.2");
+    let made = w.serve(Front::new(vip(), TCP, &[listener.local_addr().unwrap()]));
+    let taken = |w: &World| {
+        let sets = (0..SETS).map(|set| w.get::<[u64; WAYS as usize]>("cookies", set));
+        sets.flatten().filter(|cookie| *cookie != 0).count()
+    };
+    let open: Vec<_> = (0..3).map(|_| w.connect(vip()).unwrap()).collect();
+    assert_eq!(taken(&w), 3);
+    drop(open);
+    assert_eq!(taken(&w), 0);
+    for set in 0..SETS {
+        w.set("cookies", set, [u64::MAX; WAYS as usize]);
+    }
+    let client = w.connect(vip()).unwrap();
+    assert_eq!(client.peer_addr().unwrap(), vip());
+    assert_eq!(w.flows(made.backends), (1, 4, 3));
+    drop(client);
+    assert_eq!(w.flows(made.backends), (0, 4, 4));
+    assert_eq!(taken(&w), usize::try_from(SETS * WAYS).unwrap(), "nobody's place was given away");
 }

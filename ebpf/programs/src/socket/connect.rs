@@ -2,12 +2,12 @@
 
 use super::{
     PASS, entry, here, leave,
+    memory::Memory,
     place::{Ip4, Ip6, Mapped, Place, client, is_mapped, port, protocol, set_port},
     refuse,
 };
 use crate::{
     choose::choose,
-    maps::DIALLED,
     service::{Family, find},
 };
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
@@ -23,15 +23,27 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    if is_mapped(&ctx) { connect::<Mapped>(&ctx) } else { connect::<Ip6>(&ctx) }
+    if is_mapped(&ctx) { connect_mapped(&ctx) } else { connect_ip6(&ctx) }
+}
+
+/// Functions of their own, so that the stack of one is not beside that of the other: there are 512 bytes in all.
+#[inline(never)]
+fn connect_mapped(ctx: &SockAddrContext) -> i32 {
+    connect::<Mapped>(ctx)
+}
+
+/// As above.
+#[inline(never)]
+fn connect_ip6(ctx: &SockAddrContext) -> i32 {
+    connect::<Ip6>(ctx)
 }
 
 #[inline(always)]
 fn connect<P: Place>(ctx: &SockAddrContext) -> i32 {
     let Some(config) = here(ctx) else { return PASS };
     let (address, port, protocol) = (P::get(ctx), port(ctx), protocol(ctx));
-    // SAFETY: the kernel gives every context of this kind a socket, and locks it while this runs.
-    let was = unsafe { DIALLED.get_ptr_mut(ctx).as_mut() };
+    let memory = Memory::of(ctx);
+    let was = memory.known();
     let Some(service) = find(address, port, protocol) else {
         if let Some(was) = was {
             leave(was);
@@ -51,10 +63,7 @@ fn connect<P: Place>(ctx: &SockAddrContext) -> i32 {
             leave(was);
             *was = dialled;
         }
-        None => {
-            // SAFETY: as above. Where memory is short, only getpeername() says the backend's address.
-            unsafe { DIALLED.get_or_insert_ptr_mut(ctx, Some(&mut dialled)) };
-        }
+        None => memory.keep(&mut dialled),
     }
     P::set(ctx, P::Address::narrow(&dialled.peer));
     set_port(ctx, dialled.peer_port);

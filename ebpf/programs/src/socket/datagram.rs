@@ -2,18 +2,18 @@
 //! that keeps its flows.
 
 use super::{
-    PASS, entry, here, leave, peer_port,
+    PASS, entry, here, leave,
+    memory::Memory,
+    peer_port,
     place::{Ip4, Ip6, Place, client, port, protocol, set_port},
     refuse,
 };
 use crate::{
     choose::{choose, ended},
-    maps::{BACKENDS, DIALLED, UDP_BACK4, UDP_BACK6, UDP_OUT4, UDP_OUT6},
+    maps::{BACKENDS, UDP_BACK4, UDP_BACK6, UDP_OUT4, UDP_OUT6},
     service::{Family, find},
 };
-use aya_ebpf::{
-    helpers::bpf_get_socket_cookie, macros::cgroup_sock_addr, maps::LruHashMap, programs::SockAddrContext,
-};
+use aya_ebpf::{macros::cgroup_sock_addr, maps::LruHashMap, programs::SockAddrContext};
 use mesh_ebpf_common::{Backend, Chosen, Dialled, Drop, Peer, PeerKey, V4, V6, flag, state};
 
 #[cgroup_sock_addr(sendmsg4)]
@@ -60,9 +60,8 @@ impl Datagrams for V6 {
 
 /// A key of those maps.
 #[inline(always)]
-pub fn key<A: Datagrams>(ctx: &SockAddrContext, address: A, port: u16) -> PeerKey<A> {
-    // SAFETY: the kernel gave this context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
+pub fn key<A: Datagrams>(memory: &Memory, address: A, port: u16) -> PeerKey<A> {
+    let cookie = memory.cookie;
     PeerKey { cookie: [cookie as u32, (cookie >> 32) as u32], address, port, pad: 0 }
 }
 
@@ -73,8 +72,8 @@ fn send<P: Place<Address: Datagrams>>(ctx: &SockAddrContext) -> i32 {
     let Some(service) = find(address, port, protocol(ctx)) else {
         return if address.is_vip(config) { refuse() } else { PASS };
     };
-    // SAFETY: the kernel gives every context of this kind a socket, and locks it while this runs.
-    let mut was = unsafe { DIALLED.get_ptr_mut(ctx).as_mut() };
+    let memory = Memory::of(ctx);
+    let mut was = memory.known();
     let mut elsewhere = false;
     if let Some(was) = &mut was {
         let same = was.family == P::Address::NUMBER
@@ -86,7 +85,7 @@ fn send<P: Place<Address: Datagrams>>(ctx: &SockAddrContext) -> i32 {
             }
             leave(was);
         } else if was.family != 0 {
-            if let Some(backend) = remembered(ctx, address, port) {
+            if let Some(backend) = remembered(&memory, address, port) {
                 return to::<P>(ctx, P::Address::narrow(&backend.address), peer_port(service, backend));
             }
             elsewhere = true;
@@ -100,12 +99,9 @@ fn send<P: Place<Address: Datagrams>>(ctx: &SockAddrContext) -> i32 {
     };
     let mut dialled = entry(address, port, service, index, backend);
     match was {
-        Some(_) if elsewhere => remember(ctx, address, &dialled),
+        Some(_) if elsewhere => remember(&memory, address, &dialled),
         Some(was) => *was = dialled,
-        None => {
-            // SAFETY: as above. Where memory is short, the next datagram chooses again.
-            unsafe { DIALLED.get_or_insert_ptr_mut(ctx, Some(&mut dialled)) };
-        }
+        None => memory.keep(&mut dialled),
     }
     to::<P>(ctx, P::Address::narrow(&dialled.peer), dialled.peer_port)
 }
@@ -129,18 +125,18 @@ fn kept(index: u32, generation: u32) -> Option<&'static Backend> {
 
 /// Where a socket that sends to several frontends sends what is for this one.
 #[inline(always)]
-fn remembered<A: Datagrams>(ctx: &SockAddrContext, address: A, port: u16) -> Option<&'static Backend> {
+fn remembered<A: Datagrams>(memory: &Memory, address: A, port: u16) -> Option<&'static Backend> {
     // SAFETY: an entry of this map stays memory of this map while the program runs.
-    let chosen = unsafe { A::out().get(key(ctx, address, port)) }?;
+    let chosen = unsafe { A::out().get(key(memory, address, port)) }?;
     kept(chosen.backend, chosen.generation)
 }
 
 /// Nobody says when such a flow ends: it is no open one.
 #[inline(always)]
-fn remember<A: Datagrams>(ctx: &SockAddrContext, address: A, dialled: &Dialled) {
+fn remember<A: Datagrams>(memory: &Memory, address: A, dialled: &Dialled) {
     let chosen = Chosen { backend: dialled.backend, generation: dialled.generation };
-    let _ = A::out().insert(key(ctx, address, dialled.port), chosen, 0);
-    let back = key(ctx, A::narrow(&dialled.peer), dialled.peer_port);
+    let _ = A::out().insert(key(memory, address, dialled.port), chosen, 0);
+    let back = key(memory, A::narrow(&dialled.peer), dialled.peer_port);
     let _ = A::back().insert(back, Peer { address, port: dialled.port, pad: 0 }, 0);
     ended(dialled.backend, dialled.generation);
 }

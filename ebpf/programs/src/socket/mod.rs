@@ -12,6 +12,7 @@
 
 mod connect;
 mod datagram;
+mod memory;
 mod named;
 mod place;
 mod release;

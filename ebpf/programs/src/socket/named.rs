@@ -3,9 +3,10 @@
 use super::{
     PASS,
     datagram::{Datagrams, key},
+    memory::Memory,
     place::{Ip4, Ip6, Mapped, Place, is_mapped, port, set_port},
 };
-use crate::{maps::DIALLED, service::Family};
+use crate::service::Family;
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
 #[cgroup_sock_addr(getpeername4)]
@@ -42,8 +43,8 @@ pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn name<P: Place<Address: Datagrams>>(ctx: &SockAddrContext) {
-    // SAFETY: the kernel gives every context of this kind a socket, and locks it while this runs.
-    let Some(dialled) = (unsafe { DIALLED.get_ptr_mut(ctx).as_ref() }) else { return };
+    let memory = Memory::of(ctx);
+    let Some(dialled) = memory.known() else { return };
     let (address, port) = (P::get(ctx), port(ctx));
     if dialled.family == P::Address::NUMBER
         && dialled.peer_port == port
@@ -54,7 +55,7 @@ fn name<P: Place<Address: Datagrams>>(ctx: &SockAddrContext) {
         return;
     }
     // SAFETY: an entry of this map stays memory of this map while the program runs.
-    if let Some(peer) = unsafe { P::Address::back().get(key(ctx, address, port)) } {
+    if let Some(peer) = unsafe { P::Address::back().get(key(&memory, address, port)) } {
         P::set(ctx, peer.address);
         set_port(ctx, peer.port);
     }

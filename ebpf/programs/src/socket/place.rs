@@ -2,6 +2,7 @@
 
 use crate::service::Family;
 use aya_ebpf::programs::SockAddrContext;
+use core::mem::transmute;
 use mesh_ebpf_common::{Config, V4, V6};
 
 /// A place for an address in the context.
@@ -64,17 +65,19 @@ impl Place for Ip6 {
 
     #[inline(always)]
     fn get(ctx: &SockAddrContext) -> V6 {
-        bytes([
+        let words = [
             word!(ctx, user_ip6[0]),
             word!(ctx, user_ip6[1]),
             word!(ctx, user_ip6[2]),
             word!(ctx, user_ip6[3]),
-        ])
+        ];
+        bytes(words)
     }
 
     #[inline(always)]
     fn set(ctx: &SockAddrContext, address: V6) {
-        let [a, b, c, d] = words(address);
+        // SAFETY: sixteen bytes either way.
+        let [a, b, c, d]: [u32; 4] = unsafe { transmute(address) };
         set_word!(ctx, a, user_ip6[0]);
         set_word!(ctx, b, user_ip6[1]);
         set_word!(ctx, c, user_ip6[2]);
@@ -140,15 +143,9 @@ pub fn client<P: Place>(ctx: &SockAddrContext, config: &Config) -> P::Address {
     if bound == P::Address::ZERO || bound.is_loopback() { P::Address::node(config) } else { bound }
 }
 
+/// Words as they are in memory. In one piece: taken apart, each byte would have eight on the stack.
 #[inline(always)]
-fn bytes([a, b, c, d]: [u32; 4]) -> V6 {
-    let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.to_ne_bytes(), b.to_ne_bytes());
-    let ([c0, c1, c2, c3], [d0, d1, d2, d3]) = (c.to_ne_bytes(), d.to_ne_bytes());
-    [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]
-}
-
-#[inline(always)]
-fn words(address: V6) -> [u32; 4] {
-    let [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3] = address;
-    [[a0, a1, a2, a3], [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]].map(u32::from_ne_bytes)
+fn bytes(words: [u32; 4]) -> V6 {
+    // SAFETY: sixteen bytes either way.
+    unsafe { transmute(words) }
 }

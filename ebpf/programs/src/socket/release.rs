@@ -1,19 +1,14 @@
 //! close(): the socket's flow has ended.
 
-use super::{PASS, leave};
-use crate::maps::DIALLED;
-use aya_ebpf::{helpers::generated::bpf_sk_storage_get, macros::cgroup_sock, programs::SockContext};
-use core::ptr;
-use mesh_ebpf_common::Dialled;
+use super::{PASS, leave, memory::Memory};
+use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
 
 #[cgroup_sock(sock_release)]
 pub fn sock_release(ctx: SockContext) -> i32 {
-    let map = (&raw const DIALLED).cast_mut().cast();
-    // SAFETY: the kernel gave this socket, and nobody else has it any more.
-    let dialled = unsafe { bpf_sk_storage_get(map, ctx.sock.cast(), ptr::null_mut(), 0) }.cast::<Dialled>();
-    // SAFETY: as above.
-    if let Some(dialled) = unsafe { dialled.as_mut() } {
+    let memory = Memory::of_socket(&ctx);
+    if let Some(dialled) = memory.known() {
         leave(dialled);
+        memory.forget();
     }
     PASS
 }
