@@ -151,6 +151,16 @@ impl Kernel {
         raw::get(&self.folder.join(name))
     }
 
+    /// How many entries a map can have.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn entries(&self, name: &str) -> io::Result<u32> {
+        // SAFETY: the beginning of `struct bpf_map_info`.
+        let info: raw::MapInfo = unsafe { raw::info(&self.raw_map(name)?) }?;
+        Ok(info.max_entries)
+    }
+
     /// The numbers of all programs and maps in the kernel, to tell whether they are still the same ones.
     ///
     /// # Errors

@@ -78,7 +78,7 @@ pub struct AllowNote {
 
 /// Key of an [`AllowNote`]: the frontend, and the place in its list.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct AllowPlace {
     /// Index of the frontend.
     pub frontend: u32,

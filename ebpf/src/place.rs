@@ -23,17 +23,24 @@ fn is_bpffs(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|fs| u64::try_from(fs.f_type).is_ok_and(|kind| kind == BPF_FS))
 }
 
+/// The BPF file system that [`bpffs`] would give, unless it would have to be mounted.
+#[must_use]
+pub fn mounted_bpffs(wanted: Option<&Path>) -> Option<PathBuf> {
+    let usual = || USUAL.iter().map(Path::new).find(|path| is_bpffs(path));
+    wanted.or_else(usual).filter(|path| is_bpffs(path)).map(Path::to_owned)
+}
+
 /// A folder of a BPF file system: `wanted`, or a usual one; one is mounted where there is none (mount(2)).
 ///
 /// # Errors
 /// The system's.
 pub fn bpffs(wanted: Option<&Path>) -> io::Result<PathBuf> {
-    let usual = || USUAL.iter().map(Path::new).find(|path| is_bpffs(path));
-    let path = wanted.or_else(usual).unwrap_or(Path::new(USUAL[0]));
-    if !is_bpffs(path) {
-        fs::create_dir_all(path)?;
-        rustix::mount::mount("bpf", path, "bpf", MountFlags::empty(), None)?;
+    if let Some(mounted) = mounted_bpffs(wanted) {
+        return Ok(mounted);
     }
+    let path = wanted.unwrap_or(Path::new(USUAL[0]));
+    fs::create_dir_all(path)?;
+    rustix::mount::mount("bpf", path, "bpf", MountFlags::empty(), None)?;
     Ok(path.to_owned())
 }
 

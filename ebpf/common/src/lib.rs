@@ -21,7 +21,7 @@ pub type V6 = [u8; 16];
 
 /// What a frontend is found by.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ServiceKey<A> {
     /// Dialled address; all zero for a published port on every local address.
     pub address: A,
@@ -129,7 +129,7 @@ pub mod state {
 
 /// A packet's addresses and ports, as they are found in it.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct FlowKey<A> {
     /// Source.
     pub source: A,
@@ -280,7 +280,7 @@ pub struct Sticky {
 
 /// Key of `members`: where a sticky frontend has the backend of that id.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct MemberKey {
     /// [`Backend::id`].
     pub id: u64,
@@ -292,7 +292,7 @@ pub struct MemberKey {
 
 /// Key of `allow4`/`allow6`, a longest-prefix trie.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct AllowKey<A> {
     /// 32 bits of the frontend and those of the network.
     pub prefix: u32,
@@ -346,8 +346,8 @@ pub struct Config {
     pub new_flows: u32,
     /// Jiffies in a second.
     pub hz: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// Lines of `cache4` and of `cache6`, less 1: all bits below the highest.
+    pub cached: u32,
     /// This node's address, the source of masqueraded flows; zero without one.
     pub node4: V4,
     /// This node's address on the overlay.

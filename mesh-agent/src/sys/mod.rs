@@ -14,5 +14,7 @@ pub mod process;
 pub mod rlimit;
 pub mod rtnl;
 pub mod ruleset;
+#[cfg(feature = "ebpf")]
+pub mod sockdiag;
 pub mod sysctl;
 pub mod vxlan;
