@@ -11,6 +11,8 @@
 //! ```
 #![no_std]
 
+pub mod hash;
+
 /// Version of this layout; part of the path under which maps are pinned, so that programs and maps always agree.
 pub const LAYOUT: u32 = 1;
 
@@ -202,38 +204,39 @@ pub struct Cached<A> {
     pub device: u32,
 }
 
-/// What a socket was connected to: in socket storage, gone with the socket.
+/// What a socket dialled and where that led: in socket storage, gone with the socket. A datagram socket without a peer
+/// has its first frontend here and others in `udp_out` and `udp_back`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Dialled {
     /// Dialled address; IPv4 in the first four bytes.
     pub address: V6,
+    /// Address of the backend, likewise.
+    pub peer: V6,
     /// Dialled port, network order.
     pub port: u16,
-    /// 4 or 6; 0 when nothing was translated.
-    pub family: u16,
+    /// Port of the backend, network order.
+    pub peer_port: u16,
+    /// 4 or 6; 0 when nothing is translated any more.
+    pub family: u32,
     /// Index into `backends`.
     pub backend: u32,
     /// Generation of that backend.
     pub generation: u32,
-    /// Index into `frontends`.
-    pub frontend: u32,
 }
 
-/// A socket without a peer and one of those it sends to: key of `udp_out` (dialled) and `udp_back` (backend).
+/// A socket without a peer and one of those it sends to beside [`Dialled`]: key of `udp_out` (dialled) and `udp_back` (backend).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerKey<A> {
-    /// Cookie of the socket.
-    pub cookie: u64,
+    /// Cookie of the socket, in two words: the length is a multiple of 4 in both families.
+    pub cookie: [u32; 2],
     /// Address.
     pub address: A,
     /// Port, network order.
     pub port: u16,
     /// Always 0.
-    pub pad: [u8; 2],
-    /// Always 0: the length is a multiple of 8 in both families.
-    pub tail: [u8; 4],
+    pub pad: u16,
 }
 
 /// Where datagrams of a [`PeerKey`] go: value of `udp_out`.
@@ -258,7 +261,7 @@ pub struct Peer<A> {
     pub pad: u16,
 }
 
-/// A client and a service: key of `affinity4`/`affinity6`.
+/// A client and a service: key of `affinity`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StickyKey {
