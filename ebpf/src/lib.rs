@@ -10,7 +10,7 @@ pub mod place;
 mod raw;
 
 pub use kernel::{Kernel, SetupError, folder, other_layouts, remove};
-pub use map::{Map, PerCpu, Plain};
+pub use map::{Map, PerCpu, Plain, value};
 pub use mesh_ebpf_common as common;
 
 use aya::include_bytes_aligned;

@@ -32,6 +32,12 @@ plain!(u8, u32, u64, i64, V4, V6, [u8; NAME_LEN], ServiceKey<V4>, ServiceKey<V6>
 plain!(FlowKey<V4>, FlowKey<V6>, Flow<V4>, Flow<V6>, Dialled, StickyKey, Sticky, MemberKey, AllowKey<V4>);
 plain!(AllowKey<V6>, Config, FrontendCounts, BackendCounts, FrontendNote, BackendNote, AllowPlace, AllowNote);
 
+/// The value that these bytes are; `None` when there are more or less of them.
+pub fn value<T: Plain>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: as many bytes as are read, and any are a value.
+    (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
 /// Entries that are read at once; a bucket of a hash has to fit (`ENOSPC` otherwise).
 const AT_ONCE: usize = 4096;
 

@@ -31,14 +31,6 @@ mod idle {
     pub(super) const ONE_WAY: u64 = 30;
 }
 
-/// Reads what a socket dialled, as the programs left it.
-fn dialled(bytes: &[u8]) -> Option<Dialled> {
-    let bytes: &[u8; size_of::<Dialled>()] = bytes.try_into().ok()?;
-    let word = |at: usize| bytes[at..at + 4].try_into().map(u32::from_ne_bytes).unwrap_or(0);
-    // The layout is that of `Dialled`: address, port and family, backend, generation, frontend.
-    Some(Dialled { backend: word(20), generation: word(24), frontend: word(28), ..Dialled::default() })
-}
-
 /// Ends the sockets that are connected to what these cuts name; how many of each backend of a service.
 pub(super) fn cut(diag: &mut SockDiag, map: &OwnedFd, cuts: &[Cut]) -> io::Result<BTreeMap<BackendKey, u64>> {
     let mut ended = BTreeMap::new();
@@ -49,7 +41,7 @@ pub(super) fn cut(diag: &mut SockDiag, map: &OwnedFd, cuts: &[Cut]) -> io::Resul
         let port = some.port.filter(|port| wanted.values().all(|cut| cut.port == Some(*port)));
         let mut found = Vec::new();
         diag.stored(number(protocol), port, map, |socket, value| {
-            let cut = dialled(value).and_then(|dialled| wanted.get(&(dialled.backend, dialled.generation)));
+            let cut = mesh_ebpf::value::<Dialled>(value).and_then(|dialled| wanted.get(&(dialled.backend, dialled.generation)));
             found.extend(cut.map(|cut| (socket, *cut)));
         })?;
         for (socket, cut) in found {
