@@ -3,7 +3,12 @@
 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use std::{io, os::fd::AsRawFd, os::fd::OwnedFd, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr as Remote},
+    os::fd::{AsRawFd, OwnedFd},
+    time::Duration,
+};
 
 /// `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -37,6 +42,22 @@ pub struct SocketId {
     id: [u8; ID],
 }
 
+impl SocketId {
+    /// Whom it is connected to; an address of IPv4 is told as such, also of a socket of IPv6.
+    #[must_use]
+    pub fn remote(&self) -> Remote {
+        let port = u16::from_be_bytes([self.id[2], self.id[3]]);
+        let mut address = [0; 16];
+        address.copy_from_slice(&self.id[20..36]);
+        let [a, b, c, d, ..] = address;
+        let address = match i32::from(self.family) {
+            libc::AF_INET => IpAddr::from([a, b, c, d]),
+            _ => IpAddr::from(address).to_canonical(),
+        };
+        Remote::new(address, port)
+    }
+}
+
 impl SockDiag {
     /// Opens it in the calling thread's network namespace.
     ///
@@ -50,17 +71,18 @@ impl SockDiag {
         Ok(SockDiag { socket, sequence: 0 })
     }
 
-    /// Calls `each` with every connected socket of a protocol (`IPPROTO_TCP` or `IPPROTO_UDP`) that has a value in a map
-    /// of socket storage, whatever its address family. Of those alone with that remote port, if one is given.
+    /// Calls `each` with every connected socket of a protocol (`IPPROTO_TCP` or `IPPROTO_UDP`), whatever its address
+    /// family, and the value it has in a map of socket storage; of UDP the kernel tells none. Of those alone with that
+    /// remote port, if one is given.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn stored(
+    pub fn connected(
         &mut self,
         protocol: u8,
         remote_port: Option<u16>,
         map: &OwnedFd,
-        mut each: impl FnMut(SocketId, &[u8]),
+        mut each: impl FnMut(SocketId, Option<&[u8]>),
     ) -> io::Result<()> {
         for family in [libc::AF_INET, libc::AF_INET6] {
             let family = u8::try_from(family).unwrap_or(0);
@@ -154,10 +176,10 @@ fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
 }
 
 /// A socket and the value it has in the map that was asked for.
-fn read(message: &[u8], protocol: u8) -> Option<(SocketId, &[u8])> {
+fn read(message: &[u8], protocol: u8) -> Option<(SocketId, Option<&[u8]>)> {
     let id = message.get(4..4 + ID)?.try_into().ok()?;
     // INET_DIAG_SK_BPF_STORAGES, SK_DIAG_BPF_STORAGE, SK_DIAG_BPF_STORAGE_MAP_VALUE.
-    let value = [20, 1, 3].into_iter().try_fold(message.get(MESSAGE..)?, attribute)?;
+    let value = [20, 1, 3].into_iter().try_fold(message.get(MESSAGE..)?, attribute);
     Some((SocketId { family: *message.first()?, protocol, id }, value))
 }
 
@@ -178,7 +200,7 @@ mod tests {
         }
         message.extend([1, 2, 3, 4, 5, 6, 7, 8]);
         let (id, value) = read(&message, 6).unwrap();
-        assert_eq!((id.family, id.id[2], value), (2, 9, &[1, 2, 3, 4, 5, 6, 7, 8][..]));
+        assert_eq!((id.family, id.id[2], value), (2, 9, Some(&[1, 2, 3, 4, 5, 6, 7, 8][..])));
         let seed = 0x4d45_5348;
         println!("seed {seed:#x}");
         let mut random = StdRng::seed_from_u64(seed);

@@ -2,7 +2,7 @@
 
 use super::{
     note::{self, NameBytes},
-    realize::{first, number},
+    realize::{first, narrow, number},
     state::{Held, HeldBackend},
 };
 use crate::plan::{BackendId, FrontendKey};
@@ -15,7 +15,7 @@ use mesh_ebpf::{
 use std::{
     collections::{BTreeMap, HashSet},
     hash::Hash,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 /// Entries of a map to be written and to be deleted.
@@ -49,8 +49,17 @@ pub(super) struct Cut {
     pub(super) service: ServiceKey,
     pub(super) backend: BackendId,
     pub(super) protocol: Protocol,
-    /// The backend's port, where it has one only.
-    pub(super) port: Option<u16>,
+    /// Where it is, and at how many ports from the first on.
+    pub(super) remote: SocketAddr,
+    pub(super) ports: u32,
+}
+
+impl Cut {
+    /// Whether it is reached at that address.
+    pub(super) fn is_at(&self, remote: SocketAddr) -> bool {
+        let offset = remote.port().checked_sub(self.remote.port());
+        remote.ip() == self.remote.ip() && offset.is_some_and(|offset| u32::from(offset) < self.ports)
+    }
 }
 
 /// A change of the maps. What leads to new things is written after them; what was led to goes at the end.
@@ -227,14 +236,15 @@ impl Change {
 
     /// Its backends, and what becomes of their flows.
     fn backends(&mut self, key: &FrontendKey, service: &ServiceKey, old: Option<&Held>, new: Option<&Held>) {
-        let single = key.ports.count() == 1;
+        let family = key.listen.family();
         let cut = |id: &BackendId, held: &HeldBackend| Cut {
             index: held.index,
             generation: held.value.generation,
             service: service.clone(),
             backend: id.clone(),
             protocol: key.protocol,
-            port: single.then_some(held.value.port),
+            remote: SocketAddr::new(narrow(held.value.address, family), held.value.port),
+            ports: key.ports.count(),
         };
         for (id, backend) in new.into_iter().flat_map(|new| &new.backends) {
             let before = old.and_then(|old| old.backends.get(id));

@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     hash::Hash,
     io,
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
 };
 
@@ -31,18 +32,29 @@ mod idle {
     pub(super) const ONE_WAY: u64 = 30;
 }
 
-/// Ends the sockets that are connected to what these cuts name; how many of each backend of a service.
+/// Ends the sockets that are connected to what these cuts name; how many of each backend of a service. Of datagram
+/// sockets the kernel does not tell what they dialled, so those go that are connected to the backend's address.
 pub(super) fn cut(diag: &mut SockDiag, map: &OwnedFd, cuts: &[Cut]) -> io::Result<BTreeMap<BackendKey, u64>> {
     let mut ended = BTreeMap::new();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        let wanted: HashMap<(u32, u32), &Cut> =
-            cuts.iter().filter(|c| c.protocol == protocol).map(|c| ((c.index, c.generation), c)).collect();
-        let Some(some) = wanted.values().next() else { continue };
-        let port = some.port.filter(|port| wanted.values().all(|cut| cut.port == Some(*port)));
+        let cuts = || cuts.iter().filter(|cut| cut.protocol == protocol);
+        let by_place: HashMap<(u32, u32), &Cut> = cuts().map(|c| ((c.index, c.generation), c)).collect();
+        let by_address: HashMap<IpAddr, Vec<&Cut>> = cuts().fold(HashMap::new(), |mut all, cut| {
+            all.entry(cut.remote.ip()).or_insert_with(Vec::new).push(cut);
+            all
+        });
+        let Some(some) = cuts().next() else { continue };
+        let port = Some(some.remote.port()).filter(|p| cuts().all(|c| c.ports == 1 && c.remote.port() == *p));
+        let find = |remote: SocketAddr, value: Option<&[u8]>| match (protocol, value) {
+            (Protocol::Tcp, value) => {
+                let dialled = mesh_ebpf::value::<Dialled>(value?)?;
+                by_place.get(&(dialled.backend, dialled.generation)).copied()
+            }
+            (Protocol::Udp, _) => by_address.get(&remote.ip())?.iter().copied().find(|cut| cut.is_at(remote)),
+        };
         let mut found = Vec::new();
-        diag.stored(number(protocol), port, map, |socket, value| {
-            let cut = mesh_ebpf::value::<Dialled>(value).and_then(|dialled| wanted.get(&(dialled.backend, dialled.generation)));
-            found.extend(cut.map(|cut| (socket, *cut)));
+        diag.connected(number(protocol), port, map, |socket, value| {
+            found.extend(find(socket.remote(), value).map(|cut| (socket, cut)));
         })?;
         for (socket, cut) in found {
             if diag.destroy(&socket)? {
