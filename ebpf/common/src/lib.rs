@@ -11,6 +11,8 @@
 //! ```
 #![no_std]
 
+pub mod hash;
+
 /// Version of this layout; part of the path under which maps are pinned, so that programs and maps always agree.
 pub const LAYOUT: u32 = 1;
 
@@ -258,7 +260,7 @@ pub struct Peer<A> {
     pub pad: u16,
 }
 
-/// A client and a service: key of `affinity4`/`affinity6`.
+/// A client and a service: key of `affinity`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StickyKey {

@@ -1,8 +1,12 @@
 //! The kernel programs of mesh-agent.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
+mod atomic;
+mod choose;
 mod maps;
+mod service;
 mod socket;
 
 #[cfg(not(test))]

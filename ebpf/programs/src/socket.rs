@@ -1,7 +1,11 @@
 //! Sockets: a VIP becomes a backend when a program dials it.
 
-use crate::maps::{BACKENDS, CONFIG, DIALLED, SERVICES4, SLOTS};
-use aya_ebpf::{helpers::bpf_get_prandom_u32, macros::cgroup_sock_addr, programs::SockAddrContext};
+use crate::{
+    choose::choose,
+    maps::{CONFIG, DIALLED},
+    service::find,
+};
+use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use mesh_ebpf_common::{Dialled, ServiceKey};
 
 #[cgroup_sock_addr(connect4)]
@@ -25,10 +29,8 @@ fn translate(ctx: &SockAddrContext) -> Option<()> {
         protocol: address.protocol as u8,
         pad: 0,
     };
-    let service = unsafe { SERVICES4.get(&key) }?;
-    let number = unsafe { bpf_get_prandom_u32() } % service.slots.max(1);
-    let index = *SLOTS.get(service.base + number)?;
-    let backend = BACKENDS.get(index)?;
+    let service = find(key.address, key.port, key.protocol)?;
+    let (index, backend) = choose(service, key.address).ok()?;
     let mut dialled = Dialled { family: 4, port: key.port, backend: index, ..Dialled::default() };
     dialled.generation = backend.generation;
     if unsafe { DIALLED.get_or_insert_ptr_mut(ctx, Some(&mut dialled)) }.is_null() {

@@ -1,0 +1,218 @@
+//! Which backend a new flow goes to: affinity first, then the scheduler, within limits. Counts what it decides.
+
+use crate::{
+    atomic,
+    maps::{ACTIVE, AFFINITY, BACKEND_COUNTS, BACKENDS, FRONTEND_COUNTS, FRONTENDS, MEMBERS, SLOTS, TURNS},
+    service::Family,
+};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_ktime_get_coarse_ns};
+use mesh_ebpf_common::{
+    Backend, Drop, Frontend, MemberKey, Service, Sticky, StickyKey, flag, hash::scale, state,
+};
+
+/// How many picks a flow has before it is refused, where backends are full.
+const PICKS: u32 = 4;
+/// Up to how many slots [`flag::PICK_LEAST`] looks at all; of more it takes the better of two.
+const SCAN: u32 = 64;
+
+/// A backend for a new flow of `client`, and its index. The flow is counted there until [`ended`].
+#[inline(always)]
+pub fn choose<A: Family>(service: &Service, client: A) -> Result<(u32, &'static Backend), Drop> {
+    let chosen = admit(service, client);
+    if let Err(reason) = chosen
+        && let Some(counts) = FRONTEND_COUNTS.get_ptr_mut(service.frontend)
+    {
+        // SAFETY: the entry of this CPU, which runs one program at a time.
+        let counts = unsafe { &mut *counts };
+        match reason {
+            Drop::Denied => counts.denied += 1,
+            Drop::Limited => counts.limited += 1,
+            _ => counts.no_backend += 1,
+        }
+    }
+    chosen
+}
+
+/// A flow that [`choose`] began has ended. Another backend may have its entry by now.
+#[inline(always)]
+pub fn ended(index: u32, generation: u32) {
+    let Some(backend) = BACKENDS.get(index) else { return };
+    if backend.generation == generation {
+        add(index, -1);
+        if let Some(counts) = BACKEND_COUNTS.get_ptr_mut(index) {
+            // SAFETY: the entry of this CPU, which runs one program at a time.
+            unsafe { (*counts).ended += 1 };
+        }
+    }
+}
+
+#[inline(always)]
+fn admit<A: Family>(service: &Service, client: A) -> Result<(u32, &'static Backend), Drop> {
+    if service.flags & flag::ALLOW != 0 && !client.is_allowed(service.frontend) {
+        return Err(Drop::Denied);
+    }
+    if service.flags & (flag::STICKY | flag::LIMIT) == 0 {
+        return schedule(service, client, 0);
+    }
+    let frontend = FRONTENDS.get(service.frontend).ok_or(Drop::NoBackend)?;
+    let limit = if service.flags & flag::LIMIT == 0 { 0 } else { frontend.max_flows };
+    if service.flags & flag::STICKY == 0 {
+        return schedule(service, client, limit);
+    }
+    stick(service, frontend, client, limit)
+}
+
+#[inline(always)]
+fn stick<A: Family>(
+    service: &Service,
+    frontend: &Frontend,
+    client: A,
+    limit: u32,
+) -> Result<(u32, &'static Backend), Drop> {
+    // SAFETY: asks for nothing.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let until = now + frontend.sticky_ms * 1_000_000;
+    let key = StickyKey { service: frontend.service, client: client.wide() };
+    if let Some(known) = AFFINITY.get_ptr_mut(key) {
+        // SAFETY: an entry of this map stays memory of this map while the program runs; that of another client, at
+        // worst, whose time is then prolonged.
+        let known = unsafe { &mut *known };
+        if known.until > now
+            && let Some((index, backend)) = member(service.frontend, known.id)
+            && enter(index, backend, limit).is_ok()
+        {
+            known.until = until;
+            return Ok((index, backend));
+        }
+    }
+    let (index, backend) = schedule(service, client, limit)?;
+    let _ = AFFINITY.insert(key, Sticky { id: backend.id, until }, 0);
+    Ok((index, backend))
+}
+
+/// The backend of that id behind a frontend.
+#[inline(always)]
+fn member(frontend: u32, id: u64) -> Option<(u32, &'static Backend)> {
+    // SAFETY: entries of this map are replaced, never written to, and freed after programs that may see them.
+    let index = *unsafe { MEMBERS.get(MemberKey { id, frontend, pad: 0 }) }?;
+    let backend = BACKENDS.get(index)?;
+    (backend.id == id).then_some((index, backend))
+}
+
+#[inline(always)]
+fn schedule<A: Family>(service: &Service, client: A, limit: u32) -> Result<(u32, &'static Backend), Drop> {
+    let mut reason = Drop::NoBackend;
+    if service.slots == 0 {
+        return Err(reason);
+    }
+    for pick in 0..PICKS {
+        let slot = match service.flags & flag::PICK {
+            flag::PICK_NEXT => turn(service),
+            flag::PICK_HASH if pick == 0 => scale(client.hash(), service.slots),
+            flag::PICK_HASH => scale(client.hash().rotate_left(8 * pick), service.slots),
+            flag::PICK_LEAST if pick == 0 => least(service, limit),
+            _ => any(service),
+        };
+        let Some((index, backend)) = at(service, slot) else { continue };
+        match enter(index, backend, limit) {
+            Ok(()) => return Ok((index, backend)),
+            Err(why) => reason = why,
+        }
+    }
+    Err(reason)
+}
+
+/// The backend of a slot.
+#[inline(always)]
+fn at(service: &Service, slot: u32) -> Option<(u32, &'static Backend)> {
+    let index = *SLOTS.get(service.base.wrapping_add(slot))?;
+    BACKENDS.get(index).map(|backend| (index, backend))
+}
+
+/// Counts a flow in, if it may go there.
+#[inline(always)]
+fn enter(index: u32, backend: &Backend, limit: u32) -> Result<(), Drop> {
+    if backend.state & state::ACTIVE == 0 {
+        return Err(Drop::NoBackend);
+    }
+    if limit == 0 {
+        add(index, 1);
+    } else {
+        let Some(active) = ACTIVE.get_ptr_mut(index) else { return Err(Drop::NoBackend) };
+        if atomic::fetch_add(active.cast(), 1).cast_signed() >= i64::from(limit) {
+            add(index, -1);
+            return Err(Drop::Limited);
+        }
+    }
+    if let Some(counts) = BACKEND_COUNTS.get_ptr_mut(index) {
+        // SAFETY: the entry of this CPU, which runs one program at a time.
+        unsafe { (*counts).begun += 1 };
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn add(index: u32, by: i64) {
+    if let Some(active) = ACTIVE.get_ptr_mut(index) {
+        atomic::add(active.cast(), by.cast_unsigned());
+    }
+}
+
+/// The slots in turn.
+#[inline(always)]
+fn turn(service: &Service) -> u32 {
+    let Some(turn) = TURNS.get_ptr_mut(service.frontend) else { return 0 };
+    atomic::fetch_add(turn, 1) as u32 % service.slots.max(1)
+}
+
+#[inline(always)]
+fn any(service: &Service) -> u32 {
+    // SAFETY: asks for nothing.
+    scale(unsafe { bpf_get_prandom_u32() }, service.slots)
+}
+
+/// The slot whose backend has the fewest open flows for its weight, counting the one to come; equals take turns.
+#[inline(always)]
+fn least(service: &Service, limit: u32) -> u32 {
+    if service.slots <= SCAN {
+        return mesh_least(service.base, service.slots, turn(service), limit);
+    }
+    let (one, other) = (any(service), any(service));
+    let load = |slot: u32| load(service.base.wrapping_add(slot), limit);
+    if lighter(load(other), load(one)) { other } else { one }
+}
+
+/// A function that the verifier looks at by itself, once: its loop would multiply all paths of whoever has it inlined.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_least(base: u32, slots: u32, start: u32, limit: u32) -> u32 {
+    let (mut best, mut lightest) = (start, (u64::MAX, 0));
+    for step in 0..SCAN.min(slots) {
+        // Never the number 0 as such: the verifier would follow each number that it can know through every turn.
+        let slot = start.wrapping_add(step);
+        let slot = if slot >= slots { slot.wrapping_sub(slots) } else { slot };
+        let load = load(base.wrapping_add(slot), limit);
+        if lighter(load, lightest) {
+            (best, lightest) = (slot, load);
+        }
+    }
+    best
+}
+
+/// Open flows with the one to come, and weight; the weight is 0 where no flow may go.
+#[inline(always)]
+fn load(slot: u32, limit: u32) -> (u64, u32) {
+    const NONE: (u64, u32) = (u64::MAX, 0);
+    let Some(index) = SLOTS.get(slot) else { return NONE };
+    let Some(backend) = BACKENDS.get(*index) else { return NONE };
+    let Some(active) = ACTIVE.get(*index) else { return NONE };
+    if backend.state & state::ACTIVE == 0 || (limit != 0 && *active >= i64::from(limit)) {
+        return NONE;
+    }
+    ((*active).max(0).cast_unsigned() + 1, backend.weight)
+}
+
+#[inline(always)]
+fn lighter(a: (u64, u32), b: (u64, u32)) -> bool {
+    b.1 == 0 || (a.1 != 0 && a.0 * u64::from(b.1) < b.0 * u64::from(a.1))
+}
