@@ -1,0 +1,116 @@
+//! A packet's bytes, in the reach of the program.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::generated::bpf_skb_pull_data,
+};
+
+/// Bytes that [`Frame::pull`] makes readable: IPv6 with a few extension headers.
+const HEADERS: u32 = 512;
+/// What most packets need of it: Ethernet, 60 bytes of IPv4 and 20 of TCP.
+const USUAL: usize = 94;
+/// Ethernet's header.
+pub const ETHERNET: usize = 14;
+
+/// Where a packet's bytes are.
+pub trait Frame: Copy {
+    /// Its first byte.
+    fn start(self) -> usize;
+    /// Behind the last byte that can be read.
+    fn end(self) -> usize;
+    /// All bytes, readable or not.
+    fn len(self) -> u32;
+    /// Makes the headers readable. Pointers from [`Frame::at`] are void after it.
+    fn pull(self);
+    /// The device it came by, or leaves by.
+    fn device(self) -> u32;
+
+    /// A part of the packet, when it is there.
+    #[inline(always)]
+    fn at<T>(self, offset: usize) -> Option<*mut T> {
+        let start = self.start() + offset;
+        (start + size_of::<T>() <= self.end()).then_some(start as *mut T)
+    }
+
+    /// Makes the headers readable, unless they are.
+    #[inline(always)]
+    fn headers(self) {
+        let readable = self.end() - self.start();
+        if readable < USUAL && (readable as u32) < self.len() {
+            self.pull();
+        }
+    }
+}
+
+/// A socket buffer: what programs at tcx get.
+#[derive(Clone, Copy)]
+pub struct Skb(pub *mut __sk_buff);
+
+impl Skb {
+    /// The context.
+    #[inline(always)]
+    pub fn get<'a>(self) -> &'a __sk_buff {
+        // SAFETY: the kernel gives a context that lives as long as the program runs; the verifier checks what is read.
+        unsafe { &*self.0 }
+    }
+}
+
+impl Frame for Skb {
+    #[inline(always)]
+    fn start(self) -> usize {
+        self.get().data as usize
+    }
+
+    #[inline(always)]
+    fn end(self) -> usize {
+        self.get().data_end as usize
+    }
+
+    #[inline(always)]
+    fn len(self) -> u32 {
+        self.get().len
+    }
+
+    #[inline(always)]
+    fn pull(self) {
+        // SAFETY: the context is the kernel's. What fails leaves the packet as it is, with less to read.
+        unsafe { bpf_skb_pull_data(self.0, self.len().min(HEADERS)) };
+    }
+
+    #[inline(always)]
+    fn device(self) -> u32 {
+        self.get().ifindex
+    }
+}
+
+/// A buffer of a driver: what programs at XDP get. All that can be read is readable.
+#[derive(Clone, Copy)]
+pub struct Xdp(pub *mut xdp_md);
+
+impl Frame for Xdp {
+    #[inline(always)]
+    fn start(self) -> usize {
+        // SAFETY: as in `Skb::get`.
+        unsafe { (*self.0).data as usize }
+    }
+
+    #[inline(always)]
+    fn end(self) -> usize {
+        // SAFETY: as in `Skb::get`.
+        unsafe { (*self.0).data_end as usize }
+    }
+
+    #[inline(always)]
+    fn len(self) -> u32 {
+        (self.end() - self.start()) as u32
+    }
+
+    #[inline(always)]
+    fn pull(self) {}
+
+    #[inline(always)]
+    fn device(self) -> u32 {
+        // SAFETY: as in `Skb::get`.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+}

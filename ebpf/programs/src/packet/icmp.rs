@@ -1,0 +1,127 @@
+//! ICMP errors about packets of our flows: to whom they concern, about the packet as it was sent.
+//!
+//! ```text
+//! client ─ C→V ─▶ this node ─ S→B ─▶ router ✗        the answers' direction, B→S, says: V→C
+//!        ◀─ V→C: about C→V ─      ◀─ R→S: about S→B ─
+//! ```
+
+use super::{
+    act::Act,
+    checksum::{apply, difference, fold64},
+    flow::fill,
+    frame::{ETHERNET, Frame, Skb},
+    ip::Ip,
+    nat::{NEXT, SHOT, discard, leave},
+    parse::{Kind, Packet, TCP, UDP, read, write},
+    route,
+};
+use crate::maps::BACKENDS;
+use aya_ebpf::helpers::generated::bpf_csum_update;
+use mesh_ebpf_common::{Drop, FlowKey, Rewrite, direction, state};
+
+/// Translates an error, where it is about a packet of ours.
+#[inline(never)]
+pub fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &mut Rewrite<A>) -> i32 {
+    let mut inner = Packet::new(A::ZERO, packet.leaves);
+    A::parse::<Skb, true>(skb, packet.l4 as usize + 8, &mut inner);
+    if inner.kind != Kind::Ports {
+        return NEXT;
+    }
+    let about = inner.key;
+    let key = FlowKey {
+        source: about.destination,
+        destination: about.source,
+        source_port: about.destination_port,
+        destination_port: about.source_port,
+        ..about
+    };
+    let Some(flow) = A::flows().get_ptr(&key) else { return NEXT };
+    // SAFETY: an entry of this map stays memory of this map while the program runs.
+    let flow = unsafe { &*flow };
+    let reply = flow.bits & direction::REPLY != 0;
+    if packet.leaves && !reply {
+        return NEXT;
+    }
+    fill(rewrite, packet, flow);
+    if packet.key.source != key.source {
+        // From a router on the way: it stays who it is.
+        rewrite.source = packet.key.source;
+    }
+    let (source, destination) = (flow.destination, flow.source);
+    let ports = u32::from(flow.destination_port) | u32::from(flow.source_port) << 16;
+    rewrite.addresses = difference(
+        packet.key.source.sum() + packet.key.destination.sum(),
+        rewrite.source.sum() + rewrite.destination.sum(),
+    );
+    let here = BACKENDS.get(flow.backend).is_some_and(|backend| backend.state & state::HERE != 0);
+    rewrite.device = 0;
+    if !packet.leaves && (reply || !here) {
+        let act = route::find(skb, packet, rewrite);
+        if act != Act::SEND {
+            return discard(packet, Drop::NoRoute);
+        }
+        if rewrite.device != 0 && packet.ttl <= 1 {
+            return SHOT;
+        }
+    }
+    let hops = u8::from(rewrite.device != 0);
+    if !quote(skb, packet, &inner, source, destination, ports, rewrite.addresses)
+        || !A::write(skb, ETHERNET, rewrite.source, rewrite.destination, rewrite.addresses, hops)
+    {
+        return SHOT;
+    }
+    if !A::HEADER_SUM {
+        // The hop limit, in the kernel's own sum over the packet; all else adds up to nothing.
+        // SAFETY: the context is the kernel's.
+        unsafe { bpf_csum_update(skb.0, (!(u32::from(hops) << 8)) & 0xffff) };
+    }
+    if hops != 0 { leave(rewrite.device, rewrite.nexthop) } else { NEXT }
+}
+
+/// Rewrites the quoted packet, with its checksum where that is quoted, and the error's own checksum.
+#[inline(always)]
+fn quote<A: Ip>(
+    skb: Skb,
+    packet: &Packet<A>,
+    inner: &Packet<A>,
+    source: A,
+    destination: A,
+    ports: u32,
+    around: u32,
+) -> bool {
+    let (l3, l4) = (inner.l3 as usize, inner.l4 as usize);
+    let about = &inner.key;
+    let addresses =
+        difference(about.source.sum() + about.destination.sum(), source.sum() + destination.sum());
+    let old = u32::from(about.source_port) | u32::from(about.destination_port) << 16;
+    let changed = difference(u64::from(old), u64::from(ports));
+    // IPv4's own checksum makes up for its addresses.
+    let mut change = u64::from(changed);
+    if !A::HEADER_SUM {
+        change += u64::from(addresses) + u64::from(around);
+    }
+    let offset = match about.protocol {
+        UDP => l4 + 6,
+        TCP => l4 + 16,
+        _ => return false,
+    };
+    if let Some(at) = skb.at::<u16>(offset) {
+        let sum = read(at);
+        if sum != 0 || about.protocol == TCP {
+            let mut new = apply(sum, fold64(u64::from(addresses) + u64::from(changed)));
+            if new == 0 && about.protocol == UDP {
+                new = u16::MAX;
+            }
+            write(at, new);
+            change += u64::from(difference(u64::from(sum), u64::from(new)));
+        }
+    }
+    let Some(at) = skb.at::<u32>(l4) else { return false };
+    write(at, ports);
+    if !A::write(skb, l3, source, destination, addresses, 0) {
+        return false;
+    }
+    let Some(at) = skb.at::<u16>(packet.l4 as usize + 2) else { return false };
+    write(at, apply(read(at), fold64(change)));
+    true
+}

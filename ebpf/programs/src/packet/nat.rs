@@ -1,0 +1,122 @@
+//! The translation of a packet, and its way on.
+
+use super::{
+    act::Act,
+    answer::{Error, error},
+    checksum::fold64,
+    frame::{Frame, Skb},
+    ip::Ip,
+    parse::{Kind, Packet, TCP, UDP, read, write},
+};
+use aya_ebpf::{
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh},
+    helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh},
+};
+use mesh_ebpf_common::{Drop, Rewrite};
+
+/// `TCX_NEXT`: the next program, then the host.
+pub const NEXT: i32 = -1;
+/// `TCX_DROP`.
+pub const SHOT: i32 = 2;
+
+/// Rewrites a packet and sends it on. One that has come to the end of its time, or is too long, goes back as an error.
+#[inline(always)]
+pub fn send<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>) -> i32 {
+    let on = rewrite.device != 0;
+    if on && packet.ttl <= 1 {
+        return error(skb, packet, Error::Expired, 0);
+    }
+    if on && rewrite.mtu != 0 && packet.len > rewrite.mtu && longest(skb, packet) > rewrite.mtu {
+        return error(skb, packet, Error::TooBig, rewrite.mtu);
+    }
+    if !translate(skb, packet, rewrite, u8::from(on)) {
+        return SHOT;
+    }
+    if on { leave(rewrite.device, rewrite.nexthop) } else { NEXT }
+}
+
+/// Bytes of IP of the longest packet that this one is cut into: TCP in large pieces (GSO) is cut on its way out.
+#[inline(always)]
+fn longest<A: Ip>(skb: Skb, packet: &Packet<A>) -> u32 {
+    let segment = skb.get().gso_size;
+    if segment == 0 {
+        return packet.len;
+    }
+    let header = match packet.key.protocol {
+        TCP => skb.at::<[u32; 5]>(packet.l4 as usize).map_or(20, |header| {
+            u32::from(read(header.cast::<u8>().wrapping_add(12)) >> 4) * 4
+        }),
+        _ => 8,
+    };
+    packet.l4 - packet.l3 + header + segment
+}
+
+/// Writes the new addresses and ports and keeps every checksum right: the header's, TCP's and UDP's (which may be
+/// partial, for a device to complete, or 0 where UDP has none), and the kernel's own sum over the packet.
+#[inline(always)]
+fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, hops: u8) -> bool {
+    let whole = packet.kind == Kind::Ports;
+    if whole {
+        let Some(ports) = skb.at::<u32>(packet.l4 as usize) else { return false };
+        write(ports, u32::from(rewrite.source_port) | u32::from(rewrite.destination_port) << 16);
+    }
+    if !A::write(skb, packet.l3 as usize, rewrite.source, rewrite.destination, rewrite.addresses, hops) {
+        return false;
+    }
+    if whole {
+        let (offset, zero) = match packet.key.protocol {
+            UDP => (packet.l4 + 6, u64::from(BPF_F_MARK_MANGLED_0)),
+            _ => (packet.l4 + 16, 0),
+        };
+        let pseudo = zero | u64::from(BPF_F_PSEUDO_HDR);
+        // SAFETY: the context is the kernel's; the offset is checked by the helper.
+        unsafe { bpf_l4_csum_replace(skb.0, offset, 0, u64::from(rewrite.addresses), pseudo) };
+        if rewrite.ports != 0 && rewrite.ports != u32::MAX {
+            // SAFETY: as above.
+            unsafe { bpf_l4_csum_replace(skb.0, offset, 0, u64::from(rewrite.ports), zero) };
+        }
+    }
+    if !A::HEADER_SUM {
+        // The helper above takes the addresses for changed within a header that has a sum of its own. IPv6's has
+        // none: what it took from the kernel's sum comes back, and the hop limit counts.
+        let fewer = (!(u32::from(hops) << 8)) & 0xffff;
+        // SAFETY: as above.
+        unsafe { bpf_csum_update(skb.0, fold64(u64::from(rewrite.addresses) + u64::from(fewer))) };
+    }
+    true
+}
+
+/// Out by a device.
+#[inline(always)]
+pub fn leave<A: Ip>(device: u32, nexthop: A) -> i32 {
+    if nexthop == A::ZERO {
+        // SAFETY: without a next hop the helper asks the routes for it.
+        return unsafe { bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) } as i32;
+    }
+    let mut to = nexthop.neighbour();
+    // SAFETY: the structure is as long as is said.
+    unsafe { bpf_redirect_neigh(device, &raw mut to, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+}
+
+/// Away with a packet that is what `act` says.
+#[inline(always)]
+pub fn turn_away<A: Ip>(skb: Skb, packet: &Packet<A>, act: Act, refuse: bool) -> i32 {
+    super::events::dropped(packet, act.reason());
+    if !refuse {
+        return SHOT;
+    }
+    if packet.key.protocol == TCP {
+        super::answer::reset(skb, packet)
+    } else if packet.kind == Kind::Ports {
+        error(skb, packet, Error::Refused, 0)
+    } else {
+        SHOT
+    }
+}
+
+/// Away without a word.
+#[inline(always)]
+pub fn discard<A: Ip>(packet: &Packet<A>, reason: Drop) -> i32 {
+    super::events::dropped(packet, reason as u32);
+    SHOT
+}

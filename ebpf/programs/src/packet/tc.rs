@@ -1,0 +1,119 @@
+//! The programs at tcx, on every device of this node that has addresses.
+//!
+//! On the way in packets are translated and leave at once by the device that the routes say, or go up to a program of
+//! this host. On the way out answers of such programs get the address back that was dialled.
+
+use super::{
+    act::{Act, act},
+    answer::pong,
+    begin::begin,
+    flow::{cached, config, count, epoch, keep, line, resolve},
+    fragment::{recall, remember},
+    frame::{ETHERNET, Frame, Skb},
+    icmp,
+    ip::{Ip, zeroed},
+    nat::{NEXT, discard, send, turn_away},
+    parse::{Kind, Packet, read},
+};
+use aya_ebpf::{EbpfContext as _, macros::classifier, programs::TcContext};
+use mesh_ebpf_common::{Config, Drop, Rewrite, V4, V6, direction};
+
+/// `ETH_P_IP` and `ETH_P_IPV6`, in the order of the bytes.
+const IPV4: u16 = 0x0800_u16.to_be();
+const IPV6: u16 = 0x86dd_u16.to_be();
+/// `PACKET_HOST`: for this host by its link-layer address.
+const HOST: u32 = 0;
+
+/// Packets that come in.
+#[classifier]
+pub fn tc_ingress(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.as_ptr().cast());
+    if skb.get().pkt_type == HOST { enter(skb, false) } else { NEXT }
+}
+
+/// Packets that go out.
+#[classifier]
+pub fn tc_egress(ctx: TcContext) -> i32 {
+    enter(Skb(ctx.as_ptr().cast()), true)
+}
+
+/// Tells the families apart. What has a VLAN's tag is for the VLAN's own device, and a device without Ethernet is none
+/// of ours.
+#[inline(always)]
+fn enter(skb: Skb, leaves: bool) -> i32 {
+    let protocol = skb.get().protocol as u16;
+    if skb.get().vlan_present != 0 {
+        return NEXT;
+    }
+    skb.headers();
+    if skb.at::<[u16; 7]>(0).is_none_or(|header| read(header.cast::<u16>().wrapping_add(6)) != protocol) {
+        return NEXT;
+    }
+    let Some(config) = config() else { return NEXT };
+    match protocol {
+        IPV4 => one::<V4>(skb, config, leaves),
+        IPV6 => one::<V6>(skb, config, leaves),
+        _ => NEXT,
+    }
+}
+
+/// One packet.
+#[inline(always)]
+fn one<A: Ip>(skb: Skb, config: &Config, leaves: bool) -> i32 {
+    let mut packet = Packet::new(A::ZERO, leaves);
+    A::parse::<Skb, false>(skb, ETHERNET, &mut packet);
+    match packet.kind {
+        Kind::Ports => {}
+        Kind::LaterFragment => {
+            if !recall(&mut packet) {
+                return if packet.key.destination.is_vip(config) {
+                    discard(&packet, Drop::Fragment)
+                } else {
+                    NEXT
+                };
+            }
+        }
+        Kind::Echo if packet.key.destination.answers() => return pong(skb, &packet),
+        Kind::Error => return icmp::translate(skb, &packet, &mut zeroed()),
+        Kind::Malformed if packet.key.destination.is_vip(config) => {
+            return discard(&packet, Drop::Malformed);
+        }
+        _ => return NEXT,
+    }
+    let line = line(&packet.key, config);
+    let epoch = epoch(line, config);
+    if let Some(rewrite) = cached(&packet, line, epoch, config) {
+        if leaves && rewrite.bits & direction::REPLY == 0 {
+            return NEXT;
+        }
+        count(&packet, rewrite);
+        if packet.first {
+            remember(&packet);
+        }
+        return send(skb, &packet, rewrite);
+    }
+    let mut rewrite: Rewrite<A> = zeroed();
+    let mut act = resolve(skb, &packet, &mut rewrite);
+    if act == Act::BEGIN {
+        if leaves || packet.kind != Kind::Ports {
+            return NEXT;
+        }
+        act = begin(skb, &packet, &mut rewrite);
+        if act == Act::BEGIN {
+            act = resolve(skb, &packet, &mut rewrite);
+        }
+    }
+    match act.kind() {
+        act::SEND => {
+            keep(&packet, &rewrite, line, epoch);
+            count(&packet, &rewrite);
+            if packet.first {
+                remember(&packet);
+            }
+            send(skb, &packet, &rewrite)
+        }
+        act::DROP => turn_away(skb, &packet, act, false),
+        act::REFUSE => turn_away(skb, &packet, act, true),
+        _ => NEXT,
+    }
+}
