@@ -10,7 +10,7 @@ CARGO ?= cargo
 # nextest's closing line is what CI reads; cargo test is the way out where nextest cannot be installed.
 NEXTEST_PROFILE ?= $(if $(CI),ci,default)
 
-.PHONY: help setup demo demo-partition sim test unit lint fmt clippy deny doc bench clean
+.PHONY: help setup demo demo-partition sim test unit lint fmt clippy deny doc bench ebpf ebpf-check clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +58,12 @@ bench: ## Print the ratio tables against peers and floors
 	@scripts/setup bench
 	$(CARGO) build --release --locked -p mesh-agent -p mesh-bench
 	target/release/mesh-bench all
+
+ebpf: ## Build the kernel programs into ebpf/object (needs rust-src, bpf-linker)
+	@scripts/ebpf
+
+ebpf-check: ## Say whether the committed object is what its sources give
+	@scripts/ebpf check
 
 clean: ## Remove what was built
 	$(CARGO) clean

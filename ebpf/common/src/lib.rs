@@ -259,25 +259,28 @@ pub struct Pace {
     pub pad: u32,
 }
 
-/// What a socket was connected to: in socket storage, gone with the socket.
+/// What a socket dialled and where that led: in socket storage, gone with the socket. A datagram socket without a peer
+/// has its first frontend here and others in `udp_out` and `udp_back`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Dialled {
     /// Dialled address; IPv4 in the first four bytes.
     pub address: V6,
+    /// Address of the backend, likewise.
+    pub peer: V6,
     /// Dialled port, network order.
     pub port: u16,
-    /// 4 or 6; 0 when nothing was translated.
-    pub family: u16,
+    /// Port of the backend, network order.
+    pub peer_port: u16,
+    /// 4 or 6; 0 when nothing is translated any more.
+    pub family: u32,
     /// Index into `backends`.
     pub backend: u32,
     /// Generation of that backend.
     pub generation: u32,
-    /// Index into `frontends`.
-    pub frontend: u32,
 }
 
-/// A socket without a peer and one of those it sends to: key of `udp_out` (dialled) and `udp_back` (backend).
+/// A socket without a peer and one of those it sends to beside [`Dialled`]: key of `udp_out` (dialled) and `udp_back` (backend).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerKey<A> {

@@ -8,10 +8,16 @@ use mesh_ebpf_common::{Config, Service, ServiceKey, V4, V6, hash};
 pub trait Family: Copy + PartialEq + 'static {
     /// No address.
     const ZERO: Self;
+    /// 4 or 6.
+    const NUMBER: u32;
     /// The frontends.
     fn services() -> &'static HashMap<ServiceKey<Self>, Service>;
     /// Whether it leads to this host: its published ports answer there.
     fn is_local(self) -> bool;
+    /// The address of this node.
+    fn node(config: &Config) -> Self;
+    /// Whether it never leaves this host.
+    fn is_loopback(self) -> bool;
     /// Whether it is in a range of VIPs.
     fn is_vip(self, config: &Config) -> bool;
     /// Whether it may dial a frontend that asks.
@@ -42,6 +48,7 @@ pub fn find<A: Family>(address: A, port: u16, protocol: u8) -> Option<&'static S
 
 impl Family for V4 {
     const ZERO: V4 = [0; 4];
+    const NUMBER: u32 = 4;
 
     #[inline(always)]
     fn services() -> &'static HashMap<ServiceKey<V4>, Service> {
@@ -50,7 +57,17 @@ impl Family for V4 {
 
     #[inline(always)]
     fn is_local(self) -> bool {
-        self[0] == 127 || LOCALS4.get_ptr(self).is_some()
+        self.is_loopback() || LOCALS4.get_ptr(self).is_some()
+    }
+
+    #[inline(always)]
+    fn node(config: &Config) -> V4 {
+        config.node4
+    }
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        self[0] == 127
     }
 
     #[inline(always)]
@@ -87,6 +104,7 @@ impl Family for V4 {
 
 impl Family for V6 {
     const ZERO: V6 = [0; 16];
+    const NUMBER: u32 = 6;
 
     #[inline(always)]
     fn services() -> &'static HashMap<ServiceKey<V6>, Service> {
@@ -95,7 +113,17 @@ impl Family for V6 {
 
     #[inline(always)]
     fn is_local(self) -> bool {
-        u128::from_be_bytes(self) == 1 || LOCALS6.get_ptr(self).is_some()
+        self.is_loopback() || LOCALS6.get_ptr(self).is_some()
+    }
+
+    #[inline(always)]
+    fn node(config: &Config) -> V6 {
+        config.node6
+    }
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        u128::from_be_bytes(self) == 1
     }
 
     #[inline(always)]
