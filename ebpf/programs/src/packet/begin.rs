@@ -120,7 +120,7 @@ fn open<A: Ip>(
         if masquerades(skb, key.source, &flow, rewrite.device, config, backend) {
             let overlay = backend.state & state::REMOTE != 0 || rewrite.device == config.overlay;
             flow.source = if overlay { A::overlay(config) } else { A::node(config) };
-            if flow.source == A::ZERO {
+            if flow.source.is(A::ZERO) {
                 return Act::drop(Drop::NoRoute);
             }
         }
@@ -152,7 +152,7 @@ fn masquerades<A: Ip>(
     backend: &Backend,
 ) -> bool {
     let remote = backend.state & state::REMOTE != 0;
-    client == flow.destination
+    client.is(flow.destination)
         || backend.state & state::MASQUERADE != 0
         || (device == skb.device() && device != config.overlay)
         || (remote && client.is_node())
@@ -178,8 +178,8 @@ fn claim<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>) -> bool {
         if let Some(taken) = A::flows().get_ptr_mut(&back) {
             // SAFETY: as in `flow::resolve`.
             let taken = unsafe { &mut *taken };
-            let ours = taken.source == reply.source
-                && taken.destination == reply.destination
+            let ours = taken.source.is(reply.source)
+                && taken.destination.is(reply.destination)
                 && taken.source_port == reply.source_port
                 && taken.destination_port == reply.destination_port;
             if ours {

@@ -61,23 +61,20 @@ pub fn epoch(line: u32, config: &Config) -> u32 {
     CACHE_EPOCHS.get(line).map_or(0, |epoch| *epoch).wrapping_add(config.epoch)
 }
 
-/// The rewrite of a packet, when this CPU has it at hand.
+/// Whether a line of the cache is what becomes of a packet. It is not asked for those that say something of TCP.
 #[inline(always)]
-pub fn cached<A: Ip>(packet: &Packet<A>, line: u32, epoch: u32, config: &Config) -> Option<&'static Rewrite<A>> {
-    let cached = A::cache().get(line)?;
+pub fn holds<A: Ip>(cached: &Cached<A>, packet: &Packet<A>, epoch: u32, config: &Config) -> bool {
     let fresh = cached.epoch == epoch && now().wrapping_sub(cached.since) < config.hz;
-    (fresh && packet.flags & MARKS == 0 && same(&cached.key, &packet.key)).then_some(&cached.rewrite)
+    fresh && packet.flags & MARKS == 0 && same(&cached.key, &packet.key)
 }
 
-/// Keeps a rewrite at hand.
+/// Lets a line of the cache, whose rewrite was made for this packet, be used for those after it.
 #[inline(always)]
-pub fn keep<A: Ip>(packet: &Packet<A>, rewrite: &Rewrite<A>, line: u32, epoch: u32) {
-    if packet.flags & MARKS != 0 || (rewrite.device != 0 && rewrite.mtu == 0) {
-        return;
-    }
-    if let Some(cached) = A::cache().get_ptr_mut(line) {
-        // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
-        unsafe { *cached = Cached { key: packet.key, rewrite: *rewrite, epoch, since: now() } };
+pub fn keep<A: Ip>(cached: &mut Cached<A>, packet: &Packet<A>, epoch: u32) {
+    if cached.rewrite.device == 0 || cached.rewrite.mtu != 0 {
+        cached.key = packet.key;
+        cached.epoch = epoch;
+        cached.since = now();
     }
 }
 

@@ -4,11 +4,14 @@ use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     helpers::generated::bpf_skb_pull_data,
 };
+use core::{arch::asm, mem::offset_of};
 
 /// Bytes that [`Frame::pull`] makes readable: IPv6 with a few extension headers.
 const HEADERS: u32 = 512;
 /// What most packets need of it: Ethernet, 60 bytes of IPv4 and 20 of TCP.
 const USUAL: usize = 94;
+/// How far headers are looked for, as a mask: the verifier wants to know. Farther than any extension headers reach.
+const FARTHEST: usize = 0x3fff;
 /// Ethernet's header.
 pub const ETHERNET: usize = 14;
 
@@ -28,7 +31,7 @@ pub trait Frame: Copy {
     /// A part of the packet, when it is there.
     #[inline(always)]
     fn at<T>(self, offset: usize) -> Option<*mut T> {
-        let start = self.start() + offset;
+        let start = self.start() + (offset & FARTHEST);
         (start + size_of::<T>() <= self.end()).then_some(start as *mut T)
     }
 
@@ -40,6 +43,19 @@ pub trait Frame: Copy {
             self.pull();
         }
     }
+}
+
+/// A field of a context that is declared as 32 bits and becomes a pointer when it is loaded. The compiler would copy it
+/// with an instruction of 32 bits, after which it is none.
+#[inline(always)]
+fn pointer<C, const OFFSET: usize>(context: *mut C) -> usize {
+    let pointer;
+    // SAFETY: the context is the kernel's and has this field.
+    unsafe {
+        asm!("{0} = *(u32 *)({1} + {2})", out(reg) pointer, in(reg) context, const OFFSET,
+            options(pure, readonly, nostack, preserves_flags));
+    }
+    pointer
 }
 
 /// A socket buffer: what programs at tcx get.
@@ -58,12 +74,12 @@ impl Skb {
 impl Frame for Skb {
     #[inline(always)]
     fn start(self) -> usize {
-        self.get().data as usize
+        pointer::<__sk_buff, { offset_of!(__sk_buff, data) }>(self.0)
     }
 
     #[inline(always)]
     fn end(self) -> usize {
-        self.get().data_end as usize
+        pointer::<__sk_buff, { offset_of!(__sk_buff, data_end) }>(self.0)
     }
 
     #[inline(always)]
@@ -90,14 +106,12 @@ pub struct Xdp(pub *mut xdp_md);
 impl Frame for Xdp {
     #[inline(always)]
     fn start(self) -> usize {
-        // SAFETY: as in `Skb::get`.
-        unsafe { (*self.0).data as usize }
+        pointer::<xdp_md, { offset_of!(xdp_md, data) }>(self.0)
     }
 
     #[inline(always)]
     fn end(self) -> usize {
-        // SAFETY: as in `Skb::get`.
-        unsafe { (*self.0).data_end as usize }
+        pointer::<xdp_md, { offset_of!(xdp_md, data_end) }>(self.0)
     }
 
     #[inline(always)]

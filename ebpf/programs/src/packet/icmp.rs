@@ -43,7 +43,7 @@ pub fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &mut Rewrite<A>) 
         return NEXT;
     }
     fill(rewrite, packet, flow);
-    if packet.key.source != key.source {
+    if !packet.key.source.is(key.source) {
         // From a router on the way: it stays who it is.
         rewrite.source = packet.key.source;
     }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     maps::{CACHE4, CACHE6, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, NODES4, NODES6, VIPS4, VIPS6},
-    service::Family,
+    service::{Family, halves},
 };
 use aya_ebpf::{
     bindings::{bpf_fib_lookup, bpf_redir_neigh},
@@ -41,10 +41,10 @@ pub trait Ip: Family {
     fn header(words: &mut [u32], source: Self, destination: Self, protocol: u8, len: u32);
     /// Whether pings of it are answered here.
     fn answers(self) -> bool;
+    /// Whether it is the same. `==` would do but for the compiler, see [`halves`].
+    fn is(self, other: Self) -> bool;
     /// Whether it is a node's.
     fn is_node(self) -> bool;
-    /// This node's address, zero without one.
-    fn node(config: &Config) -> Self;
     /// This node's address on the overlay, zero without one.
     fn overlay(config: &Config) -> Self;
     /// Its words added up, for a difference of checksums.
@@ -120,13 +120,13 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn is_node(self) -> bool {
-        NODES4.get_ptr(self).is_some()
+    fn is(self, other: V4) -> bool {
+        self == other
     }
 
     #[inline(always)]
-    fn node(config: &Config) -> V4 {
-        config.node4
+    fn is_node(self) -> bool {
+        NODES4.get_ptr(self).is_some()
     }
 
     #[inline(always)]
@@ -213,13 +213,14 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn is_node(self) -> bool {
-        NODES6.get_ptr(self).is_some()
+    fn is(self, other: V6) -> bool {
+        let ([a, b], [c, d]) = (halves(self), halves(other));
+        (a ^ c) | (b ^ d) == 0
     }
 
     #[inline(always)]
-    fn node(config: &Config) -> V6 {
-        config.node6
+    fn is_node(self) -> bool {
+        NODES6.get_ptr(self).is_some()
     }
 
     #[inline(always)]
@@ -261,7 +262,7 @@ pub fn zeroed<T: Copy>() -> T {
 
 #[inline(always)]
 pub fn words(address: V6) -> [u32; 4] {
-    // SAFETY: numbers of the same size; this compiler fails on numbers of 128 bits.
+    // SAFETY: numbers of the same size.
     unsafe { core::mem::transmute(address) }
 }
 

@@ -89,7 +89,7 @@ fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, hops: u8
 /// Out by a device.
 #[inline(always)]
 pub fn leave<A: Ip>(device: u32, nexthop: A) -> i32 {
-    if nexthop == A::ZERO {
+    if nexthop.is(A::ZERO) {
         // SAFETY: without a next hop the helper asks the routes for it.
         return unsafe { bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) } as i32;
     }

@@ -7,7 +7,7 @@ use super::{
     act::{Act, act},
     answer::pong,
     begin::begin,
-    flow::{cached, config, count, epoch, keep, line, resolve},
+    flow::{config, count, epoch, holds, keep, line, resolve},
     fragment::{recall, remember},
     frame::{ETHERNET, Frame, Skb},
     icmp,
@@ -57,8 +57,8 @@ fn enter(skb: Skb, leaves: bool) -> i32 {
     }
 }
 
-/// One packet.
-#[inline(always)]
+/// One packet. A function of its own for each family: the stack is short.
+#[inline(never)]
 fn one<A: Ip>(skb: Skb, config: &Config, leaves: bool) -> i32 {
     let mut packet = Packet::new(A::ZERO, leaves);
     A::parse::<Skb, false>(skb, ETHERNET, &mut packet);
@@ -82,38 +82,41 @@ fn one<A: Ip>(skb: Skb, config: &Config, leaves: bool) -> i32 {
     }
     let line = line(&packet.key, config);
     let epoch = epoch(line, config);
-    if let Some(rewrite) = cached(&packet, line, epoch, config) {
-        if leaves && rewrite.bits & direction::REPLY == 0 {
-            return NEXT;
+    let Some(cached) = A::cache().get_ptr_mut(line) else { return NEXT };
+    // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
+    let cached = unsafe { &mut *cached };
+    if !holds(cached, &packet, epoch, config) {
+        // Nobody's, until it is this flow's.
+        cached.epoch = epoch.wrapping_sub(1);
+        let act = decide(skb, &packet, &mut cached.rewrite);
+        match act.kind() {
+            act::SEND => keep(cached, &packet, epoch),
+            act::DROP => return turn_away(skb, &packet, act, false),
+            act::REFUSE => return turn_away(skb, &packet, act, true),
+            _ => return NEXT,
         }
-        count(&packet, rewrite);
-        if packet.first {
-            remember(&packet);
-        }
-        return send(skb, &packet, rewrite);
+    } else if leaves && cached.rewrite.bits & direction::REPLY == 0 {
+        return NEXT;
     }
-    let mut rewrite: Rewrite<A> = zeroed();
-    let mut act = resolve(skb, &packet, &mut rewrite);
-    if act == Act::BEGIN {
-        if leaves || packet.kind != Kind::Ports {
-            return NEXT;
-        }
-        act = begin(skb, &packet, &mut rewrite);
-        if act == Act::BEGIN {
-            act = resolve(skb, &packet, &mut rewrite);
-        }
+    count(&packet, &cached.rewrite);
+    if packet.first {
+        remember(&packet);
     }
-    match act.kind() {
-        act::SEND => {
-            keep(&packet, &rewrite, line, epoch);
-            count(&packet, &rewrite);
-            if packet.first {
-                remember(&packet);
-            }
-            send(skb, &packet, &rewrite)
-        }
-        act::DROP => turn_away(skb, &packet, act, false),
-        act::REFUSE => turn_away(skb, &packet, act, true),
-        _ => NEXT,
+    send(skb, &packet, &cached.rewrite)
+}
+
+/// What becomes of a packet that the cache does not know.
+#[inline(always)]
+fn decide<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &mut Rewrite<A>) -> Act {
+    let act = resolve(skb, packet, rewrite);
+    if act != Act::BEGIN {
+        return act;
+    }
+    if packet.leaves || packet.kind != Kind::Ports {
+        return Act::NEXT;
+    }
+    match begin(skb, packet, rewrite) {
+        Act::BEGIN => resolve(skb, packet, rewrite),
+        act => act,
     }
 }
