@@ -284,16 +284,14 @@ pub struct Dialled {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerKey<A> {
-    /// Cookie of the socket.
-    pub cookie: u64,
+    /// Cookie of the socket, in two words: the length is a multiple of 4 in both families.
+    pub cookie: [u32; 2],
     /// Address.
     pub address: A,
     /// Port, network order.
     pub port: u16,
     /// Always 0.
-    pub pad: [u8; 2],
-    /// Always 0: the length is a multiple of 8 in both families.
-    pub tail: [u8; 4],
+    pub pad: u16,
 }
 
 /// Where datagrams of a [`PeerKey`] go: value of `udp_out`.

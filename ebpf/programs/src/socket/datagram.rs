@@ -63,7 +63,7 @@ impl Datagrams for V6 {
 pub fn key<A: Datagrams>(ctx: &SockAddrContext, address: A, port: u16) -> PeerKey<A> {
     // SAFETY: the kernel gave this context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
-    PeerKey { cookie, address, port, pad: [0; 2], tail: [0; 4] }
+    PeerKey { cookie: [cookie as u32, (cookie >> 32) as u32], address, port, pad: 0 }
 }
 
 #[inline(always)]

@@ -1,0 +1,103 @@
+//! The committed object: of the committed sources, and such that this kernel's verifier takes it.
+
+use aya::programs::{Program, ProgramError};
+use mesh_ebpf::{Sizes, open};
+use ring::digest::{SHA256, digest};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// The folder that the names in the list of sums are relative to.
+fn folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The files below a folder.
+fn sources(of: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(of).unwrap() {
+        let path: PathBuf = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else {
+            found.insert(path.strip_prefix(folder()).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+}
+
+#[test]
+fn the_object_is_of_its_sources() {
+    let list = fs::read_to_string(folder().join("object/mesh.sha256")).unwrap();
+    let mut listed = BTreeSet::new();
+    let mut changed = Vec::new();
+    for line in list.lines().filter(|line| !line.starts_with('#')) {
+        let (sum, name) = line.split_once("  ").unwrap();
+        let bytes = fs::read(folder().join(name)).unwrap_or_default();
+        let is: String = digest(&SHA256, &bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        if is != sum {
+            changed.push(name);
+        }
+        listed.insert(name.to_owned());
+    }
+    let single = ["object/mesh.o", "common/Cargo.toml", "programs/Cargo.toml", "programs/Cargo.lock"];
+    let mut there = single.map(str::to_owned).into();
+    sources(&folder().join("common/src"), &mut there);
+    sources(&folder().join("programs/src"), &mut there);
+    assert_eq!(listed, there, "files were added or removed since `make ebpf`");
+    assert!(changed.is_empty(), "changed since `make ebpf`: {changed:?}");
+}
+
+/// Nothing in it names the machine that built it.
+#[test]
+fn the_object_has_no_path_of_a_machine() {
+    let text = String::from_utf8_lossy(mesh_ebpf::OBJECT);
+    for path in ["/home/", "/root/", "/work/", "/tmp/", "/usr/", ".cargo/"] {
+        assert!(!text.contains(path), "{path}");
+    }
+}
+
+#[test]
+fn every_program_passes_the_verifier() {
+    let mut ebpf = match open(&Sizes::default(), None) {
+        Ok(ebpf) => ebpf,
+        Err(error) if may_not(&error) => {
+            assert!(std::env::var_os("CI").is_none(), "CI skips nothing: {error}");
+            eprintln!("SKIPPED: every_program_passes_the_verifier needs root");
+            return;
+        }
+        Err(error) => panic!("{error:?}"),
+    };
+    let mut loaded = 0;
+    for (name, program) in ebpf.programs_mut() {
+        load(program).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let instructions = program.info().unwrap().verified_instruction_count().unwrap_or(0);
+        println!("{name}: {instructions} instructions verified");
+        // The verifier gives up at a million; older kernels see more paths.
+        assert!(instructions < 400_000, "{name}: {instructions}");
+        loaded += 1;
+    }
+    assert!(loaded >= 9, "{loaded} programs");
+}
+
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => panic!("a kind of program that this test does not know"),
+    }
+}
+
+/// Whether it is for want of privileges.
+fn may_not(error: &aya::EbpfError) -> bool {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = source {
+        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
