@@ -79,7 +79,7 @@ fn stick<A: Family>(
         let known = unsafe { &mut *known };
         if known.until > now
             && let Some((index, backend)) = member(service.frontend, known.id)
-            && enter(index, backend, limit).is_ok()
+            && enter(index, limit).is_ok()
         {
             known.until = until;
             return Ok((index, backend));
@@ -99,39 +99,58 @@ fn member(frontend: u32, id: u64) -> Option<(u32, &'static Backend)> {
     (backend.id == id).then_some((index, backend))
 }
 
+/// A flow as the scheduler says.
 #[inline(always)]
 fn schedule<A: Family>(service: &Service, client: A, limit: u32) -> Result<(u32, &'static Backend), Drop> {
-    let mut reason = Drop::NoBackend;
+    let hint = match service.flags & flag::PICK {
+        flag::PICK_HASH => client.hash(),
+        flag::PICK_LEAST if service.slots <= SCAN => mesh_least(service, limit),
+        flag::PICK_LEAST => least_of_two(service, limit),
+        _ => 0,
+    };
+    match mesh_schedule(service, hint, limit) {
+        FULL => Err(Drop::Limited),
+        index => BACKENDS.get(index).map(|backend| (index, backend)).ok_or(Drop::NoBackend),
+    }
+}
+
+/// No index: none takes new flows.
+const NONE: u32 = u32::MAX;
+/// No index: those that do have as many as they may.
+const FULL: u32 = u32::MAX - 1;
+
+/// Picks a backend by index and counts the flow in; the hint is the client's hash or the first slot. The verifier looks at such a function by itself, once for a
+/// program: inlined, its loops would multiply all paths of whoever chooses.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_schedule(service: *const Service, hint: u32, limit: u32) -> u32 {
+    // SAFETY: a value of a map, which the verifier checks.
+    let Some(service) = (unsafe { service.as_ref() }) else { return NONE };
+    let mut reason = NONE;
     if service.slots == 0 {
-        return Err(reason);
+        return reason;
     }
     for pick in 0..PICKS {
         let slot = match service.flags & flag::PICK {
             flag::PICK_NEXT => turn(service),
-            flag::PICK_HASH if pick == 0 => scale(client.hash(), service.slots),
-            flag::PICK_HASH => scale(client.hash().rotate_left(8 * pick), service.slots),
-            flag::PICK_LEAST if pick == 0 => least(service, limit),
+            flag::PICK_HASH => scale(hint.rotate_left(8 * pick), service.slots),
+            flag::PICK_LEAST if pick == 0 => hint,
             _ => any(service),
         };
-        let Some((index, backend)) = at(service, slot) else { continue };
-        match enter(index, backend, limit) {
-            Ok(()) => return Ok((index, backend)),
-            Err(why) => reason = why,
+        let Some(index) = SLOTS.get(service.base.wrapping_add(slot)) else { continue };
+        match enter(*index, limit) {
+            Ok(()) => return *index,
+            Err(Drop::Limited) => reason = FULL,
+            Err(_) => {}
         }
     }
-    Err(reason)
-}
-
-/// The backend of a slot.
-#[inline(always)]
-fn at(service: &Service, slot: u32) -> Option<(u32, &'static Backend)> {
-    let index = *SLOTS.get(service.base.wrapping_add(slot))?;
-    BACKENDS.get(index).map(|backend| (index, backend))
+    reason
 }
 
 /// Counts a flow in, if it may go there.
 #[inline(always)]
-fn enter(index: u32, backend: &Backend, limit: u32) -> Result<(), Drop> {
+fn enter(index: u32, limit: u32) -> Result<(), Drop> {
+    let backend = BACKENDS.get(index).ok_or(Drop::NoBackend)?;
     if backend.state & state::ACTIVE == 0 {
         return Err(Drop::NoBackend);
     }
@@ -171,27 +190,22 @@ fn any(service: &Service) -> u32 {
     scale(unsafe { bpf_get_prandom_u32() }, service.slots)
 }
 
-/// The slot whose backend has the fewest open flows for its weight, counting the one to come; equals take turns.
-#[inline(always)]
-fn least(service: &Service, limit: u32) -> u32 {
-    if service.slots <= SCAN {
-        return mesh_least(service.base, service.slots, turn(service), limit);
-    }
-    let (one, other) = (any(service), any(service));
-    let load = |slot: u32| load(service.base.wrapping_add(slot), limit);
-    if lighter(load(other), load(one)) { other } else { one }
-}
-
-/// A function that the verifier looks at by itself, once: its loop would multiply all paths of whoever has it inlined.
+/// The slot whose backend has the fewest open flows for its weight, counting the one to come; equals take turns. The
+/// verifier looks at it by itself, too.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn mesh_least(base: u32, slots: u32, start: u32, limit: u32) -> u32 {
-    let (mut best, mut lightest) = (start, (u64::MAX, 0));
-    for step in 0..SCAN.min(slots) {
+pub extern "C" fn mesh_least(service: *const Service, limit: u32) -> u32 {
+    // SAFETY: a value of a map, which the verifier checks.
+    let Some(service) = (unsafe { service.as_ref() }) else { return 0 };
+    // A copy: the verifier knows that it does not change.
+    let service = &Service { ..*service };
+    let start = turn(service);
+    let (mut best, mut lightest) = (start, FULLEST);
+    for step in 0..SCAN.min(service.slots) {
         // Never the number 0 as such: the verifier would follow each number that it can know through every turn.
         let slot = start.wrapping_add(step);
-        let slot = if slot >= slots { slot.wrapping_sub(slots) } else { slot };
-        let load = load(base.wrapping_add(slot), limit);
+        let slot = if slot >= service.slots { slot.wrapping_sub(service.slots) } else { slot };
+        let load = load(service, slot, limit);
         if lighter(load, lightest) {
             (best, lightest) = (slot, load);
         }
@@ -199,20 +213,30 @@ pub extern "C" fn mesh_least(base: u32, slots: u32, start: u32, limit: u32) -> u
     best
 }
 
-/// Open flows with the one to come, and weight; the weight is 0 where no flow may go.
+/// The better of two slots: near to the best of all of them, for the price of two (Mitzenmacher, "The Power of Two
+/// Choices in Randomized Load Balancing", 2001).
 #[inline(always)]
-fn load(slot: u32, limit: u32) -> (u64, u32) {
-    const NONE: (u64, u32) = (u64::MAX, 0);
-    let Some(index) = SLOTS.get(slot) else { return NONE };
-    let Some(backend) = BACKENDS.get(*index) else { return NONE };
-    let Some(active) = ACTIVE.get(*index) else { return NONE };
+fn least_of_two(service: &Service, limit: u32) -> u32 {
+    let (one, other) = (any(service), any(service));
+    if lighter(load(service, other, limit), load(service, one, limit)) { other } else { one }
+}
+
+/// What is never lighter than anything.
+const FULLEST: (u64, u64) = (1 << 31, 1);
+
+/// Open flows with the one to come, and weight.
+#[inline(always)]
+fn load(service: &Service, slot: u32, limit: u32) -> (u64, u64) {
+    let Some(index) = SLOTS.get(service.base.wrapping_add(slot)) else { return FULLEST };
+    let Some(backend) = BACKENDS.get(*index) else { return FULLEST };
+    let Some(active) = ACTIVE.get(*index) else { return FULLEST };
     if backend.state & state::ACTIVE == 0 || (limit != 0 && *active >= i64::from(limit)) {
-        return NONE;
+        return FULLEST;
     }
-    ((*active).max(0).cast_unsigned() + 1, backend.weight)
+    ((*active).max(0).cast_unsigned() + 1, u64::from(backend.weight))
 }
 
 #[inline(always)]
-fn lighter(a: (u64, u32), b: (u64, u32)) -> bool {
-    b.1 == 0 || (a.1 != 0 && a.0 * u64::from(b.1) < b.0 * u64::from(a.1))
+fn lighter(a: (u64, u64), b: (u64, u64)) -> bool {
+    a.0 * b.1 < b.0 * a.1
 }
