@@ -35,6 +35,17 @@ impl Act {
         Act(act::REFUSE | (reason as u32) << 8)
     }
 
+    /// As a function of the kernel's kind returned it.
+    #[inline(always)]
+    pub fn of(number: u32) -> Act {
+        Act(number)
+    }
+
+    #[inline(always)]
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
     #[inline(always)]
     pub fn kind(self) -> u32 {
         self.0 & 0xff

@@ -8,6 +8,7 @@ use super::{
     ip::{HOPS, Ip},
     nat::SHOT,
     parse::{ACK, FIN, Packet, RST, SYN, TCP, UDP, read, write},
+    work::{Steps, work},
 };
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, BPF_F_RECOMPUTE_CSUM},
@@ -26,24 +27,24 @@ const QUOTE: u32 = 128;
 #[repr(u32)]
 pub enum Error {
     /// Nobody serves this port.
-    Refused,
+    Refused = 0,
     /// The packet is longer than the path takes.
-    TooBig,
+    TooBig = 1,
     /// Too many hops.
-    Expired,
+    Expired = 2,
 }
 
 impl Error {
     /// Type and code, in the order of the bytes.
     #[inline(always)]
-    fn code<A: Ip>(self) -> u32 {
-        let (kind, code) = match (self, A::HEADER_SUM) {
-            (Error::Refused, true) => (3, 3),
-            (Error::TooBig, true) => (3, 4),
-            (Error::Expired, true) => (11, 0),
-            (Error::Refused, false) => (1, 4),
-            (Error::TooBig, false) => (2, 0),
-            (Error::Expired, false) => (3, 0),
+    fn code<A: Ip>(number: u32) -> u32 {
+        let (kind, code) = match (number, A::HEADER_SUM) {
+            (0, true) => (3, 3),
+            (1, true) => (3, 4),
+            (_, true) => (11, 0),
+            (0, false) => (1, 4),
+            (1, false) => (2, 0),
+            (_, false) => (3, 0),
         };
         kind | code << 8
     }
@@ -98,8 +99,10 @@ pub fn pong<A: Ip>(skb: Skb, packet: &Packet<A>) -> i32 {
 const WORDS: usize = 10 + 2 + QUOTE as usize / 4;
 
 /// Answers with an ICMP error, from the address that the packet was for.
-#[inline(never)]
-pub fn error<A: Ip>(skb: Skb, packet: &Packet<A>, error: Error, mtu: u32) -> i32 {
+#[inline(always)]
+pub fn error<A: Steps>(skb: Skb, error: u32, mtu: u32) -> i32 {
+    let Some(work) = work::<A>() else { return SHOT };
+    let packet = &work.packet;
     let head = if A::HEADER_SUM { 5 } else { 10 };
     let mut words = [0_u32; WORDS];
     let quoted = packet.len.min(QUOTE);
@@ -115,7 +118,7 @@ pub fn error<A: Ip>(skb: Skb, packet: &Packet<A>, error: Error, mtu: u32) -> i32
     }
     let len = 8 + quoted;
     A::header(&mut words, packet.key.destination, packet.key.source, A::ICMP, len);
-    words[head] = error.code::<A>();
+    words[head] = Error::code::<A>(error);
     words[head + 1] = if A::HEADER_SUM { u32::from((mtu as u16).swap_bytes()) << 16 } else { mtu.to_be() };
     // SAFETY: the rest of the buffer in IPv6, and as much in IPv4; what is not quoted is 0.
     let sum = unsafe {
@@ -139,8 +142,10 @@ fn replace(skb: Skb, leaves: bool, words: *const u32, len: u32) -> i32 {
 }
 
 /// Answers TCP with a reset that its sender believes (RFC 9293 section 3.5.2).
-#[inline(never)]
-pub fn reset<A: Ip>(skb: Skb, packet: &Packet<A>) -> i32 {
+#[inline(always)]
+pub fn reset<A: Steps>(skb: Skb) -> i32 {
+    let Some(work) = work::<A>() else { return SHOT };
+    let packet = &work.packet;
     let Some(header) = skb.at::<[u32; 5]>(packet.l4 as usize) else { return SHOT };
     let header = header.cast::<u32>();
     let (sequence, acknowledged) = (read(header.wrapping_add(1)), read(header.wrapping_add(2)));

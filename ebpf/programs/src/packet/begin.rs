@@ -2,15 +2,16 @@
 
 use super::{
     act::Act,
-    flow::{config, fill, now, turned},
+    flow::{config, fill, now, rewrite, turned},
     frame::{Frame, Skb},
     ip::Ip,
     parse::{ACK, Packet, RST, SYN, TCP},
     route,
+    work::{Steps, work},
 };
 use crate::{
     choose::{choose, ended},
-    maps::PACE,
+    maps::{BACKENDS, PACE},
     service::find,
 };
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_get_prandom_u32};
@@ -24,10 +25,11 @@ const EEXIST: i32 = -17;
 const FIRST_PORT: u32 = 32_768;
 const PORTS: u32 = 61_000 - FIRST_PORT;
 
-/// Begins a flow, if the packet is for a frontend and may. [`Act::BEGIN`] says that another CPU did.
-#[inline(never)]
-pub fn begin<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &mut Rewrite<A>) -> Act {
-    let Some(config) = config() else { return Act::NEXT };
+/// Finds the frontend that a packet dials and chooses a backend; [`Act::BEGIN`] when there is one.
+#[inline(always)]
+pub fn choice<A: Steps>() -> Act {
+    let (Some(config), Some(work)) = (config(), work::<A>()) else { return Act::NEXT };
+    let packet = &work.packet;
     let key = &packet.key;
     let Some(service) = find(key.destination, key.destination_port, key.protocol) else {
         let reset = key.protocol == TCP && packet.flags & RST != 0;
@@ -46,16 +48,15 @@ pub fn begin<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &mut Rewrite<A>) -> A
     if !admitted(config) {
         return Act::drop(Drop::Flood);
     }
-    let (index, backend) = match choose(service, key.source) {
-        Ok(chosen) => chosen,
-        Err(Drop::NoBackend) if service.flags & flag::SILENT != 0 => return Act::drop(Drop::NoBackend),
-        Err(reason) => return Act::refuse(reason),
-    };
-    let act = open(skb, packet, rewrite, config, service, index, backend);
-    if act != Act::SEND {
-        ended(index, backend.generation);
+    match choose(service, key.source) {
+        Ok((index, _)) => {
+            work.service = *service;
+            work.backend = index;
+            Act::BEGIN
+        }
+        Err(Drop::NoBackend) if service.flags & flag::SILENT != 0 => Act::drop(Drop::NoBackend),
+        Err(reason) => Act::refuse(reason),
     }
-    act
 }
 
 /// TCP in the middle of a flow that is not known. Where clients are spread by their address it goes on: another node
@@ -87,9 +88,23 @@ fn admitted(config: &Config) -> bool {
     config.new_flows == 0 || pace.flows <= config.new_flows
 }
 
+/// Begins a flow to the chosen backend; [`Act::BEGIN`] says that another CPU did at the same time.
+#[inline(always)]
+pub fn open<A: Steps>(skb: Skb, line: u32) -> Act {
+    let (Some(config), Some(work), Some(rewrite)) = (config(), work::<A>(), rewrite::<A>(line)) else {
+        return Act::NEXT;
+    };
+    let Some(backend) = BACKENDS.get(work.backend) else { return Act::drop(Drop::NoBackend) };
+    let act = write_down(skb, &work.packet, rewrite, config, &work.service, work.backend, backend);
+    if act != Act::SEND {
+        ended(work.backend, backend.generation);
+    }
+    act
+}
+
 /// Finds the way to the backend and the source address, and writes both directions down.
 #[inline(always)]
-fn open<A: Ip>(
+fn write_down<A: Ip>(
     skb: Skb,
     packet: &Packet<A>,
     rewrite: &mut Rewrite<A>,

@@ -7,6 +7,7 @@ use super::{
     ip::Ip,
     parse::{ACK, FIN, Kind, Packet, RST, SYN, TCP},
     route,
+    work::{Steps, work},
 };
 use crate::{
     atomic,
@@ -99,11 +100,21 @@ fn keeps(backend: &Backend, generation: u32) -> bool {
         && backend.state & (state::ACTIVE | state::KEEPS) != 0
 }
 
-/// Looks a packet's flow up, notes what its TCP says, and computes its rewrite. On the way out
+/// The line of the cache in which a packet's rewrite is made.
+#[inline(always)]
+pub fn rewrite<A: Ip>(line: u32) -> Option<&'static mut Rewrite<A>> {
+    // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
+    A::cache().get_ptr_mut(line).map(|cached| unsafe { &mut (*cached).rewrite })
+}
+
+/// Looks a packet's flow up, notes what its TCP says, and makes its rewrite in a line of the cache. On the way out
 /// only answers are ours.
-#[inline(never)]
-pub fn resolve<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &mut Rewrite<A>) -> Act {
-    let Some(config) = config() else { return Act::NEXT };
+#[inline(always)]
+pub fn resolve<A: Steps>(skb: Skb, line: u32) -> Act {
+    let (Some(config), Some(work), Some(rewrite)) = (config(), work::<A>(), rewrite::<A>(line)) else {
+        return Act::NEXT;
+    };
+    let packet = &work.packet;
     let Some(flow) = A::flows().get_ptr_mut(&packet.key) else { return Act::BEGIN };
     // SAFETY: an entry of this map stays memory of this map while the program runs; should it be evicted and taken for
     // another flow meanwhile, this packet goes where that one's would.

@@ -8,24 +8,26 @@
 use super::{
     act::Act,
     checksum::{apply, difference, fold64},
-    flow::fill,
+    flow::{fill, rewrite},
     frame::{ETHERNET, Frame, Skb},
     ip::Ip,
-    nat::{NEXT, SHOT, discard, leave},
     parse::{Kind, Packet, TCP, UDP, read, write},
     route,
+    work::{Steps, work},
 };
 use crate::maps::BACKENDS;
 use aya_ebpf::helpers::generated::bpf_csum_update;
-use mesh_ebpf_common::{Drop, FlowKey, Rewrite, direction, state};
+use mesh_ebpf_common::{Drop, FlowKey, direction, state};
 
-/// Translates an error, where it is about a packet of ours.
-#[inline(never)]
-pub fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &mut Rewrite<A>) -> i32 {
+/// Translates an error, where it is about a packet of ours; then its way on is in a line of the cache.
+#[inline(always)]
+pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
+    let (Some(work), Some(rewrite)) = (work::<A>(), rewrite::<A>(line)) else { return Act::NEXT };
+    let packet = &work.packet;
     let mut inner = Packet::new(A::ZERO, packet.leaves);
     A::parse::<Skb, true>(skb, packet.l4 as usize + 8, &mut inner);
     if inner.kind != Kind::Ports {
-        return NEXT;
+        return Act::NEXT;
     }
     let about = inner.key;
     let key = FlowKey {
@@ -35,12 +37,12 @@ pub fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &mut Rewrite<A>) 
         destination_port: about.source_port,
         ..about
     };
-    let Some(flow) = A::flows().get_ptr(&key) else { return NEXT };
+    let Some(flow) = A::flows().get_ptr(&key) else { return Act::NEXT };
     // SAFETY: an entry of this map stays memory of this map while the program runs.
     let flow = unsafe { &*flow };
     let reply = flow.bits & direction::REPLY != 0;
     if packet.leaves && !reply {
-        return NEXT;
+        return Act::NEXT;
     }
     fill(rewrite, packet, flow);
     if !packet.key.source.is(key.source) {
@@ -58,24 +60,24 @@ pub fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &mut Rewrite<A>) 
     if !packet.leaves && (reply || !here) {
         let act = route::find(skb, packet, rewrite);
         if act != Act::SEND {
-            return discard(packet, Drop::NoRoute);
+            return act;
         }
         if rewrite.device != 0 && packet.ttl <= 1 {
-            return SHOT;
+            return Act::drop(Drop::Malformed);
         }
     }
     let hops = u8::from(rewrite.device != 0);
     if !quote(skb, packet, &inner, source, destination, ports, rewrite.addresses)
         || !A::write(skb, ETHERNET, rewrite.source, rewrite.destination, rewrite.addresses, hops)
     {
-        return SHOT;
+        return Act::drop(Drop::Malformed);
     }
     if !A::HEADER_SUM {
         // The hop limit, in the kernel's own sum over the packet; all else adds up to nothing.
         // SAFETY: the context is the kernel's.
         unsafe { bpf_csum_update(skb.0, (!(u32::from(hops) << 8)) & 0xffff) };
     }
-    if hops != 0 { leave(rewrite.device, rewrite.nexthop) } else { NEXT }
+    Act::SEND
 }
 
 /// Rewrites the quoted packet, with its checksum where that is quoted, and the error's own checksum.

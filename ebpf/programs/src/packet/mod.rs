@@ -20,3 +20,4 @@ mod nat;
 mod parse;
 mod route;
 mod tc;
+mod work;

@@ -1,18 +1,18 @@
 //! The translation of a packet, and its way on.
 
 use super::{
-    act::Act,
-    answer::{Error, error},
+    answer::Error,
     checksum::fold64,
     frame::{Frame, Skb},
     ip::Ip,
     parse::{Kind, Packet, TCP, UDP, read, write},
+    work::Steps,
 };
 use aya_ebpf::{
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh},
     helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh},
 };
-use mesh_ebpf_common::{Drop, Rewrite};
+use mesh_ebpf_common::Rewrite;
 
 /// `TCX_NEXT`: the next program, then the host.
 pub const NEXT: i32 = -1;
@@ -21,18 +21,18 @@ pub const SHOT: i32 = 2;
 
 /// Rewrites a packet and sends it on. One that has come to the end of its time, or is too long, goes back as an error.
 #[inline(always)]
-pub fn send<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>) -> i32 {
+pub fn send<A: Steps>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>) -> i32 {
     let on = rewrite.device != 0;
     if on && packet.ttl <= 1 {
-        return error(skb, packet, Error::Expired, 0);
+        return A::error(skb, Error::Expired as u32, 0);
     }
     if on && rewrite.mtu != 0 && packet.len > rewrite.mtu && longest(skb, packet) > rewrite.mtu {
-        return error(skb, packet, Error::TooBig, rewrite.mtu);
+        return A::error(skb, Error::TooBig as u32, rewrite.mtu);
     }
     if !translate(skb, packet, rewrite, u8::from(on)) {
         return SHOT;
     }
-    if on { leave(rewrite.device, rewrite.nexthop) } else { NEXT }
+    self::on(rewrite)
 }
 
 /// Bytes of IP of the longest packet that this one is cut into: TCP in large pieces (GSO) is cut on its way out.
@@ -86,37 +86,17 @@ fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, hops: u8
     true
 }
 
-/// Out by a device.
+/// To where a rewrite says.
 #[inline(always)]
-pub fn leave<A: Ip>(device: u32, nexthop: A) -> i32 {
-    if nexthop.is(A::ZERO) {
+pub fn on<A: Ip>(rewrite: &Rewrite<A>) -> i32 {
+    if rewrite.device == 0 {
+        return NEXT;
+    }
+    if rewrite.nexthop.is(A::ZERO) {
         // SAFETY: without a next hop the helper asks the routes for it.
-        return unsafe { bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) } as i32;
+        return unsafe { bpf_redirect_neigh(rewrite.device, core::ptr::null_mut(), 0, 0) } as i32;
     }
-    let mut to = nexthop.neighbour();
+    let mut to = rewrite.nexthop.neighbour();
     // SAFETY: the structure is as long as is said.
-    unsafe { bpf_redirect_neigh(device, &raw mut to, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
-}
-
-/// Away with a packet that is what `act` says.
-#[inline(always)]
-pub fn turn_away<A: Ip>(skb: Skb, packet: &Packet<A>, act: Act, refuse: bool) -> i32 {
-    super::events::dropped(packet, act.reason());
-    if !refuse {
-        return SHOT;
-    }
-    if packet.key.protocol == TCP {
-        super::answer::reset(skb, packet)
-    } else if packet.kind == Kind::Ports {
-        error(skb, packet, Error::Refused, 0)
-    } else {
-        SHOT
-    }
-}
-
-/// Away without a word.
-#[inline(always)]
-pub fn discard<A: Ip>(packet: &Packet<A>, reason: Drop) -> i32 {
-    super::events::dropped(packet, reason as u32);
-    SHOT
+    unsafe { bpf_redirect_neigh(rewrite.device, &raw mut to, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
 }

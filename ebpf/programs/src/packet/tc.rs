@@ -5,18 +5,17 @@
 
 use super::{
     act::{Act, act},
-    answer::pong,
-    begin::begin,
-    flow::{config, count, epoch, holds, keep, line, resolve},
+    answer::{Error, pong},
+    events::dropped,
+    flow::{config, count, epoch, holds, keep, line},
     fragment::{recall, remember},
     frame::{ETHERNET, Frame, Skb},
-    icmp,
-    ip::{Ip, zeroed},
-    nat::{NEXT, discard, send, turn_away},
-    parse::{Kind, Packet, read},
+    nat::{NEXT, SHOT, on, send},
+    parse::{Kind, Packet, TCP, read},
+    work::{Steps, work},
 };
 use aya_ebpf::{EbpfContext as _, macros::classifier, programs::TcContext};
-use mesh_ebpf_common::{Config, Drop, Rewrite, V4, V6, direction};
+use mesh_ebpf_common::{Config, Drop, V4, V6, direction};
 
 /// `ETH_P_IP` and `ETH_P_IPV6`, in the order of the bytes.
 const IPV4: u16 = 0x0800_u16.to_be();
@@ -57,27 +56,23 @@ fn enter(skb: Skb, leaves: bool) -> i32 {
     }
 }
 
-/// One packet. A function of its own for each family: the stack is short.
-#[inline(never)]
-fn one<A: Ip>(skb: Skb, config: &Config, leaves: bool) -> i32 {
-    let mut packet = Packet::new(A::ZERO, leaves);
-    A::parse::<Skb, false>(skb, ETHERNET, &mut packet);
+/// One packet.
+#[inline(always)]
+fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
+    let Some(work) = work::<A>() else { return NEXT };
+    let packet = &mut work.packet;
+    *packet = Packet::new(A::ZERO, leaves);
+    A::parse::<Skb, false>(skb, ETHERNET, packet);
     match packet.kind {
         Kind::Ports => {}
         Kind::LaterFragment => {
-            if !recall(&mut packet) {
-                return if packet.key.destination.is_vip(config) {
-                    discard(&packet, Drop::Fragment)
-                } else {
-                    NEXT
-                };
+            if !recall(packet) {
+                return if packet.key.destination.is_vip(config) { turn_away::<A>(skb, Act::drop(Drop::Fragment)) } else { NEXT };
             }
         }
-        Kind::Echo if packet.key.destination.answers() => return pong(skb, &packet),
-        Kind::Error => return icmp::translate(skb, &packet, &mut zeroed()),
-        Kind::Malformed if packet.key.destination.is_vip(config) => {
-            return discard(&packet, Drop::Malformed);
-        }
+        Kind::Echo if packet.key.destination.answers() => return pong(skb, packet),
+        Kind::Error => {}
+        Kind::Malformed if packet.key.destination.is_vip(config) => return turn_away::<A>(skb, Act::drop(Drop::Malformed)),
         _ => return NEXT,
     }
     let line = line(&packet.key, config);
@@ -85,38 +80,54 @@ fn one<A: Ip>(skb: Skb, config: &Config, leaves: bool) -> i32 {
     let Some(cached) = A::cache().get_ptr_mut(line) else { return NEXT };
     // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
     let cached = unsafe { &mut *cached };
-    if !holds(cached, &packet, epoch, config) {
+    if packet.kind == Kind::Error || !holds(cached, packet, epoch, config) {
         // Nobody's, until it is this flow's.
         cached.epoch = epoch.wrapping_sub(1);
-        let act = decide(skb, &packet, &mut cached.rewrite);
+        let act = if packet.kind == Kind::Error { A::concern(skb, line) } else { decide::<A>(skb, packet, line) };
         match act.kind() {
-            act::SEND => keep(cached, &packet, epoch),
-            act::DROP => return turn_away(skb, &packet, act, false),
-            act::REFUSE => return turn_away(skb, &packet, act, true),
-            _ => return NEXT,
+            act::SEND if packet.kind == Kind::Error => return on(&cached.rewrite),
+            act::SEND => keep(cached, packet, epoch),
+            act::NEXT => return NEXT,
+            _ => return turn_away::<A>(skb, act),
         }
     } else if leaves && cached.rewrite.bits & direction::REPLY == 0 {
         return NEXT;
     }
-    count(&packet, &cached.rewrite);
+    count(packet, &cached.rewrite);
     if packet.first {
-        remember(&packet);
+        remember(packet);
     }
-    send(skb, &packet, &cached.rewrite)
+    send(skb, packet, &cached.rewrite)
 }
 
 /// What becomes of a packet that the cache does not know.
 #[inline(always)]
-fn decide<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &mut Rewrite<A>) -> Act {
-    let act = resolve(skb, packet, rewrite);
+fn decide<A: Steps>(skb: Skb, packet: &Packet<A>, line: u32) -> Act {
+    let act = A::resolve(skb, line);
     if act != Act::BEGIN {
         return act;
     }
     if packet.leaves || packet.kind != Kind::Ports {
         return Act::NEXT;
     }
-    match begin(skb, packet, rewrite) {
-        Act::BEGIN => resolve(skb, packet, rewrite),
+    let act = A::choice();
+    if act != Act::BEGIN {
+        return act;
+    }
+    match A::open(skb, line) {
+        Act::BEGIN => A::resolve(skb, line),
         act => act,
+    }
+}
+
+/// Away with a packet.
+#[inline(always)]
+fn turn_away<A: Steps>(skb: Skb, act: Act) -> i32 {
+    let Some(work) = work::<A>() else { return SHOT };
+    dropped(&work.packet, act.reason());
+    match act.kind() {
+        act::REFUSE if work.packet.key.protocol == TCP => A::reset(skb),
+        act::REFUSE => A::error(skb, Error::Refused as u32, 0),
+        _ => SHOT,
     }
 }
