@@ -2,17 +2,16 @@
 
 use crate::{cgroup::Cgroup, netns::Netns};
 use aya::{
-    Ebpf, Pod,
+    Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     programs::{CgroupAttachMode, Program},
 };
 use mesh_ebpf::{
-    Sizes,
+    OBJECT,
     common::{
         Backend, BackendCounts, Config, Frontend, FrontendCounts, MemberKey, Service, ServiceKey, Sticky,
         StickyKey, V4, V6, flag, state,
     },
-    open,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
@@ -27,6 +26,28 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Protocols.
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
+
+/// The maps that are to have room.
+const MAPS: [&str; 18] = [
+    "services4",
+    "services6",
+    "backends",
+    "active",
+    "backend_counts",
+    "frontends",
+    "turns",
+    "frontend_counts",
+    "members",
+    "affinity",
+    "allow4",
+    "allow6",
+    "locals4",
+    "locals6",
+    "udp_out4",
+    "udp_out6",
+    "udp_back4",
+    "udp_back6",
+];
 
 /// A type of the maps, to aya.
 #[repr(transparent)]
@@ -81,15 +102,6 @@ impl World {
                 return None;
             }
         };
-        let sizes = Sizes {
-            frontends: 64,
-            ports: 256,
-            backends: 256,
-            slots: 8192,
-            flows: 256,
-            cached: 16,
-            clients: 256,
-        };
         let config = Config {
             netns: netns.cookie(),
             node4: [10, 9, 0, 1],
@@ -98,7 +110,11 @@ impl World {
             vips6: [[wide("fd00:96::".parse().unwrap()), wide("ffff:ffff::".parse().unwrap())], [[0; 16]; 2]],
             ..Config::default()
         };
-        let ebpf = open(&sizes, None).unwrap();
+        let mut loader = EbpfLoader::new();
+        for name in MAPS {
+            loader.map_max_entries(name, 256);
+        }
+        let ebpf = loader.map_max_entries("slots", 8192).load(OBJECT).unwrap();
         let mut world = World { netns, ebpf, cgroup, frontends: 0, slots: 0, backends: 0 };
         world.set("config", 0, config);
         world.attach();

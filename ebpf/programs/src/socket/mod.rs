@@ -31,11 +31,6 @@ const FAIL: i32 = 0;
 /// Of `errno.h`.
 const ECONNREFUSED: i32 = 111;
 
-/// Whether the kernel has `bpf_set_retval()` (Linux 5.18); without it what is refused fails with `EPERM`. The loader
-/// says so; the verifier then never sees the call.
-#[unsafe(no_mangle)]
-static SET_RETVAL: u8 = 1;
-
 /// The configuration, when it is about the socket's network namespace.
 #[inline(always)]
 fn here(ctx: &SockAddrContext) -> Option<&'static Config> {
@@ -48,11 +43,8 @@ fn here(ctx: &SockAddrContext) -> Option<&'static Config> {
 /// The system call fails as if the peer had refused.
 #[inline(always)]
 fn refuse() -> i32 {
-    // SAFETY: a static that nobody writes to; volatile, because the loader may have written it before.
-    if unsafe { (&raw const SET_RETVAL).read_volatile() } != 0 {
-        // SAFETY: asks for nothing.
-        unsafe { bpf_set_retval(-ECONNREFUSED) };
-    }
+    // SAFETY: asks for nothing. Linux 5.18; tcx, which the packet programs need, came later (6.6).
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
     FAIL
 }
 
