@@ -6,16 +6,21 @@
 //! vx     10.128.9.0/24    fd00:9::/64      containers of another node, by 10.128.9.1 and fd00:9::1
 //! ```
 
-use crate::{netns::Netns, packet::Packet};
+use crate::{
+    maps::{v4, wide},
+    netns::Netns,
+    packet::Packet,
+    plan::{Plan, ip, port},
+};
 use aya::{
-    Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, LpmTrie, MapError, PerCpuArray, lpm_trie::Key},
+    Ebpf, EbpfLoader,
+    maps::{LpmTrie, lpm_trie::Key},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use mesh_ebpf::{
     OBJECT,
     common::{
-        Backend, BackendCounts, Cached, Config, Drop, Flow, FlowKey, Frontend, Service, ServiceKey, V4, V6,
+        Backend, Config, Frontend, Service, ServiceKey,
         flag, mode, state,
     },
 };
@@ -24,14 +29,6 @@ use std::{
     net::IpAddr,
     sync::atomic::{AtomicU16, Ordering::Relaxed},
 };
-
-/// A type of the maps, to aya.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-pub(crate) struct Raw<T>(pub(crate) T);
-
-// SAFETY: the types of the maps are plain numbers without padding.
-unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
 
 /// The devices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,98 +74,6 @@ pub(crate) enum Way {
     Out,
 }
 
-/// Where the backends of ports are; each port is served with TCP and UDP on the VIPs.
-pub(crate) mod port {
-    /// In a container of this node.
-    pub(crate) const CONTAINER: u16 = 80;
-    /// In one of another node.
-    pub(crate) const REMOTE: u16 = 81;
-    /// A program of this host.
-    pub(crate) const HERE: u16 = 82;
-    /// Outside.
-    pub(crate) const OUTSIDE: u16 = 83;
-    /// Nowhere, refused.
-    pub(crate) const NOBODY: u16 = 84;
-    /// Nowhere, silently.
-    pub(crate) const SILENT: u16 = 85;
-    /// As [`CONTAINER`], for clients of 198.51.100.0/24 or 2001:db8:51::/48.
-    pub(crate) const ALLOWED: u16 = 86;
-    /// As [`CONTAINER`], one flow.
-    pub(crate) const LIMITED: u16 = 87;
-    /// As [`CONTAINER`], by the client's address.
-    pub(crate) const HASHED: u16 = 88;
-    /// As [`CONTAINER`], the second port of a range.
-    pub(crate) const SECOND: u16 = 89;
-    /// A container on the network of the NIC.
-    pub(crate) const BESIDE: u16 = 90;
-    /// Where there is no route to.
-    pub(crate) const LOST: u16 = 91;
-    /// As [`CONTAINER`], on every local address.
-    pub(crate) const PUBLISHED: u16 = 8080;
-    /// As [`REMOTE`], on every local address.
-    pub(crate) const PUBLISHED_REMOTE: u16 = 8081;
-    /// As [`HERE`], on every local address.
-    pub(crate) const PUBLISHED_HERE: u16 = 8082;
-    /// What backends listen on.
-    pub(crate) const BACKEND: u16 = 9999;
-}
-
-/// Addresses in both families.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    pub(crate) vip: IpAddr,
-    pub(crate) node: IpAddr,
-    pub(crate) gateway: IpAddr,
-    pub(crate) client: IpAddr,
-    pub(crate) container: IpAddr,
-    pub(crate) other: IpAddr,
-    pub(crate) remote: IpAddr,
-    pub(crate) outside: IpAddr,
-    pub(crate) beside: IpAddr,
-    pub(crate) peer: IpAddr,
-    pub(crate) router: IpAddr,
-    pub(crate) lost: IpAddr,
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-impl Plan {
-    pub(crate) fn both() -> [Plan; 2] {
-        [
-            Plan {
-                vip: ip("10.96.0.1"),
-                node: ip("192.0.2.1"),
-                gateway: ip("10.128.7.1"),
-                client: ip("198.51.100.9"),
-                container: ip("10.128.7.2"),
-                other: ip("10.128.7.3"),
-                remote: ip("10.128.9.5"),
-                outside: ip("203.0.113.7"),
-                beside: ip("192.0.2.77"),
-                peer: ip("192.0.2.2"),
-                router: ip("192.0.2.254"),
-                lost: ip("240.1.2.3"),
-            },
-            Plan {
-                vip: ip("fd00:96::1"),
-                node: ip("2001:db8::1"),
-                gateway: ip("fd00:7::1"),
-                client: ip("2001:db8:51::9"),
-                container: ip("fd00:7::2"),
-                other: ip("fd00:7::3"),
-                remote: ip("fd00:9::5"),
-                outside: ip("2001:db8:203::7"),
-                beside: ip("2001:db8::77"),
-                peer: ip("2001:db8::2"),
-                router: ip("2001:db8::fe"),
-                lost: ip("fc00:dead::1"),
-            },
-        ]
-    }
-}
-
 /// The node.
 pub(crate) struct Bed {
     netns: Netns,
@@ -176,21 +81,6 @@ pub(crate) struct Bed {
     frontends: u32,
     /// Next client port, so that cases do not meet.
     client_port: AtomicU16,
-}
-
-pub(crate) fn wide(ip: IpAddr) -> V6 {
-    match ip {
-        IpAddr::V4(ip) => {
-            let mut wide = [0; 16];
-            wide[..4].copy_from_slice(&ip.octets());
-            wide
-        }
-        IpAddr::V6(ip) => ip.octets(),
-    }
-}
-
-fn v4(ip: IpAddr) -> V4 {
-    wide(ip)[..4].try_into().unwrap()
 }
 
 impl Bed {
@@ -336,145 +226,11 @@ impl Bed {
         }
     }
 
-    /// The index of the frontend, and backend, that serves a port.
-    pub(crate) fn served(&self, plan: &Plan, number: u16, protocol: u8) -> u32 {
-        let service = if plan.vip.is_ipv4() {
-            let key = ServiceKey { address: v4(plan.vip), port: number.to_be(), protocol, pad: 0 };
-            self.look::<_, Service>("services4", key)
-        } else {
-            let key = ServiceKey { address: wide(plan.vip), port: number.to_be(), protocol, pad: 0 };
-            self.look::<_, Service>("services6", key)
-        };
-        service.unwrap().frontend
-    }
-
     fn mark<V: Copy + 'static>(&mut self, four: &str, six: &str, address: IpAddr, value: V) {
         match address {
             IpAddr::V4(_) => self.put(four, v4(address), value),
             IpAddr::V6(_) => self.put(six, wide(address), value),
         }
-    }
-
-    /// Writes into an array.
-    pub(crate) fn set<T: Copy + 'static>(&mut self, map: &str, index: u32, value: T) {
-        let mut map = Array::<_, Raw<T>>::try_from(self.ebpf.map_mut(map).unwrap()).unwrap();
-        map.set(index, Raw(value), 0).unwrap();
-    }
-
-    /// Reads from an array.
-    pub(crate) fn get<T: Copy + 'static>(&self, map: &str, index: u32) -> T {
-        Array::<_, Raw<T>>::try_from(self.ebpf.map(map).unwrap()).unwrap().get(&index, 0).unwrap().0
-    }
-
-    /// Writes into a hash map.
-    pub(crate) fn put<K: Copy + 'static, V: Copy + 'static>(&mut self, map: &str, key: K, value: V) {
-        let mut map = HashMap::<_, Raw<K>, Raw<V>>::try_from(self.ebpf.map_mut(map).unwrap()).unwrap();
-        map.insert(Raw(key), Raw(value), 0).unwrap();
-    }
-
-    /// Removes from a hash map.
-    pub(crate) fn take<K: Copy + 'static, V: Copy + 'static>(&mut self, map: &str, key: K) {
-        let mut map = HashMap::<_, Raw<K>, Raw<V>>::try_from(self.ebpf.map_mut(map).unwrap()).unwrap();
-        map.remove(&Raw(key)).unwrap();
-    }
-
-    /// Reads from a hash map.
-    pub(crate) fn look<K: Copy + 'static, V: Copy + 'static>(&self, map: &str, key: K) -> Option<V> {
-        let map = HashMap::<_, Raw<K>, Raw<V>>::try_from(self.ebpf.map(map).unwrap()).unwrap();
-        match map.get(&Raw(key), 0) {
-            Ok(Raw(value)) => Some(value),
-            Err(MapError::KeyNotFound) => None,
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    /// Changes the facts of the node.
-    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Config)) {
-        let mut config: Config = self.get("config", 0);
-        change(&mut config);
-        self.set("config", 0, config);
-    }
-
-    /// Changes a backend; what is cached is stale then.
-    pub(crate) fn change(&mut self, index: u32, change: impl FnOnce(&mut Backend)) {
-        let mut backend = self.get("backends", index);
-        change(&mut backend);
-        self.set("backends", index, backend);
-        self.configure(|config| config.epoch += 1);
-    }
-
-    /// Packets that were dropped for a reason, on all CPUs.
-    pub(crate) fn dropped(&self, reason: Drop) -> u64 {
-        let map = PerCpuArray::<_, u64>::try_from(self.ebpf.map("drops").unwrap()).unwrap();
-        map.get(&(reason as u32), 0).unwrap().iter().sum()
-    }
-
-    /// What a backend got, and how many flows it has.
-    pub(crate) fn counts(&self, backend: u32) -> (BackendCounts, i64) {
-        let map =
-            PerCpuArray::<_, Raw<BackendCounts>>::try_from(self.ebpf.map("backend_counts").unwrap()).unwrap();
-        let sum = map.get(&backend, 0).unwrap().iter().fold(BackendCounts::default(), |sum, Raw(one)| {
-            BackendCounts {
-                begun: sum.begun + one.begun,
-                ended: sum.ended + one.ended,
-                reset: sum.reset + one.reset,
-                bytes_in: sum.bytes_in + one.bytes_in,
-                bytes_out: sum.bytes_out + one.bytes_out,
-            }
-        });
-        (sum, self.get("active", backend))
-    }
-
-    /// The bits of a packet's flow.
-    pub(crate) fn bits(&self, packet: &Packet) -> Option<u32> {
-        self.flow(packet).map(|(bits, _)| bits)
-    }
-
-    /// The bits of a packet's flow, and its new source port.
-    pub(crate) fn flow(&self, packet: &Packet) -> Option<(u32, u16)> {
-        let ports = *packet.clone().ports().unwrap();
-        if packet.from.is_ipv4() {
-            let key = key(v4(packet.from), v4(packet.to), ports, packet.protocol());
-            self.look::<_, Flow<V4>>("flows4", key).map(|flow| (flow.bits, u16::from_be(flow.source_port)))
-        } else {
-            let key = key(wide(packet.from), wide(packet.to), ports, packet.protocol());
-            self.look::<_, Flow<V6>>("flows6", key).map(|flow| (flow.bits, u16::from_be(flow.source_port)))
-        }
-    }
-
-    /// Forgets one direction, as if it had been evicted.
-    pub(crate) fn evict(&mut self, packet: &Packet) {
-        let ports = *packet.clone().ports().unwrap();
-        if packet.from.is_ipv4() {
-            self.take::<_, Flow<V4>>("flows4", key(v4(packet.from), v4(packet.to), ports, packet.protocol()));
-        } else {
-            self.take::<_, Flow<V6>>(
-                "flows6",
-                key(wide(packet.from), wide(packet.to), ports, packet.protocol()),
-            );
-        }
-        self.configure(|config| config.epoch += 1);
-    }
-
-    /// The device that a packet's flow leaves by, as some CPU has it at hand.
-    pub(crate) fn leaves_by(&self, packet: &Packet) -> Option<u32> {
-        let ports = *packet.clone().ports().unwrap();
-        let (source, destination, protocol) = (packet.from, packet.to, packet.protocol());
-        if packet.from.is_ipv4() {
-            let key = key(v4(source), v4(destination), ports, protocol);
-            self.at_hand::<V4>("cache4", |cached| (cached.key == key).then_some(cached.rewrite.device))
-        } else {
-            let key = key(wide(source), wide(destination), ports, protocol);
-            self.at_hand::<V6>("cache6", |cached| (cached.key == key).then_some(cached.rewrite.device))
-        }
-    }
-
-    fn at_hand<A: Copy + 'static>(&self, map: &str, of: impl Fn(&Cached<A>) -> Option<u32>) -> Option<u32> {
-        let map = PerCpuArray::<_, Raw<Cached<A>>>::try_from(self.ebpf.map(map).unwrap()).unwrap();
-        (0..64)
-            .flat_map(|line| map.get(&line, 0).unwrap().iter().map(|Raw(c)| of(c)).collect::<Vec<_>>())
-            .flatten()
-            .next()
     }
 
     /// A client port that no case has used.
@@ -498,7 +254,8 @@ impl Bed {
         context[176..180].copy_from_slice(&gso.to_ne_bytes());
         let mut out = vec![0; bytes.len() + 512];
         let mut options = TestRunOptions::new();
-        (options.data_in, options.data_out, options.ctx_in) = (Some(bytes), Some(&mut out[..]), Some(&context[..]));
+        (options.data_in, options.data_out, options.ctx_in) =
+            (Some(bytes), Some(&mut out[..]), Some(&context[..]));
         let result = self.netns.run(|| program.test_run(options)).unwrap();
         out.truncate(result.data_size_out as usize);
         Outcome { verdict: result.return_value.cast_signed(), bytes: out }
@@ -509,11 +266,6 @@ impl Bed {
 pub(crate) fn arriving(way: Way, device: Device, packet: &Packet) -> Packet {
     let link = if way == Way::In { (device.mac(), NEIGHBOUR) } else { (NEIGHBOUR, device.mac()) };
     Packet { link, ..packet.clone() }
-}
-
-fn key<A>(source: A, destination: A, ports: (u16, u16), protocol: u8) -> FlowKey<A> {
-    let (source_port, destination_port) = (ports.0.to_be(), ports.1.to_be());
-    FlowKey { source, destination, source_port, destination_port, protocol, pad: [0; 3] }
 }
 
 fn config() -> Config {

@@ -1,7 +1,8 @@
 //! Packets of clients to backends and back.
 
+use crate::plan::{Plan, port};
 use crate::{
-    bed::{Bed, Device, NEXT, Plan, REDIRECT, Way, arriving, port},
+    bed::{Bed, Device, NEXT, REDIRECT, Way, arriving},
     packet::{ACK, Packet, SYN, tcp, udp},
 };
 use std::net::IpAddr;

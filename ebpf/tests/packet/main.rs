@@ -4,8 +4,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod answers;
 mod bed;
 mod forward;
+mod icmp;
+mod maps;
 #[path = "../socket/netns.rs"]
 mod netns;
 mod packet;
+mod plan;
+mod shapes;
+mod state;

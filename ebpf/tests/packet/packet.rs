@@ -104,7 +104,9 @@ impl Packet {
                 bytes.extend(seq.to_be_bytes());
                 bytes.extend(ack.to_be_bytes());
                 let words = u8::try_from(5 + options.len() / 4).unwrap();
-                bytes.extend([words << 4, *flags, 0x12, 0x34, 0, 0, 0, 0]);
+                // Resets have no window.
+                let window = if flags & RST == 0 { [0x12, 0x34] } else { [0; 2] };
+                bytes.extend([words << 4, *flags, window[0], window[1], 0, 0, 0, 0]);
                 bytes.extend(options);
                 bytes.extend(data);
                 (bytes, 16, false)
@@ -215,13 +217,55 @@ impl Packet {
 }
 
 pub(crate) fn tcp(from: (IpAddr, u16), to: (IpAddr, u16), flags: u8) -> Packet {
-    let (options, data) = (Vec::new(), if flags & SYN == 0 { b"hello world".to_vec() } else { Vec::new() });
+    let data = if flags & (SYN | RST) == 0 { b"hello world".to_vec() } else { Vec::new() };
+    let options = Vec::new();
     let body = Body::Tcp { ports: (from.1, to.1), seq: 0x1122_3344, ack: 0x5566_7788, flags, options, data };
     Packet::new(from.0, to.0, body)
 }
 
 pub(crate) fn udp(from: (IpAddr, u16), to: (IpAddr, u16)) -> Packet {
     Packet::new(from.0, to.0, Body::Udp { ports: (from.1, to.1), sum: true, data: b"hello worlds".to_vec() })
+}
+
+/// A datagram of so many bytes.
+pub(crate) fn long(from: (IpAddr, u16), to: (IpAddr, u16), len: usize) -> Packet {
+    let data = (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    Packet::new(from.0, to.0, Body::Udp { ports: (from.1, to.1), sum: true, data })
+}
+
+/// A ping, or the answer.
+pub(crate) fn echo(from: IpAddr, to: IpAddr, request: bool) -> Packet {
+    let kind = match (from.is_ipv4(), request) {
+        (true, true) => 8,
+        (true, false) => 0,
+        (false, true) => 128,
+        (false, false) => 129,
+    };
+    let data = b"abcdefghijklmnopqrstuvw".to_vec();
+    Packet::new(from, to, Body::Icmp { kind, code: 0, rest: [0x12, 0x34, 0, 1], data })
+}
+
+/// The reset that answers a packet of TCP.
+pub(crate) fn reset(packet: &Packet) -> Packet {
+    let Body::Tcp { ports, seq, ack, flags, data, .. } = &packet.body else { panic!("{packet:?}") };
+    let (seq, ack, flags) = if flags & ACK != 0 {
+        (*ack, 0, RST)
+    } else {
+        let marks = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        (0, seq + u32::try_from(data.len()).unwrap() + marks, RST | ACK)
+    };
+    let (options, data) = (Vec::new(), Vec::new());
+    let body = Body::Tcp { ports: (ports.1, ports.0), seq, ack, flags, options, data };
+    Packet { link: (packet.link.1, packet.link.0), ..Packet::new(packet.to, packet.from, body) }
+}
+
+/// The error that answers a packet: `IPv4` and `IPv6` type and code, and the MTU.
+pub(crate) fn complaint(packet: &Packet, four: (u8, u8), six: (u8, u8), mtu: u32) -> Packet {
+    let (kind, code) = if packet.from.is_ipv4() { four } else { six };
+    let quoted = packet.ip();
+    let quoted = &quoted[..quoted.len().min(128)];
+    let complaint = error(packet.to, packet.from, kind, code, mtu.to_be_bytes(), quoted);
+    Packet { link: (packet.link.1, packet.link.0), ..complaint }
 }
 
 /// An ICMP error of `from` to the sender of what it quotes.

@@ -3,7 +3,7 @@
 //! Answers come from the address that the packet was for, and go back by the device it came by.
 
 use super::{
-    checksum::{apply, difference, fold32, fold64},
+    checksum::{apply, difference, fold32, fold64, hops},
     frame::{ETHERNET, Frame, Skb},
     ip::{HOPS, Ip},
     nat::SHOT,
@@ -83,14 +83,12 @@ pub fn pong<A: Ip>(skb: Skb, packet: &Packet<A>) -> i32 {
     write(header.cast::<u8>(), reply as u8);
     write(header.wrapping_add(1), sum);
     // Both swap, so that no sum changes but by the hops.
-    let hops = packet.ttl.wrapping_sub(HOPS as u8);
-    if !A::write(skb, l3, packet.key.destination, packet.key.source, 0, hops) {
+    if !A::write(skb, l3, packet.key.destination, packet.key.source, 0, HOPS as u8) {
         return SHOT;
     }
     if !A::HEADER_SUM {
-        let change = difference(u64::from(packet.ttl) << 8, u64::from(HOPS) << 8);
         // SAFETY: the context is the kernel's.
-        unsafe { bpf_csum_update(skb.0, change) };
+        unsafe { bpf_csum_update(skb.0, hops(packet.ttl, HOPS as u8)) };
     }
     back(skb, packet.leaves)
 }

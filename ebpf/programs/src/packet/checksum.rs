@@ -20,6 +20,12 @@ pub fn difference(old: u64, new: u64) -> u32 {
     fold64(u64::from(!fold64(old)) + u64::from(fold64(new)))
 }
 
+/// The same for a hop limit, which is the second byte of its word.
+#[inline(always)]
+pub fn hops(old: u8, new: u8) -> u32 {
+    difference(u64::from(old) << 8, u64::from(new) << 8)
+}
+
 /// A checksum after such a change.
 #[inline(always)]
 pub fn apply(checksum: u16, difference: u32) -> u16 {

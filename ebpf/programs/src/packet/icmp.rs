@@ -7,7 +7,7 @@
 
 use super::{
     act::Act,
-    checksum::{apply, difference, fold64},
+    checksum::{apply, difference, fold64, hops},
     flow::{fill, rewrite},
     frame::{ETHERNET, Frame, Skb},
     ip::Ip,
@@ -66,16 +66,16 @@ pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
             return Act::drop(Drop::Malformed);
         }
     }
-    let hops = u8::from(rewrite.device != 0);
+    let ttl = packet.ttl - u8::from(rewrite.device != 0);
     if !quote(skb, packet, &inner, source, destination, ports, rewrite.addresses)
-        || !A::write(skb, ETHERNET, rewrite.source, rewrite.destination, rewrite.addresses, hops)
+        || !A::write(skb, ETHERNET, rewrite.source, rewrite.destination, rewrite.addresses, ttl)
     {
         return Act::drop(Drop::Malformed);
     }
     if !A::HEADER_SUM {
         // The hop limit, in the kernel's own sum over the packet; all else adds up to nothing.
         // SAFETY: the context is the kernel's.
-        unsafe { bpf_csum_update(skb.0, (!(u32::from(hops) << 8)) & 0xffff) };
+        unsafe { bpf_csum_update(skb.0, hops(packet.ttl, ttl)) };
     }
     Act::SEND
 }
@@ -120,7 +120,7 @@ fn quote<A: Ip>(
     }
     let Some(at) = skb.at::<u32>(l4) else { return false };
     write(at, ports);
-    if !A::write(skb, l3, source, destination, addresses, 0) {
+    if !A::write(skb, l3, source, destination, addresses, inner.ttl) {
         return false;
     }
     let Some(at) = skb.at::<u16>(packet.l4 as usize + 2) else { return false };

@@ -1,7 +1,7 @@
 //! What differs between IPv4 and IPv6 for packets.
 
 use super::{
-    checksum::{apply, fold32, fold64},
+    checksum::{apply, difference, fold32, fold64},
     frame::Frame,
     parse::{self, Packet, read, write},
 };
@@ -34,9 +34,9 @@ pub trait Ip: Family {
     fn fragments() -> &'static LruHashMap<FragmentKey<Self>, [u16; 2]>;
     /// Reads the headers; `QUOTED` within an ICMP error.
     fn parse<F: Frame, const QUOTED: bool>(frame: F, l3: usize, packet: &mut Packet<Self>);
-    /// Writes addresses, and takes `hops` from the time to live; keeps the header's checksum right. `difference` is
+    /// Writes addresses and the time to live; keeps the header's checksum right. `difference` is
     /// that of the addresses. False where the packet has no such header.
-    fn write<F: Frame>(frame: F, l3: usize, source: Self, destination: Self, difference: u32, hops: u8) -> bool;
+    fn write<F: Frame>(frame: F, l3: usize, source: Self, destination: Self, difference: u32, ttl: u8) -> bool;
     /// A header of 20 or 40 bytes for `len` bytes after it, at the start of `words`; checksum of it included.
     fn header(words: &mut [u32], source: Self, destination: Self, protocol: u8, len: u32);
     /// Whether pings of it are answered here.
@@ -89,14 +89,15 @@ impl Ip for V4 {
         source: V4,
         destination: V4,
         difference: u32,
-        hops: u8,
+        ttl: u8,
     ) -> bool {
         let Some(header) = frame.at::<[u32; 5]>(l3) else { return false };
         let header = header.cast::<u32>();
         let third = read(header.wrapping_add(2));
-        let fewer = !u32::from(hops) & 0xffff;
-        let sum = apply((third >> 16) as u16, fold64(u64::from(difference) + u64::from(fewer)));
-        write(header.wrapping_add(2), (third & 0xffff).wrapping_sub(u32::from(hops)) | u32::from(sum) << 16);
+        let new = third & 0xff00 | u32::from(ttl);
+        let change = u64::from(difference) + u64::from(self::difference(u64::from(third & 0xffff), u64::from(new)));
+        let sum = apply((third >> 16) as u16, fold64(change));
+        write(header.wrapping_add(2), new | u32::from(sum) << 16);
         write(header.wrapping_add(3), u32::from_ne_bytes(source));
         write(header.wrapping_add(4), u32::from_ne_bytes(destination));
         true
@@ -185,11 +186,10 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn write<F: Frame>(frame: F, l3: usize, source: V6, destination: V6, _: u32, hops: u8) -> bool {
+    fn write<F: Frame>(frame: F, l3: usize, source: V6, destination: V6, _: u32, ttl: u8) -> bool {
         let Some(header) = frame.at::<[u32; 10]>(l3) else { return false };
         let header = header.cast::<u32>();
-        let second = read(header.wrapping_add(1));
-        write(header.wrapping_add(1), second.wrapping_sub(u32::from(hops) << 24));
+        write(header.cast::<u8>().wrapping_add(7), ttl);
         let (source, destination) = (words(source), words(destination));
         for number in 0..4 {
             write(header.wrapping_add(2 + number), source[number]);

@@ -2,7 +2,7 @@
 
 use super::{
     answer::Error,
-    checksum::fold64,
+    checksum::{fold64, hops},
     frame::{Frame, Skb},
     ip::Ip,
     parse::{Kind, Packet, TCP, UDP, read, write},
@@ -29,7 +29,7 @@ pub fn send<A: Steps>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>) -> i32
     if on && rewrite.mtu != 0 && packet.len > rewrite.mtu && longest(skb, packet) > rewrite.mtu {
         return A::error(skb, Error::TooBig as u32, rewrite.mtu);
     }
-    if !translate(skb, packet, rewrite, u8::from(on)) {
+    if !translate(skb, packet, rewrite, packet.ttl - u8::from(on)) {
         return SHOT;
     }
     self::on(rewrite)
@@ -54,13 +54,13 @@ fn longest<A: Ip>(skb: Skb, packet: &Packet<A>) -> u32 {
 /// Writes the new addresses and ports and keeps every checksum right: the header's, TCP's and UDP's (which may be
 /// partial, for a device to complete, or 0 where UDP has none), and the kernel's own sum over the packet.
 #[inline(always)]
-fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, hops: u8) -> bool {
+fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, ttl: u8) -> bool {
     let whole = packet.kind == Kind::Ports;
     if whole {
         let Some(ports) = skb.at::<u32>(packet.l4 as usize) else { return false };
         write(ports, u32::from(rewrite.source_port) | u32::from(rewrite.destination_port) << 16);
     }
-    if !A::write(skb, packet.l3 as usize, rewrite.source, rewrite.destination, rewrite.addresses, hops) {
+    if !A::write(skb, packet.l3 as usize, rewrite.source, rewrite.destination, rewrite.addresses, ttl) {
         return false;
     }
     if whole {
@@ -79,9 +79,9 @@ fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, hops: u8
     if !A::HEADER_SUM {
         // The helper above takes the addresses for changed within a header that has a sum of its own. IPv6's has
         // none: what it took from the kernel's sum comes back, and the hop limit counts.
-        let fewer = (!(u32::from(hops) << 8)) & 0xffff;
+        let change = u64::from(rewrite.addresses) + u64::from(hops(packet.ttl, ttl));
         // SAFETY: as above.
-        unsafe { bpf_csum_update(skb.0, fold64(u64::from(rewrite.addresses) + u64::from(fewer))) };
+        unsafe { bpf_csum_update(skb.0, fold64(change)) };
     }
     true
 }

@@ -100,6 +100,10 @@ pub fn write<T: Copy>(at: *mut T, value: T) {
 #[inline(always)]
 fn ports<A, F: Frame, const QUOTED: bool>(frame: F, packet: &mut Packet<A>) {
     let l4 = packet.l4 as usize;
+    let least = if packet.key.protocol == TCP { 20 } else { 8 };
+    if packet.len < packet.l4 - packet.l3 + least && !QUOTED {
+        return;
+    }
     let ports: u32 = if packet.key.protocol == TCP && !QUOTED {
         let Some(header) = frame.at::<[u32; 5]>(l4) else { return };
         packet.flags = read(header.cast::<u8>().wrapping_add(13));
