@@ -19,10 +19,7 @@ use aya::{
 };
 use mesh_ebpf::{
     OBJECT,
-    common::{
-        Backend, Config, Frontend, Service, ServiceKey,
-        flag, mode, state,
-    },
+    common::{Backend, Config, Frontend, Service, ServiceKey, flag, mode, state},
 };
 use std::{
     fs,
@@ -134,7 +131,8 @@ impl Bed {
             program.load().unwrap();
         }
         let mut bed = Bed { netns, ebpf, frontends: 0, client_port: AtomicU16::new(20_000) };
-        bed.set("config", 0, config());
+        let netns = bed.netns.cookie();
+        bed.set("config", 0, Config { netns, ..config() });
         for plan in Plan::both() {
             bed.serve_all(&plan);
         }

@@ -82,7 +82,11 @@ fn concerns(
         let want = error(as_from, original.from, kind.0, kind.1, kind.2, &quote(original));
         let want = Packet { link: comes.link, ttl: comes.ttl - u8::from(!up), ..want };
         let verdict = if up { NEXT } else { REDIRECT };
-        assert_eq!(out, Outcome { verdict, bytes: want.bytes() }, "{kind:?} from {from} about {about:?}, {len}");
+        assert_eq!(
+            out,
+            Outcome { verdict, bytes: want.bytes() },
+            "{kind:?} from {from} about {about:?}, {len}"
+        );
     }
 }
 

@@ -7,6 +7,7 @@
 mod answers;
 mod bed;
 mod forward;
+mod fuzz;
 mod icmp;
 mod maps;
 #[path = "../socket/netns.rs"]

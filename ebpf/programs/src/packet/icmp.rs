@@ -26,7 +26,8 @@ pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
     let packet = &work.packet;
     let mut inner = Packet::new(A::ZERO, packet.leaves);
     A::parse::<Skb, true>(skb, packet.l4 as usize + 8, &mut inner);
-    if inner.kind != Kind::Ports {
+    // What Ethernet adds behind the packet is not quoted.
+    if inner.kind != Kind::Ports || inner.l4 + 8 > packet.l3 + packet.len {
         return Act::NEXT;
     }
     let about = inner.key;
@@ -107,7 +108,9 @@ fn quote<A: Ip>(
         TCP => l4 + 16,
         _ => return false,
     };
-    if let Some(at) = skb.at::<u16>(offset) {
+    if offset as u32 + 2 <= packet.l3 + packet.len
+        && let Some(at) = skb.at::<u16>(offset)
+    {
         let sum = read(at);
         if sum != 0 || about.protocol == TCP {
             let mut new = apply(sum, fold64(u64::from(addresses) + u64::from(changed)));

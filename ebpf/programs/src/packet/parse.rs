@@ -152,7 +152,7 @@ pub fn parse4<F: Frame, const QUOTED: bool>(frame: F, l3: usize, packet: &mut Pa
     packet.first = fragment & 0x2000 != 0;
     match packet.key.protocol {
         TCP | UDP => ports::<V4, F, QUOTED>(frame, packet),
-        ICMP4 => {
+        ICMP4 if packet.len >= words * 4 + 8 => {
             let Some(header) = frame.at::<[u32; 2]>(l4) else { return };
             packet.kind = match read(header.cast::<u8>()) {
                 8 if !packet.first => Kind::Echo,
@@ -204,7 +204,7 @@ pub fn parse6<F: Frame, const QUOTED: bool>(frame: F, l3: usize, packet: &mut Pa
     }
     match next {
         TCP | UDP => ports::<V6, F, QUOTED>(frame, packet),
-        ICMP6 => {
+        ICMP6 if packet.len >= packet.l4 - packet.l3 + 8 => {
             let Some(header) = frame.at::<[u32; 2]>(l4) else { return };
             packet.kind = match read(header.cast::<u8>()) {
                 128 if !packet.first => Kind::Echo,
