@@ -4,7 +4,7 @@
 //!  <bpffs>/mesh-agent/v1/<cookie of the network namespace>/
 //!      services4, flows4, …       maps
 //!      programs-<hash of the object>/connect4, …
-//!      links/connect4, tcx_ingress-7, …
+//!      links/connect4, tc_ingress-7, …
 //! ```
 //!
 //! A run of the agent that finds the same object changes nothing. Of another object it loads the programs over the maps
@@ -15,7 +15,7 @@ use crate::{
     map::{Map, PerCpu, Plain},
     notes, raw,
 };
-use aya::{EbpfLoader, programs::Program};
+use aya::programs::Program;
 use aya_obj::Object;
 use mesh_ebpf_common::LAYOUT;
 use std::{
@@ -49,7 +49,7 @@ const SOCKETS: [(&str, u32); 11] = [
 ];
 
 /// Programs of devices and their attach types.
-const DEVICES: [(&str, u32); 2] = [("ingress", 46), ("egress", 47)];
+const DEVICES: [(&str, u32); 2] = [("tc_ingress", 46), ("tc_egress", 47)];
 
 /// Why the kernel's side could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -306,15 +306,6 @@ fn incompatible(folder: &Path) -> Result<Option<String>, SetupError> {
 
 /// Loads all programs over the maps in `folder`, making those that are not there, and pins them under `to`.
 fn load(folder: &Path, sizes: &Sizes, to: &Path) -> Result<(), SetupError> {
-    let mut loader = EbpfLoader::new();
-    let names: Vec<String> =
-        Object::parse(OBJECT).map(|object| object.maps.into_keys().collect()).unwrap_or_default();
-    for name in &names {
-        if let Some(entries) = sizes.of(name) {
-            loader.map_max_entries(name, entries);
-        }
-        loader.map_pin_path(name, folder.join(name));
-    }
     let refused = |what: &str, error: &dyn std::error::Error| {
         let mut reason = error.to_string();
         let mut source = error.source();
@@ -324,7 +315,7 @@ fn load(folder: &Path, sizes: &Sizes, to: &Path) -> Result<(), SetupError> {
         }
         SetupError::Program { what: what.to_owned(), reason }
     };
-    let mut ebpf = loader.load(OBJECT).map_err(|error| refused("the object", &error))?;
+    let mut ebpf = crate::open(sizes, Some(folder)).map_err(|error| refused("the object", &error))?;
     // Complete or not there: renamed when all are loaded.
     let half = folder.join("programs-new");
     remove(&half).and_then(|()| fs::create_dir(&half)).map_err(failed("make a folder for programs"))?;

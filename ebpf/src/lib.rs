@@ -8,12 +8,16 @@ mod map;
 pub mod notes;
 pub mod place;
 mod raw;
+mod shared;
 
 pub use kernel::{Kernel, SetupError, folder, other_layouts, remove};
 pub use map::{Map, PerCpu, Plain, value};
 pub use mesh_ebpf_common as common;
+pub use shared::Shared;
 
-use aya::include_bytes_aligned;
+use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use aya_obj::Object;
+use std::path::Path;
 
 /// The programs as an ELF object with BTF.
 pub static OBJECT: &[u8] = include_bytes_aligned!("../object/mesh.o");
@@ -67,8 +71,27 @@ impl Sizes {
             "locals4" | "locals6" => 4096,
             "nodes4" | "nodes6" => 16_384,
             "flows4" | "flows6" | "udp_out4" | "udp_out6" | "udp_back4" | "udp_back6" => self.flows,
-            "cache4" | "cache6" => self.cached,
+            "cache4" | "cache6" | "cache_epochs" => self.cached,
             _ => return None,
         })
     }
+}
+
+/// Creates the maps, or takes those that are pinned under `pins`, and gives the programs to be loaded and attached.
+/// [`Kernel`] is what an agent uses; this is for who tests programs.
+///
+/// # Errors
+/// What aya says when the object does not fit this kernel or a map cannot be made.
+pub fn open(sizes: &Sizes, pins: Option<&Path>) -> Result<Ebpf, EbpfError> {
+    let names: Vec<String> = Object::parse(OBJECT)?.maps.into_keys().collect();
+    let mut loader = EbpfLoader::new();
+    for name in &names {
+        if let Some(entries) = sizes.of(name) {
+            loader.map_max_entries(name, entries);
+        }
+        if let Some(pins) = pins {
+            loader.map_pin_path(name, pins.join(name));
+        }
+    }
+    loader.load(OBJECT)
 }

@@ -76,6 +76,11 @@ impl<K: Plain, V: Plain> Map<K, V> {
         Ok(Map { fd, entries, kind: PhantomData })
     }
 
+    /// Its descriptor.
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
     /// How many entries it can have.
     #[must_use]
     pub fn capacity(&self) -> u32 {

@@ -16,3 +16,11 @@ pub fn add(counter: *mut u64, by: u64) {
     // SAFETY: as above.
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) by) };
 }
+
+/// Sets bits, and gives what was there before.
+#[inline(always)]
+pub fn fetch_or(bits: *mut u32, mut set: u32) -> u32 {
+    // SAFETY: as above, with values of four bytes.
+    unsafe { asm!("w1 = atomic_fetch_or((u32 *)(r2 + 0), w1)", inout("r1") set, in("r2") bits) };
+    set
+}

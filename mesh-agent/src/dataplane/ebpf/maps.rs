@@ -5,7 +5,7 @@ use super::{
     note::NameBytes,
 };
 use mesh_ebpf::{
-    Kernel, Map, PerCpu,
+    Kernel, Map, PerCpu, Shared,
     common::{
         AllowKey, Backend, BackendCounts, Config, Flow, FlowKey, Frontend, FrontendCounts, MemberKey,
         Service, ServiceKey, Sticky, StickyKey, V4, V6,
@@ -44,19 +44,23 @@ pub(super) struct Maps {
     pub(super) allow_notes: Map<AllowPlace, AllowNote>,
     /// What each socket dialled.
     pub(super) dialled: OwnedFd,
+    /// The memory of `active`.
+    open_flows: Shared,
     /// How many lines each cache has.
     pub(super) cached: u32,
 }
 
 impl Maps {
     pub(super) fn open(kernel: &Kernel) -> io::Result<Maps> {
+        let active = kernel.map("active")?;
         Ok(Maps {
+            open_flows: Shared::new(&active)?,
+            active,
             config: kernel.map("config")?,
             services4: kernel.map("services4")?,
             services6: kernel.map("services6")?,
             slots: kernel.map("slots")?,
             backends: kernel.map("backends")?,
-            active: kernel.map("active")?,
             backend_counts: kernel.per_cpu("backend_counts")?,
             frontends: kernel.map("frontends")?,
             frontend_counts: kernel.per_cpu("frontend_counts")?,
@@ -89,8 +93,7 @@ impl Maps {
     /// Counts a flow out, unless another backend has its place by now.
     pub(super) fn ended(&self, index: u32, generation: u32) -> io::Result<()> {
         if self.backends.get(&index)?.is_some_and(|backend| backend.generation == generation) {
-            let now = self.active.get(&index)?.unwrap_or(0);
-            self.active.put(&[(index, now - 1)])?;
+            self.open_flows.add(index, -1);
         }
         Ok(())
     }
