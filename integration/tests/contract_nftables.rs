@@ -9,8 +9,11 @@ struct Nftables;
 
 impl KernelPlane for Nftables {
     type Plane = NftablesPlane;
+    type Ground = ();
 
-    fn make() -> NftablesPlane {
+    fn ground() {}
+
+    fn make((): &()) -> NftablesPlane {
         NftablesPlane::start(NftablesConfig {
             // Where the fixture's instances are.
             node: Name::new("n2").expect("a good name"),
@@ -25,39 +28,47 @@ impl KernelPlane for Nftables {
 mod routed4 {
     use super::Nftables;
     use mesh_integration::{
-        contract::kernel::Routed4, contract_suite, contract_suite_bytes, contract_suite_hosted,
+        contract::kernel::Routed4, contract_suite, contract_suite_bytes, contract_suite_conntrack,
+        contract_suite_hosted,
     };
     contract_suite!(Routed4<Nftables>);
     contract_suite_bytes!(Routed4<Nftables>);
     contract_suite_hosted!(Routed4<Nftables>);
+    contract_suite_conntrack!(Routed4<Nftables>);
 }
 
 mod routed6 {
     use super::Nftables;
     use mesh_integration::{
-        contract::kernel::Routed6, contract_suite, contract_suite_bytes, contract_suite_hosted,
+        contract::kernel::Routed6, contract_suite, contract_suite_bytes, contract_suite_conntrack,
+        contract_suite_hosted,
     };
     contract_suite!(Routed6<Nftables>);
     contract_suite_bytes!(Routed6<Nftables>);
     contract_suite_hosted!(Routed6<Nftables>);
+    contract_suite_conntrack!(Routed6<Nftables>);
 }
 
 mod on_node4 {
     use super::Nftables;
     use mesh_integration::{
-        contract::kernel::OnNode4, contract_suite, contract_suite_bytes, contract_suite_hosted,
+        contract::kernel::OnNode4, contract_suite, contract_suite_bytes, contract_suite_conntrack,
+        contract_suite_hosted,
     };
     contract_suite!(OnNode4<Nftables>);
     contract_suite_bytes!(OnNode4<Nftables>);
     contract_suite_hosted!(OnNode4<Nftables>);
+    contract_suite_conntrack!(OnNode4<Nftables>);
 }
 
 mod on_node6 {
     use super::Nftables;
     use mesh_integration::{
-        contract::kernel::OnNode6, contract_suite, contract_suite_bytes, contract_suite_hosted,
+        contract::kernel::OnNode6, contract_suite, contract_suite_bytes, contract_suite_conntrack,
+        contract_suite_hosted,
     };
     contract_suite!(OnNode6<Nftables>);
     contract_suite_bytes!(OnNode6<Nftables>);
     contract_suite_hosted!(OnNode6<Nftables>);
+    contract_suite_conntrack!(OnNode6<Nftables>);
 }

@@ -14,7 +14,11 @@ struct Nothing;
 impl KernelPlane for Nothing {
     type Plane = FakePlane;
 
-    fn make() -> FakePlane {
+    type Ground = ();
+
+    fn ground() {}
+
+    fn make((): &()) -> FakePlane {
         FakePlane::new()
     }
 }

@@ -23,7 +23,7 @@ pub type V6 = [u8; 16];
 
 /// What a frontend is found by.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ServiceKey<A> {
     /// Dialled address; all zero for a published port on every local address.
     pub address: A,
@@ -131,7 +131,7 @@ pub mod state {
 
 /// A packet's addresses and ports, as they are found in it.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct FlowKey<A> {
     /// Source.
     pub source: A,
@@ -186,22 +186,77 @@ pub mod direction {
     pub const ANSWERED: u32 = 0x10;
 }
 
-/// A per-CPU cache line of `cache4`/`cache6`: a flow with what its rewrite needs computed.
+/// What becomes of a packet, computed.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rewrite<A> {
+    /// New source.
+    pub source: A,
+    /// New destination.
+    pub destination: A,
+    /// Whom to send it to on `device`; all zero where the route is asked anew.
+    pub nexthop: A,
+    /// New source port, network order.
+    pub source_port: u16,
+    /// New destination port, network order.
+    pub destination_port: u16,
+    /// Difference of the addresses, a sum of 32 bits, for the IP header's and the pseudo header's checksum.
+    pub addresses: u32,
+    /// Difference of the ports, likewise.
+    pub ports: u32,
+    /// Device to send it to; 0 for where it is going anyway.
+    pub device: u32,
+    /// The longest packet that may go there, in bytes of IP.
+    pub mtu: u32,
+    /// [`direction::REPLY`] or 0.
+    pub bits: u32,
+    /// Index into `backends`.
+    pub backend: u32,
+}
+
+/// A per-CPU cache line of `cache4`/`cache6`: a flow's rewrite.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cached<A> {
     /// Which flow.
     pub key: FlowKey<A>,
     /// What becomes of it.
-    pub flow: Flow<A>,
-    /// [`Config::epoch`] when it was cached: of another it is not used.
+    pub rewrite: Rewrite<A>,
+    /// [`Config::epoch`] plus the line's in `cache_epochs` when it was cached: of another it is not used.
     pub epoch: u32,
-    /// Difference of the addresses, for the IP header's and the pseudo header's checksum.
-    pub addresses: u32,
-    /// Difference of the ports.
-    pub ports: u32,
-    /// Device to send it to; 0 for the host's own stack.
-    pub device: u32,
+    /// When it was looked up in `flows`: jiffies, low half. It is used for a second.
+    pub since: u32,
+}
+
+/// What later fragments of a packet are known by: key of `fragments4`/`fragments6`. The value is the two ports, source
+/// first, network order.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FragmentKey<A> {
+    /// Source.
+    pub source: A,
+    /// Destination.
+    pub destination: A,
+    /// Identification, as it is in the header.
+    pub id: u32,
+    /// `IPPROTO_*`.
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: [u8; 3],
+}
+
+/// What a CPU did in the present jiffy: value of the per-CPU `pace`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pace {
+    /// Jiffies, low half.
+    pub jiffy: u32,
+    /// Flows begun in it.
+    pub flows: u32,
+    /// Events told in it.
+    pub events: u32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// Sets of sockets: entries of `cookies`.
@@ -296,7 +351,7 @@ pub struct Sticky {
 
 /// Key of `members`: where a sticky frontend has the backend of that id.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct MemberKey {
     /// [`Backend::id`].
     pub id: u64,
@@ -308,7 +363,7 @@ pub struct MemberKey {
 
 /// Key of `allow4`/`allow6`, a longest-prefix trie.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct AllowKey<A> {
     /// 32 bits of the frontend and those of the network.
     pub prefix: u32,
@@ -356,14 +411,14 @@ pub struct Config {
     pub epoch: u32,
     /// [`mode`] bits.
     pub mode: u32,
-    /// The overlay's device; 0 without one.
+    /// The overlay's bridge, to which this node's containers are attached; 0 without one.
     pub overlay: u32,
     /// New flows a CPU may begin within a jiffy; 0 means any number.
     pub new_flows: u32,
     /// Jiffies in a second.
     pub hz: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// Lines of `cache4` and of `cache6`, less 1: all bits below the highest.
+    pub cached: u32,
     /// This node's address, the source of masqueraded flows; zero without one.
     pub node4: V4,
     /// This node's address on the overlay.

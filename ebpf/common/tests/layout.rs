@@ -25,8 +25,16 @@ fn no_type_has_padding() {
         FlowKey<V6> { source, destination, source_port, destination_port, protocol, pad };
         Flow<V4> { source, destination, source_port, destination_port, bits, backend, generation, frontend, seen };
         Flow<V6> { source, destination, source_port, destination_port, bits, backend, generation, frontend, seen };
-        Cached<V4> { key, flow, epoch, addresses, ports, device };
-        Cached<V6> { key, flow, epoch, addresses, ports, device };
+        Rewrite<V4> {
+            source, destination, nexthop, source_port, destination_port, addresses, ports, device, mtu, bits, backend
+        };
+        Cached<V4> { key, rewrite, epoch, since };
+        FragmentKey<V4> { source, destination, id, protocol, pad };
+        Rewrite<V6> {
+            source, destination, nexthop, source_port, destination_port, addresses, ports, device, mtu, bits, backend
+        };
+        Cached<V6> { key, rewrite, epoch, since };
+        FragmentKey<V6> { source, destination, id, protocol, pad };
         Dialled { address, peer, port, peer_port, family, backend, generation };
         PeerKey<V4> { cookie, address, port, pad };
         PeerKey<V6> { cookie, address, port, pad };
@@ -41,8 +49,9 @@ fn no_type_has_padding() {
         FrontendCounts { no_backend, denied, limited };
         BackendCounts { begun, ended, reset, bytes_in, bytes_out };
         Config {
-            netns, epoch, mode, overlay, new_flows, hz, pad, node4, overlay4, vips4, node6, overlay6, vips6
+            netns, epoch, mode, overlay, new_flows, hz, cached, node4, overlay4, vips4, node6, overlay6, vips6
         };
+        Pace { jiffy, flows, events, pad };
         Event { source, destination, source_port, destination_port, family, protocol, reason };
     }
 }

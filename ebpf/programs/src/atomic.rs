@@ -25,3 +25,11 @@ pub fn take(place: *mut u64, by: u64) -> bool {
     unsafe { asm!("r0 = cmpxchg_64({0} + 0, r0, {1})", in(reg) place, in(reg) by, inout("r0") 0_u64 => was) };
     was == 0
 }
+
+/// Sets bits, and gives what was there before.
+#[inline(always)]
+pub fn fetch_or(bits: *mut u32, mut set: u32) -> u32 {
+    // SAFETY: as above, with values of four bytes.
+    unsafe { asm!("w1 = atomic_fetch_or((u32 *)(r2 + 0), w1)", inout("r1") set, in("r2") bits) };
+    set
+}

@@ -6,6 +6,7 @@
 mod atomic;
 mod choose;
 mod maps;
+mod packet;
 mod service;
 mod socket;
 

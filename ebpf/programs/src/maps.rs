@@ -1,14 +1,14 @@
 //! The maps. The loader sets their sizes and pins each under its name; `mesh_ebpf_common` says what is in them.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::SkStorage,
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use mesh_ebpf_common::{
-    Backend, BackendCounts, Cached, Chosen, Config, Dialled, Drop, Flow, FlowKey, Frontend, FrontendCounts,
-    MemberKey, NAME_LEN, Peer, PeerKey, SETS, Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS,
+    Backend, BackendCounts, Cached, Chosen, Config, Dialled, Drop, Flow, FlowKey, FragmentKey, Frontend,
+    FrontendCounts, MemberKey, Pace, Peer, PeerKey, SETS, Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS,
 };
 
 /// The loader gives every map its size; this one only has to be above 0.
@@ -28,7 +28,7 @@ maps! {
     "services6" SERVICES6: HashMap<ServiceKey<V6>, Service> = LATER, BPF_F_NO_PREALLOC;
     "slots" SLOTS: Array<u32> = LATER, 0;
     "backends" BACKENDS: Array<Backend> = LATER, 0;
-    "active" ACTIVE: Array<i64> = LATER, 0;
+    "active" ACTIVE: Array<i64> = LATER, BPF_F_MMAPABLE;
     "backend_counts" BACKEND_COUNTS: PerCpuArray<BackendCounts> = LATER, 0;
     "frontends" FRONTENDS: Array<Frontend> = LATER, 0;
     "turns" TURNS: Array<u64> = LATER, 0;
@@ -47,6 +47,10 @@ maps! {
     "flows6" FLOWS6: LruHashMap<FlowKey<V6>, Flow<V6>> = LATER, 0;
     "cache4" CACHE4: PerCpuArray<Cached<V4>> = LATER, 0;
     "cache6" CACHE6: PerCpuArray<Cached<V6>> = LATER, 0;
+    "cache_epochs" CACHE_EPOCHS: Array<u32> = LATER, 0;
+    "fragments4" FRAGMENTS4: LruHashMap<FragmentKey<V4>, [u16; 2]> = 4096, 0;
+    "fragments6" FRAGMENTS6: LruHashMap<FragmentKey<V6>, [u16; 2]> = 4096, 0;
+    "pace" PACE: PerCpuArray<Pace> = 1, 0;
     "udp_out4" UDP_OUT4: LruHashMap<PeerKey<V4>, Chosen> = LATER, 0;
     "udp_out6" UDP_OUT6: LruHashMap<PeerKey<V6>, Chosen> = LATER, 0;
     "udp_back4" UDP_BACK4: LruHashMap<PeerKey<V4>, Peer<V4>> = LATER, 0;
@@ -54,7 +58,6 @@ maps! {
     "cookies" COOKIES: Array<[u64; WAYS as usize]> = SETS, 0;
     "sockets" SOCKETS: Array<Dialled> = SETS * WAYS, 0;
     "drops" DROPS: PerCpuArray<u64> = Drop::COUNT, 0;
-    "names" NAMES: HashMap<u64, [u8; NAME_LEN]> = LATER, BPF_F_NO_PREALLOC;
 }
 
 /// What each socket dialled, of sockets that have no place in `sockets`; goes with the socket.

@@ -123,14 +123,15 @@ impl Family for V6 {
 
     #[inline(always)]
     fn is_loopback(self) -> bool {
-        u128::from_ne_bytes(self) == 1_u128.to_be()
+        let [high, low] = halves(self);
+        high | (low ^ 1_u64.to_be()) == 0
     }
 
     #[inline(always)]
     fn is_vip(self, config: &Config) -> bool {
         let within = |[network, mask]: [V6; 2]| {
-            let mask = u128::from_ne_bytes(mask);
-            mask != 0 && u128::from_ne_bytes(self) & mask == u128::from_ne_bytes(network)
+            let ([high, low], mask, network) = (halves(self), halves(mask), halves(network));
+            mask[0] != 0 && (high & mask[0] ^ network[0]) | (low & mask[1] ^ network[1]) == 0
         };
         within(config.vips6[0]) || within(config.vips6[1])
     }
@@ -157,4 +158,12 @@ impl Family for V6 {
     fn narrow(wide: &V6) -> V6 {
         *wide
     }
+}
+
+/// An address as two numbers. LLVM 22 crashes over copies that are aligned to 16 bytes, which `u128` and comparisons of
+/// 16 bytes lead to on this target.
+#[inline(always)]
+pub fn halves(address: V6) -> [u64; 2] {
+    // SAFETY: numbers of the same size.
+    unsafe { core::mem::transmute(address) }
 }

@@ -33,9 +33,20 @@ const LINKS: [(&str, u8); 3] = [("clients", 10), ("uplink", 11), ("backends", 44
 pub trait KernelPlane {
     /// The plane.
     type Plane: DataPlane + Send;
+    /// What it stands on beside the node's namespace; it outlives every run of the plane.
+    type Ground: std::fmt::Debug + Sync;
+
+    /// Prepares the ground, before any socket is opened.
+    fn ground() -> Self::Ground;
 
     /// A new run of it. Called on a thread that is in the node's namespace, with tokio's runtime entered.
-    fn make() -> Self::Plane;
+    fn make(ground: &Self::Ground) -> Self::Plane;
+
+    /// Whether sockets of the node itself are led to backends, not their packets: one that sends datagrams then meets an
+    /// error when its backend is gone, and its program connects again.
+    fn leads_sockets() -> bool {
+        false
+    }
 
     /// See [`PlaneUnderTest::shards`].
     fn shards() -> u32 {
@@ -61,6 +72,7 @@ pub struct Kernel<K: KernelPlane, const V6: bool, const ON_NODE: bool> {
     containers: Vec<Host>,
     /// Where the clients are.
     clients: Host,
+    ground: K::Ground,
 }
 
 /// Clients of another host, IPv4.
@@ -95,6 +107,7 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> Kernel<K, V6, ON_NODE>
     }
 
     fn build() -> io::Result<Self> {
+        let ground = K::ground();
         let mut hosts = Hosts::default();
         let node = hosts.add("node")?;
         node.forwards()?;
@@ -137,7 +150,16 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> Kernel<K, V6, ON_NODE>
             clients.owns(Self::at(9, 0))?;
         }
         let clients = if ON_NODE { node.clone() } else { clients };
-        Ok(Kernel { hosts, plane: None, instances: JoinSet::new(), handed_out: 0, node, containers, clients })
+        Ok(Kernel {
+            hosts,
+            plane: None,
+            instances: JoinSet::new(),
+            handed_out: 0,
+            node,
+            containers,
+            clients,
+            ground,
+        })
     }
 
     fn number(&mut self) -> u16 {
@@ -159,8 +181,8 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> PlaneUnderTest for Ker
     }
 
     fn plane(&mut self) -> &mut K::Plane {
-        let node = &self.node;
-        self.plane.get_or_insert_with(|| node.inside(K::make).expect("the node's namespace"))
+        let (node, ground) = (&self.node, &self.ground);
+        self.plane.get_or_insert_with(|| node.inside(|| K::make(ground)).expect("the node's namespace"))
     }
 
     async fn restart(&mut self) {
@@ -211,7 +233,9 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> PlaneUnderTest for Ker
         let instance = (0..=self.handed_out + 3).find(|n| client == address(V6, 44, *n));
         let host = instance.map_or(&self.clients, |n| &self.containers[usize::from(n % 2)]);
         let socket = host.inside(|| talk::client(client, protocol)).flatten();
-        talk::dial(socket.unwrap_or_else(|e| panic!("{client}: {e}")), to, protocol, patience).await
+        let again = (ON_NODE && instance.is_none() && K::leads_sockets()).then_some(to);
+        let socket = socket.unwrap_or_else(|e| panic!("{client}: {e}"));
+        talk::dial_again(socket, to, protocol, patience, again).await
     }
 
     async fn say(&mut self, flow: &mut SocketFlow, patience: Duration) -> Said {

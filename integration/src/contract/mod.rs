@@ -85,10 +85,19 @@ macro_rules! contract_suite_hosted {
             hosted::a_port_published_on_one_address_is_open_there_alone,
             hosted::a_range_of_two_hundred_ports_is_open,
             hosted::a_rolling_update_of_32_instances_fails_nobody,
-            hosted::an_idle_connection_is_kept,
             hosted::containers_of_one_bridge_reach_each_other_and_themselves,
             hosted::no_connection_fails_while_backends_change,
             hosted::tables_of_others_stay_as_they_are,
+        }
+    };
+}
+
+/// The scenarios of planes whose flows are the kernel's connection tracking's.
+#[macro_export]
+macro_rules! contract_suite_conntrack {
+    ($fixture:ty) => {
+        $crate::contract_tests! { $fixture;
+            hosted::an_idle_connection_is_kept,
         }
     };
 }

@@ -32,8 +32,8 @@ const FROM: &str = "from";
 pub enum SocketFlow {
     /// A connection.
     Tcp(BufReader<TcpStream>),
-    /// A connected socket.
-    Udp(UdpSocket),
+    /// A connected socket, and where it connects again when the kernel parts it from a backend that is gone.
+    Udp(UdpSocket, Option<SocketAddr>),
 }
 
 /// A bound socket that dials nobody yet; it does not block.
@@ -54,7 +54,7 @@ async fn connect(socket: Socket, to: SocketAddr, protocol: Protocol) -> io::Resu
     if protocol == Protocol::Udp {
         let socket = UdpSocket::from_std(socket.into())?;
         socket.connect(to).await?;
-        return Ok(SocketFlow::Udp(socket));
+        return Ok(SocketFlow::Udp(socket, None));
     }
     let socket = TcpSocket::from_std_stream(socket.into());
     Ok(SocketFlow::Tcp(BufReader::new(socket.connect(to).await?)))
@@ -136,8 +136,20 @@ pub(super) async fn dial(
     protocol: Protocol,
     patience: Duration,
 ) -> Dialed<SocketFlow> {
+    dial_again(socket, to, protocol, patience, None).await
+}
+
+/// As [`dial`], with where datagrams go when the kernel parts the socket from its backend.
+pub(super) async fn dial_again(
+    socket: Socket,
+    to: SocketAddr,
+    protocol: Protocol,
+    patience: Duration,
+    again: Option<SocketAddr>,
+) -> Dialed<SocketFlow> {
     let mut flow = match timeout(patience, connect(socket, to, protocol)).await {
         Err(_) => return Dialed::Silent,
+        Ok(Ok(SocketFlow::Udp(socket, _))) => SocketFlow::Udp(socket, again),
         Ok(Ok(flow)) => flow,
         Ok(Err(e)) if reset(&e) => return Dialed::Refused,
         Ok(Err(e)) => panic!("to {to}: {e}"),
@@ -182,21 +194,34 @@ impl SocketFlow {
                 }
                 read(stream).await
             }
-            SocketFlow::Udp(socket) => {
-                let mut buffer = [0; 64];
-                loop {
-                    // What a filter drops of a process of its own host it tells that process; it is lost all the same.
-                    if let Err(e) = socket.send(word.as_bytes()).await
-                        && e.kind() != io::ErrorKind::PermissionDenied
-                    {
-                        return Err(e);
-                    }
-                    // A datagram may be lost on the way, as anywhere: ask again.
-                    if let Ok(read) = timeout(Duration::from_secs(1), socket.recv(&mut buffer)).await {
-                        return Ok(Some(String::from_utf8_lossy(&buffer[..read?]).into_owned()));
-                    }
+            SocketFlow::Udp(socket, again) => loop {
+                let asked = ask(socket, word).await;
+                match (&asked, &again) {
+                    (Err(error), Some(to)) if parted(error) => socket.connect(*to).await?,
+                    _ => return asked,
                 }
-            }
+            },
+        }
+    }
+}
+
+/// Whether an error says that the socket is connected no more.
+fn parted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionAborted || error.raw_os_error() == Some(libc::EDESTADDRREQ)
+}
+
+async fn ask(socket: &UdpSocket, word: &str) -> io::Result<Option<String>> {
+    let mut buffer = [0; 64];
+    loop {
+        // What a filter drops of a process of its own host it tells that process; it is lost all the same.
+        if let Err(e) = socket.send(word.as_bytes()).await
+            && e.kind() != io::ErrorKind::PermissionDenied
+        {
+            return Err(e);
+        }
+        // A datagram may be lost on the way, as anywhere: ask again.
+        if let Ok(read) = timeout(Duration::from_secs(1), socket.recv(&mut buffer)).await {
+            return Ok(Some(String::from_utf8_lossy(&buffer[..read?]).into_owned()));
         }
     }
 }

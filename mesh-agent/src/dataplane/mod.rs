@@ -6,11 +6,15 @@
 
 mod any;
 mod counters;
+#[cfg(feature = "ebpf")]
+pub mod ebpf;
 mod explain;
 pub mod fake;
 #[cfg(feature = "nftables")]
 pub mod nftables;
 mod plane;
+#[cfg(any(feature = "ebpf", feature = "nftables"))]
+mod slots;
 pub mod userspace;
 
 pub use any::AnyDataPlane;

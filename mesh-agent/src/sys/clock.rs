@@ -10,3 +10,20 @@ pub fn synchronised() -> Option<bool> {
     };
     (state >= 0).then_some(state != libc::TIME_ERROR)
 }
+
+/// Nanoseconds of `CLOCK_MONOTONIC_COARSE` (clock_gettime(2)), and how many it steps on by, which is a jiffy.
+#[must_use]
+pub fn coarse() -> (u64, u64) {
+    let nanos = |time: libc::timespec| {
+        let [seconds, nanos] = [time.tv_sec, time.tv_nsec].map(|n| u64::try_from(n).unwrap_or(0));
+        seconds * 1_000_000_000 + nanos
+    };
+    let (mut now, mut step) =
+        (libc::timespec { tv_sec: 0, tv_nsec: 0 }, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: the kernel writes into two structures of ours; of this clock it always can.
+    unsafe {
+        libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now);
+        libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut step);
+    }
+    (nanos(now), nanos(step).max(1))
+}

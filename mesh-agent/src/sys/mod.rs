@@ -15,6 +15,8 @@ pub mod process;
 pub mod rlimit;
 pub mod rtnl;
 pub mod ruleset;
+#[cfg(feature = "ebpf")]
+pub mod sockdiag;
 pub mod sysctl;
 pub mod vxlan;
 pub mod wireguard;

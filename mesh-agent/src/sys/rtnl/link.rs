@@ -219,7 +219,18 @@ impl Rtnl {
     /// # Errors
     /// What the kernel says.
     pub fn veths(&mut self) -> io::Result<Vec<Link>> {
-        let request = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth).build();
+        self.links_like(LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth).build())
+    }
+
+    /// All links.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn links(&mut self) -> io::Result<Vec<Link>> {
+        self.links_like(LinkMessage::default())
+    }
+
+    fn links_like(&mut self, request: LinkMessage) -> io::Result<Vec<Link>> {
         let all = self.list(&RouteNetlinkMessage::GetLink(request))?;
         let read = |message: &RouteNetlinkMessage| match message {
             RouteNetlinkMessage::NewLink(message) => Link::read(message),

@@ -1,0 +1,211 @@
+//! New flows: which backend, from which address, and both directions into the table.
+
+use super::{
+    act::Act,
+    flow::{config, fill, now, rewrite, turned},
+    frame::{Frame, Skb},
+    ip::Ip,
+    parse::{ACK, Packet, RST, SYN, TCP},
+    route,
+    work::{Steps, work},
+};
+use crate::{
+    choose::{choose, ended},
+    maps::{BACKENDS, PACE},
+    service::find,
+};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_get_prandom_u32};
+use mesh_ebpf_common::{Backend, Config, Drop, Flow, Rewrite, Service, direction, flag, hash::scale, state};
+
+/// How many source ports are tried before the table counts as full.
+const TRIES: u32 = 16;
+/// What an insertion says when another was there first.
+const EEXIST: i32 = -17;
+/// The source ports of flows whose own is taken, as `net.ipv4.ip_local_port_range` has them.
+const FIRST_PORT: u32 = 32_768;
+const PORTS: u32 = 61_000 - FIRST_PORT;
+
+/// Finds the frontend that a packet dials and chooses a backend; [`Act::BEGIN`] when there is one.
+#[inline(always)]
+pub fn choice<A: Steps>() -> Act {
+    let (Some(config), Some(work)) = (config(), work::<A>()) else { return Act::NEXT };
+    let packet = &work.packet;
+    let key = &packet.key;
+    let Some(service) = find(key.destination, key.destination_port, key.protocol) else {
+        let reset = key.protocol == TCP && packet.flags & RST != 0;
+        return match key.destination.is_vip(config) {
+            true if reset => Act::drop(Drop::NoBackend),
+            true => Act::refuse(Drop::NoBackend),
+            false => Act::NEXT,
+        };
+    };
+    if key.protocol == TCP
+        && packet.flags & (SYN | ACK | RST) != SYN
+        && let Some(act) = stray(service, packet.flags)
+    {
+        return act;
+    }
+    if !admitted(config) {
+        return Act::drop(Drop::Flood);
+    }
+    match choose(service, key.source) {
+        Ok((index, _)) => {
+            work.service = *service;
+            work.backend = index;
+            Act::BEGIN
+        }
+        Err(Drop::NoBackend) if service.flags & flag::SILENT != 0 => Act::drop(Drop::NoBackend),
+        Err(reason) => Act::refuse(reason),
+    }
+}
+
+/// TCP in the middle of a flow that is not known. Where clients are spread by their address it goes on: another node
+/// may have begun it. On this host's own addresses its own stack answers, as it may have the connection.
+#[inline(always)]
+fn stray(service: &Service, flags: u8) -> Option<Act> {
+    if flags & RST != 0 {
+        let published = service.flags & flag::PUBLISHED != 0;
+        return Some(if published { Act::NEXT } else { Act::drop(Drop::Gone) });
+    }
+    match service.flags & flag::PICK {
+        flag::PICK_HASH => None,
+        _ if service.flags & flag::PUBLISHED != 0 => Some(Act::NEXT),
+        _ => Some(Act::refuse(Drop::Gone)),
+    }
+}
+
+/// Whether this CPU may begin another flow in this jiffy.
+#[inline(always)]
+fn admitted(config: &Config) -> bool {
+    let Some(pace) = PACE.get_ptr_mut(0) else { return true };
+    // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
+    let pace = unsafe { &mut *pace };
+    let now = now();
+    if pace.jiffy != now {
+        (pace.jiffy, pace.flows, pace.events) = (now, 0, 0);
+    }
+    pace.flows += 1;
+    config.new_flows == 0 || pace.flows <= config.new_flows
+}
+
+/// Begins a flow to the chosen backend; [`Act::BEGIN`] says that another CPU did at the same time.
+#[inline(always)]
+pub fn open<A: Steps>(skb: Skb, line: u32) -> Act {
+    let (Some(config), Some(work), Some(rewrite)) = (config(), work::<A>(), rewrite::<A>(line)) else {
+        return Act::NEXT;
+    };
+    let Some(backend) = BACKENDS.get(work.backend) else { return Act::drop(Drop::NoBackend) };
+    let act = write_down(skb, &work.packet, rewrite, config, &work.service, work.backend, backend);
+    if act != Act::SEND {
+        ended(work.backend, backend.generation);
+    }
+    act
+}
+
+/// Finds the way to the backend and the source address, and writes both directions down.
+#[inline(always)]
+fn write_down<A: Ip>(
+    skb: Skb,
+    packet: &Packet<A>,
+    rewrite: &mut Rewrite<A>,
+    config: &Config,
+    service: &Service,
+    index: u32,
+    backend: &Backend,
+) -> Act {
+    let key = &packet.key;
+    let mut flow = Flow {
+        source: key.source,
+        destination: A::narrow(&backend.address),
+        source_port: key.source_port,
+        destination_port: backend.port.wrapping_add(service.offset).to_be(),
+        bits: 0,
+        backend: index,
+        generation: backend.generation,
+        frontend: service.frontend,
+        seen: now(),
+    };
+    fill(rewrite, packet, &flow);
+    rewrite.device = 0;
+    if backend.state & state::HERE == 0 {
+        let act = route::find(skb, packet, rewrite);
+        if act != Act::SEND {
+            return act;
+        }
+        if masquerades(skb, key.source, &flow, rewrite.device, config, backend) {
+            let overlay = backend.state & state::REMOTE != 0 || rewrite.device == config.overlay;
+            flow.source = if overlay { A::overlay(config) } else { A::node(config) };
+            if flow.source.is(A::ZERO) {
+                return Act::drop(Drop::NoRoute);
+            }
+        }
+    }
+    if !claim(packet, &mut flow) {
+        return Act::drop(Drop::Full);
+    }
+    match A::flows().insert(key, &flow, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {
+            fill(rewrite, packet, &flow);
+            Act::SEND
+        }
+        Err(error) => {
+            let _ = A::flows().remove(turned(&flow, key.protocol));
+            // Another CPU has begun it at the same time, and its choice counts.
+            if error == EEXIST { Act::BEGIN } else { Act::drop(Drop::Full) }
+        }
+    }
+}
+
+/// Whether answers come back only to an address of this node.
+#[inline(always)]
+fn masquerades<A: Ip>(
+    skb: Skb,
+    client: A,
+    flow: &Flow<A>,
+    device: u32,
+    config: &Config,
+    backend: &Backend,
+) -> bool {
+    let remote = backend.state & state::REMOTE != 0;
+    client.is(flow.destination)
+        || backend.state & state::MASQUERADE != 0
+        || (device == skb.device() && device != config.overlay)
+        || (remote && client.is_node())
+}
+
+/// Writes the answers' direction down, under the client's own port or another that is free.
+#[inline(always)]
+fn claim<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>) -> bool {
+    let key = &packet.key;
+    let reply = Flow {
+        source: key.destination,
+        destination: key.source,
+        source_port: key.destination_port,
+        destination_port: key.source_port,
+        bits: direction::REPLY,
+        ..*flow
+    };
+    for _ in 0..TRIES {
+        let back = turned(flow, key.protocol);
+        if A::flows().insert(&back, &reply, u64::from(BPF_NOEXIST)).is_ok() {
+            return true;
+        }
+        if let Some(taken) = A::flows().get_ptr_mut(&back) {
+            // SAFETY: as in `flow::resolve`.
+            let taken = unsafe { &mut *taken };
+            let ours = taken.source.is(reply.source)
+                && taken.destination.is(reply.destination)
+                && taken.source_port == reply.source_port
+                && taken.destination_port == reply.destination_port;
+            if ours {
+                // What is left of an earlier flow of the same ends.
+                *taken = reply;
+                return true;
+            }
+        }
+        // SAFETY: asks for nothing.
+        let port = FIRST_PORT + scale(unsafe { bpf_get_prandom_u32() }, PORTS);
+        flow.source_port = (port as u16).to_be();
+    }
+    false
+}

@@ -1,0 +1,266 @@
+//! Flows: what becomes of the packets of those that are known, and how far their TCP is.
+
+use super::{
+    act::Act,
+    checksum::difference,
+    frame::Skb,
+    ip::Ip,
+    parse::{ACK, FIN, Kind, Packet, RST, SYN, TCP},
+    route,
+    work::{Steps, work},
+};
+use crate::{
+    atomic,
+    choose::ended,
+    maps::{BACKEND_COUNTS, BACKENDS, CACHE_EPOCHS, CONFIG},
+};
+use aya_ebpf::helpers::generated::bpf_jiffies64;
+use mesh_ebpf_common::{Backend, Cached, Config, Drop, Flow, FlowKey, Rewrite, direction, state};
+
+/// Flags of TCP that the cache does not answer for.
+const MARKS: u8 = FIN | SYN | RST;
+
+/// Jiffies, low half.
+#[inline(always)]
+pub fn now() -> u32 {
+    // SAFETY: asks for nothing.
+    unsafe { bpf_jiffies64() as u32 }
+}
+
+/// The facts of this node.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// Keys are compared and mixed by words.
+#[inline(always)]
+fn word<A>(key: &FlowKey<A>, number: usize) -> u64 {
+    // SAFETY: a key is two or five of them, without gaps, and lies at an even eight in packets, maps and caches.
+    unsafe { *core::ptr::from_ref(key).cast::<u64>().add(number) }
+}
+
+#[inline(always)]
+fn same<A>(one: &FlowKey<A>, other: &FlowKey<A>) -> bool {
+    (0..size_of::<FlowKey<A>>() / 8).all(|number| word(one, number) == word(other, number))
+}
+
+/// The line of the cache where a flow is, if it is there.
+#[inline(always)]
+pub fn line<A>(key: &FlowKey<A>, config: &Config) -> u32 {
+    let mut mixed = 0_u64;
+    for number in 0..size_of::<FlowKey<A>>() / 8 {
+        mixed = (mixed ^ word(key, number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^= mixed >> 32;
+    }
+    mixed as u32 & config.cached
+}
+
+/// What a line of the cache is good for.
+#[inline(always)]
+pub fn epoch(line: u32, config: &Config) -> u32 {
+    CACHE_EPOCHS.get(line).map_or(0, |epoch| *epoch).wrapping_add(config.epoch)
+}
+
+/// Whether a line of the cache is what becomes of a packet. It is not asked for those that say something of TCP.
+#[inline(always)]
+pub fn holds<A: Ip>(cached: &Cached<A>, packet: &Packet<A>, epoch: u32, config: &Config) -> bool {
+    let fresh = cached.epoch == epoch && now().wrapping_sub(cached.since) < config.hz;
+    fresh && packet.flags & MARKS == 0 && same(&cached.key, &packet.key)
+}
+
+/// Lets a line of the cache, whose rewrite was made for this packet, be used for those after it.
+#[inline(always)]
+pub fn keep<A: Ip>(cached: &mut Cached<A>, packet: &Packet<A>, epoch: u32) {
+    if cached.rewrite.device == 0 || cached.rewrite.mtu != 0 {
+        cached.key = packet.key;
+        cached.epoch = epoch;
+        cached.since = now();
+    }
+}
+
+/// The key of the other direction.
+#[inline(always)]
+pub fn turned<A: Ip>(flow: &Flow<A>, protocol: u8) -> FlowKey<A> {
+    FlowKey {
+        source: flow.destination,
+        destination: flow.source,
+        source_port: flow.destination_port,
+        destination_port: flow.source_port,
+        protocol,
+        pad: [0; 3],
+    }
+}
+
+/// Whether a backend keeps the flows of that generation.
+#[inline(always)]
+fn keeps(backend: &Backend, generation: u32) -> bool {
+    backend.generation == generation
+        && backend.state & state::RESET == 0
+        && backend.state & (state::ACTIVE | state::KEEPS) != 0
+}
+
+/// The line of the cache in which a packet's rewrite is made.
+#[inline(always)]
+pub fn rewrite<A: Ip>(line: u32) -> Option<&'static mut Rewrite<A>> {
+    // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
+    A::cache().get_ptr_mut(line).map(|cached| unsafe { &mut (*cached).rewrite })
+}
+
+/// Looks a packet's flow up, notes what its TCP says, and makes its rewrite in a line of the cache. On the way out
+/// only answers are ours.
+#[inline(always)]
+pub fn resolve<A: Steps>(skb: Skb, line: u32) -> Act {
+    let (Some(config), Some(work), Some(rewrite)) = (config(), work::<A>(), rewrite::<A>(line)) else {
+        return Act::NEXT;
+    };
+    let packet = &work.packet;
+    let Some(flow) = A::flows().get_ptr_mut(&packet.key) else { return Act::BEGIN };
+    // SAFETY: an entry of this map stays memory of this map while the program runs; should it be evicted and taken for
+    // another flow meanwhile, this packet goes where that one's would.
+    let flow = unsafe { &mut *flow };
+    let reply = flow.bits & direction::REPLY != 0;
+    if packet.leaves && !reply {
+        return Act::NEXT;
+    }
+    let whole = packet.kind == Kind::Ports;
+    let tcp = packet.key.protocol == TCP;
+    let flags = if tcp && whole { packet.flags } else { 0 };
+    if flags & (MARKS | ACK) == SYN && !reply && flow.bits & direction::CLOSED != 0 {
+        forget(packet, flow, config);
+        return Act::BEGIN;
+    }
+    let backend = BACKENDS.get(flow.backend);
+    let Some(backend) = backend.filter(|backend| keeps(backend, flow.generation)) else {
+        return gone(packet, flow, config, flags);
+    };
+    note(packet, flow, flags, config);
+    fill(rewrite, packet, flow);
+    if packet.leaves || (!reply && backend.state & state::HERE != 0) {
+        rewrite.device = 0;
+        return Act::SEND;
+    }
+    route::find(skb, packet, rewrite)
+}
+
+/// The rewrite that a flow means, without where to send it.
+#[inline(always)]
+pub fn fill<A: Ip>(rewrite: &mut Rewrite<A>, packet: &Packet<A>, flow: &Flow<A>) {
+    let key = &packet.key;
+    rewrite.source = flow.source;
+    rewrite.destination = flow.destination;
+    rewrite.source_port = flow.source_port;
+    rewrite.destination_port = flow.destination_port;
+    rewrite.addresses =
+        difference(key.source.sum() + key.destination.sum(), flow.source.sum() + flow.destination.sum());
+    rewrite.ports = difference(
+        u64::from(key.source_port) + u64::from(key.destination_port),
+        u64::from(flow.source_port) + u64::from(flow.destination_port),
+    );
+    rewrite.bits = flow.bits & direction::REPLY;
+    rewrite.backend = flow.backend;
+}
+
+/// Notes in both directions what a packet says of its TCP, and once a second that the flow lives.
+#[inline(always)]
+fn note<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, flags: u8, config: &Config) {
+    let reply = flow.bits & direction::REPLY != 0;
+    let mut bits = if reply { direction::ANSWERED } else { 0 };
+    if flags & FIN != 0 {
+        bits |= if reply { direction::FIN_BACKEND } else { direction::FIN_CLIENT };
+    }
+    if flags & RST != 0 {
+        bits |= direction::CLOSED;
+    }
+    let both = direction::FIN_CLIENT | direction::FIN_BACKEND;
+    if (flow.bits | bits) & both == both {
+        bits |= direction::CLOSED;
+    }
+    let now = now();
+    if flow.bits & bits == bits && now.wrapping_sub(flow.seen) < config.hz {
+        return;
+    }
+    set(packet, flow, bits, now);
+}
+
+/// Sets bits in both directions, and the time. Who closes a flow counts it out.
+#[inline(always)]
+fn set<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, bits: u32, now: u32) {
+    flow.seen = now;
+    // The direction from the client says whether it is closed: of two CPUs that see both FINs one counts.
+    let reply = flow.bits & direction::REPLY != 0;
+    let mut before = atomic::fetch_or(&raw mut flow.bits, bits);
+    let key = turned(flow, packet.key.protocol);
+    if let Some(other) = A::flows().get_ptr_mut(&key) {
+        // SAFETY: as in `resolve`.
+        let other = unsafe { &mut *other };
+        other.seen = now;
+        let there = atomic::fetch_or(&raw mut other.bits, bits);
+        if reply {
+            before = there;
+        }
+    } else {
+        let other = Flow {
+            source: packet.key.destination,
+            destination: packet.key.source,
+            source_port: packet.key.destination_port,
+            destination_port: packet.key.source_port,
+            bits: (flow.bits | bits) ^ direction::REPLY,
+            ..*flow
+        };
+        let _ = A::flows().insert(&key, &other, 0);
+    }
+    if bits & !before & direction::CLOSED != 0 {
+        ended(flow.backend, flow.generation);
+    }
+}
+
+/// A packet of a flow whose backend is gone. TCP is reset whichever side sends, and the flow stays so that the other
+/// side is, too; datagrams of clients begin anew.
+#[inline(always)]
+fn gone<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, config: &Config, flags: u8) -> Act {
+    if packet.key.protocol == TCP {
+        if flow.bits & direction::CLOSED == 0 {
+            if let Some(counts) = BACKEND_COUNTS.get_ptr_mut(flow.backend) {
+                // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
+                unsafe { (*counts).reset += 1 };
+            }
+            set(packet, flow, direction::CLOSED, now());
+        }
+        let answered = packet.kind == Kind::Ports && flags & RST == 0;
+        return if answered { Act::refuse(Drop::Gone) } else { Act::drop(Drop::Gone) };
+    }
+    if flow.bits & direction::REPLY != 0 {
+        return Act::drop(Drop::Gone);
+    }
+    forget(packet, flow, config);
+    Act::BEGIN
+}
+
+/// Forgets a client's flow; other CPUs do not use what they have at hand of it.
+#[inline(always)]
+fn forget<A: Ip>(packet: &Packet<A>, flow: &Flow<A>, config: &Config) {
+    if flow.bits & direction::CLOSED == 0 {
+        ended(flow.backend, flow.generation);
+    }
+    let key = turned(flow, packet.key.protocol);
+    let _ = A::flows().remove(&key);
+    let _ = A::flows().remove(&packet.key);
+    if let Some(epoch) = CACHE_EPOCHS.get_ptr_mut(line(&packet.key, config)) {
+        // SAFETY: a number of this map. Of two CPUs that raise it at once one may do so in vain: both have raised it.
+        unsafe { *epoch = (*epoch).wrapping_add(1) };
+    }
+}
+
+/// Counts a packet's bytes.
+#[inline(always)]
+pub fn count<A: Ip>(packet: &Packet<A>, rewrite: &Rewrite<A>) {
+    let Some(counts) = BACKEND_COUNTS.get_ptr_mut(rewrite.backend) else { return };
+    // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
+    let counts = unsafe { &mut *counts };
+    if rewrite.bits & direction::REPLY == 0 {
+        counts.bytes_in += u64::from(packet.len);
+    } else {
+        counts.bytes_out += u64::from(packet.len);
+    }
+}

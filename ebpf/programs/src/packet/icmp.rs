@@ -1,0 +1,132 @@
+//! ICMP errors about packets of our flows: to whom they concern, about the packet as it was sent.
+//!
+//! ```text
+//! client ─ C→V ─▶ this node ─ S→B ─▶ router ✗        the answers' direction, B→S, says: V→C
+//!        ◀─ V→C: about C→V ─      ◀─ R→S: about S→B ─
+//! ```
+
+use super::{
+    act::Act,
+    checksum::{apply, difference, fold64, hops},
+    flow::{fill, rewrite},
+    frame::{ETHERNET, Frame, Skb},
+    ip::Ip,
+    parse::{Kind, Packet, TCP, UDP, read, write},
+    route,
+    work::{Steps, work},
+};
+use crate::maps::BACKENDS;
+use aya_ebpf::helpers::generated::bpf_csum_update;
+use mesh_ebpf_common::{Drop, FlowKey, direction, state};
+
+/// Translates an error, where it is about a packet of ours; then its way on is in a line of the cache.
+#[inline(always)]
+pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
+    let (Some(work), Some(rewrite)) = (work::<A>(), rewrite::<A>(line)) else { return Act::NEXT };
+    let packet = &work.packet;
+    let mut inner = Packet::new(A::ZERO, packet.leaves);
+    A::parse::<Skb, true>(skb, packet.l4 as usize + 8, &mut inner);
+    // What Ethernet adds behind the packet is not quoted.
+    if inner.kind != Kind::Ports || inner.l4 + 8 > packet.l3 + packet.len {
+        return Act::NEXT;
+    }
+    let about = inner.key;
+    let key = FlowKey {
+        source: about.destination,
+        destination: about.source,
+        source_port: about.destination_port,
+        destination_port: about.source_port,
+        ..about
+    };
+    let Some(flow) = A::flows().get_ptr(&key) else { return Act::NEXT };
+    // SAFETY: an entry of this map stays memory of this map while the program runs.
+    let flow = unsafe { &*flow };
+    let reply = flow.bits & direction::REPLY != 0;
+    if packet.leaves && !reply {
+        return Act::NEXT;
+    }
+    fill(rewrite, packet, flow);
+    if !packet.key.source.is(key.source) {
+        // From a router on the way: it stays who it is.
+        rewrite.source = packet.key.source;
+    }
+    let (source, destination) = (flow.destination, flow.source);
+    let ports = u32::from(flow.destination_port) | u32::from(flow.source_port) << 16;
+    rewrite.addresses = difference(
+        packet.key.source.sum() + packet.key.destination.sum(),
+        rewrite.source.sum() + rewrite.destination.sum(),
+    );
+    let here = BACKENDS.get(flow.backend).is_some_and(|backend| backend.state & state::HERE != 0);
+    rewrite.device = 0;
+    if !packet.leaves && (reply || !here) {
+        let act = route::find(skb, packet, rewrite);
+        if act != Act::SEND {
+            return act;
+        }
+        if rewrite.device != 0 && packet.ttl <= 1 {
+            return Act::drop(Drop::Malformed);
+        }
+    }
+    let ttl = packet.ttl - u8::from(rewrite.device != 0);
+    if !quote(skb, packet, &inner, source, destination, ports, rewrite.addresses)
+        || !A::write(skb, ETHERNET, rewrite.source, rewrite.destination, rewrite.addresses, ttl)
+    {
+        return Act::drop(Drop::Malformed);
+    }
+    if !A::HEADER_SUM {
+        // The hop limit, in the kernel's own sum over the packet; all else adds up to nothing.
+        // SAFETY: the context is the kernel's.
+        unsafe { bpf_csum_update(skb.0, hops(packet.ttl, ttl)) };
+    }
+    Act::SEND
+}
+
+/// Rewrites the quoted packet, with its checksum where that is quoted, and the error's own checksum.
+#[inline(always)]
+fn quote<A: Ip>(
+    skb: Skb,
+    packet: &Packet<A>,
+    inner: &Packet<A>,
+    source: A,
+    destination: A,
+    ports: u32,
+    around: u32,
+) -> bool {
+    let (l3, l4) = (inner.l3 as usize, inner.l4 as usize);
+    let about = &inner.key;
+    let addresses =
+        difference(about.source.sum() + about.destination.sum(), source.sum() + destination.sum());
+    let old = u32::from(about.source_port) | u32::from(about.destination_port) << 16;
+    let changed = difference(u64::from(old), u64::from(ports));
+    // IPv4's own checksum makes up for its addresses.
+    let mut change = u64::from(changed);
+    if !A::HEADER_SUM {
+        change += u64::from(addresses) + u64::from(around);
+    }
+    let offset = match about.protocol {
+        UDP => l4 + 6,
+        TCP => l4 + 16,
+        _ => return false,
+    };
+    if offset as u32 + 2 <= packet.l3 + packet.len
+        && let Some(at) = skb.at::<u16>(offset)
+    {
+        let sum = read(at);
+        if sum != 0 || about.protocol == TCP {
+            let mut new = apply(sum, fold64(u64::from(addresses) + u64::from(changed)));
+            if new == 0 && about.protocol == UDP {
+                new = u16::MAX;
+            }
+            write(at, new);
+            change += u64::from(difference(u64::from(sum), u64::from(new)));
+        }
+    }
+    let Some(at) = skb.at::<u32>(l4) else { return false };
+    write(at, ports);
+    if !A::write(skb, l3, source, destination, addresses, inner.ttl) {
+        return false;
+    }
+    let Some(at) = skb.at::<u16>(packet.l4 as usize + 2) else { return false };
+    write(at, apply(read(at), fold64(change)));
+    true
+}

@@ -1,0 +1,133 @@
+//! The programs at tcx, on every device of this node that has addresses.
+//!
+//! On the way in packets are translated and leave at once by the device that the routes say, or go up to a program of
+//! this host. On the way out answers of such programs get the address back that was dialled.
+
+use super::{
+    act::{Act, act},
+    answer::{Error, pong},
+    events::dropped,
+    flow::{config, count, epoch, holds, keep, line},
+    fragment::{recall, remember},
+    frame::{ETHERNET, Frame, Skb},
+    nat::{NEXT, SHOT, on, send},
+    parse::{Kind, Packet, TCP, read},
+    work::{Steps, work},
+};
+use aya_ebpf::{EbpfContext as _, macros::classifier, programs::TcContext};
+use mesh_ebpf_common::{Config, Drop, V4, V6, direction};
+
+/// `ETH_P_IP` and `ETH_P_IPV6`, in the order of the bytes.
+const IPV4: u16 = 0x0800_u16.to_be();
+const IPV6: u16 = 0x86dd_u16.to_be();
+/// `PACKET_HOST`: for this host by its link-layer address.
+const HOST: u32 = 0;
+
+/// Packets that come in.
+#[classifier]
+pub fn tc_ingress(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.as_ptr().cast());
+    if skb.get().pkt_type == HOST { enter(skb, false) } else { NEXT }
+}
+
+/// Packets that go out.
+#[classifier]
+pub fn tc_egress(ctx: TcContext) -> i32 {
+    enter(Skb(ctx.as_ptr().cast()), true)
+}
+
+/// Tells the families apart. What has a VLAN's tag is for the VLAN's own device, and a device without Ethernet is none
+/// of ours.
+#[inline(always)]
+fn enter(skb: Skb, leaves: bool) -> i32 {
+    let protocol = skb.get().protocol as u16;
+    if skb.get().vlan_present != 0 {
+        return NEXT;
+    }
+    skb.headers();
+    if skb.at::<[u16; 7]>(0).is_none_or(|header| read(header.cast::<u16>().wrapping_add(6)) != protocol) {
+        return NEXT;
+    }
+    let Some(config) = config() else { return NEXT };
+    match protocol {
+        IPV4 => one::<V4>(skb, config, leaves),
+        IPV6 => one::<V6>(skb, config, leaves),
+        _ => NEXT,
+    }
+}
+
+/// One packet.
+#[inline(always)]
+fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
+    let Some(work) = work::<A>() else { return NEXT };
+    let packet = &mut work.packet;
+    *packet = Packet::new(A::ZERO, leaves);
+    A::parse::<Skb, false>(skb, ETHERNET, packet);
+    match packet.kind {
+        Kind::Ports => {}
+        Kind::LaterFragment => {
+            if !recall(packet) {
+                return if packet.key.destination.is_vip(config) { turn_away::<A>(skb, Act::drop(Drop::Fragment)) } else { NEXT };
+            }
+        }
+        Kind::Echo if packet.key.destination.answers() => return pong(skb, packet),
+        Kind::Error => {}
+        Kind::Malformed if packet.key.destination.is_vip(config) => return turn_away::<A>(skb, Act::drop(Drop::Malformed)),
+        _ => return NEXT,
+    }
+    let line = line(&packet.key, config);
+    let epoch = epoch(line, config);
+    let Some(cached) = A::cache().get_ptr_mut(line) else { return NEXT };
+    // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
+    let cached = unsafe { &mut *cached };
+    if packet.kind == Kind::Error || !holds(cached, packet, epoch, config) {
+        // Nobody's, until it is this flow's.
+        cached.epoch = epoch.wrapping_sub(1);
+        let act = if packet.kind == Kind::Error { A::concern(skb, line) } else { decide::<A>(skb, packet, line) };
+        match act.kind() {
+            act::SEND if packet.kind == Kind::Error => return on(&cached.rewrite),
+            act::SEND => keep(cached, packet, epoch),
+            act::NEXT => return NEXT,
+            _ => return turn_away::<A>(skb, act),
+        }
+    } else if leaves && cached.rewrite.bits & direction::REPLY == 0 {
+        return NEXT;
+    }
+    count(packet, &cached.rewrite);
+    if packet.first {
+        remember(packet);
+    }
+    send(skb, packet, &cached.rewrite)
+}
+
+/// What becomes of a packet that the cache does not know.
+#[inline(always)]
+fn decide<A: Steps>(skb: Skb, packet: &Packet<A>, line: u32) -> Act {
+    let act = A::resolve(skb, line);
+    if act != Act::BEGIN {
+        return act;
+    }
+    if packet.leaves || packet.kind != Kind::Ports {
+        return Act::NEXT;
+    }
+    let act = A::choice();
+    if act != Act::BEGIN {
+        return act;
+    }
+    match A::open(skb, line) {
+        Act::BEGIN => A::resolve(skb, line),
+        act => act,
+    }
+}
+
+/// Away with a packet.
+#[inline(always)]
+fn turn_away<A: Steps>(skb: Skb, act: Act) -> i32 {
+    let Some(work) = work::<A>() else { return SHOT };
+    dropped(&work.packet, act.reason());
+    match act.kind() {
+        act::REFUSE if work.packet.key.protocol == TCP => A::reset(skb),
+        act::REFUSE => A::error(skb, Error::Refused as u32, 0),
+        _ => SHOT,
+    }
+}

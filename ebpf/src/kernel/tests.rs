@@ -1,0 +1,129 @@
+//! Against this kernel, as root: pins in a file system of the test's own, programs on a cgroup of its own.
+
+use super::*;
+use crate::{notes::BackendNote, place};
+use mesh_ebpf_common::{Service, ServiceKey, V4};
+
+/// Pins and a cgroup that go with the test.
+struct Ground {
+    bpffs: OwnedFd,
+    cgroup: PathBuf,
+}
+
+impl Ground {
+    /// `None` without the privileges, which is told.
+    fn new(name: &str) -> Option<Ground> {
+        let bpffs = match place::private_bpffs() {
+            Ok(bpffs) => bpffs,
+            Err(error) if std::env::var_os("CI").is_none() => {
+                eprintln!("skipped: {error}: needs CAP_SYS_ADMIN and CAP_BPF");
+                return None;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let cgroup = place::cgroups().unwrap().join(format!("mesh-test-{name}-{}", std::process::id()));
+        fs::create_dir(&cgroup).unwrap();
+        Some(Ground { bpffs, cgroup })
+    }
+
+    fn folder(&self) -> PathBuf {
+        folder(&PathBuf::from(format!("/proc/self/fd/{}", self.bpffs.as_raw_fd())), 7)
+    }
+
+    fn open(&self) -> Kernel {
+        let small = Sizes { ports: 256, backends: 10_000, ..Sizes::default() };
+        Kernel::open(&self.folder(), &small).unwrap()
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(self.folder()));
+        drop(fs::remove_dir(&self.cgroup));
+    }
+}
+
+fn links(folder: &Path) -> BTreeMap<String, (u32, u32)> {
+    let files = fs::read_dir(folder.join(LINKS)).unwrap().flatten();
+    let told = |path: &Path| {
+        // SAFETY: the beginning of `struct bpf_link_info`.
+        let info: raw::LinkInfo = unsafe { raw::info(&raw::get(path).unwrap()) }.unwrap();
+        (info.id, info.program)
+    };
+    files.map(|file| (file.file_name().into_string().unwrap(), told(&file.path()))).collect()
+}
+
+#[test]
+fn another_run_makes_nothing_anew_and_another_object_replaces_programs_in_their_links() {
+    let Some(ground) = Ground::new("replace") else { return };
+    let first = ground.open();
+    first.attach_cgroup(&ground.cgroup).unwrap();
+    let (ids, before) = (first.ids().unwrap(), links(&ground.folder()));
+    assert!(before.contains_key("connect4") && ids.contains_key("map dialled"), "{before:?} {ids:?}");
+    let again = ground.open();
+    again.attach_cgroup(&ground.cgroup).unwrap();
+    assert_eq!((again.ids().unwrap(), links(&ground.folder())), (ids.clone(), before.clone()));
+
+    let folder = ground.folder();
+    fs::rename(folder.join(format!("programs-{:016x}", digest())), folder.join("programs-0")).unwrap();
+    let other = ground.open();
+    other.attach_cgroup(&ground.cgroup).unwrap();
+    other.forget_others().unwrap();
+    let after = links(&folder);
+    let maps = |ids: BTreeMap<String, u32>| {
+        ids.into_iter().filter(|(n, _)| n.starts_with("map")).collect::<Vec<_>>()
+    };
+    assert_eq!(maps(other.ids().unwrap()), maps(ids));
+    assert!(!folder.join("programs-0").exists());
+    for (name, (link, program)) in before {
+        let (same, new) = after[&name];
+        assert!(same == link && new != program, "{name}: the link stays, the program is another");
+    }
+}
+
+#[test]
+fn maps_of_another_form_are_made_anew() {
+    let Some(ground) = Ground::new("form") else { return };
+    let folder = ground.folder();
+    fs::create_dir_all(&folder).unwrap();
+    raw::pin(&raw::create_hash("services4", 4, 4, 8).unwrap(), &folder.join("services4")).unwrap();
+    let kernel = ground.open();
+    assert_eq!(kernel.map::<ServiceKey<V4>, Service>("services4").unwrap().entries().unwrap(), []);
+    let wrong = kernel.map::<u32, u32>("services4").unwrap_err();
+    assert_eq!(wrong.kind(), io::ErrorKind::InvalidData, "{wrong}");
+}
+
+#[test]
+fn entries_are_written_read_and_deleted_in_batches() {
+    let Some(ground) = Ground::new("batch") else { return };
+    let kernel = ground.open();
+    let notes = kernel.map::<u32, BackendNote>("backend_notes").unwrap();
+    let note = |n: u32| (n, BackendNote { instance: u64::from(n), ..BackendNote::default() });
+    let all: Vec<_> = (0..10_000).map(note).collect();
+    notes.put(&all).unwrap();
+    let sorted = |mut entries: Vec<(u32, BackendNote)>| {
+        entries.sort_by_key(|(n, _)| *n);
+        entries
+    };
+    assert_eq!(sorted(notes.entries().unwrap()), all);
+    assert_eq!(notes.put(&[note(10_000)]).unwrap_err().raw_os_error(), Some(libc::E2BIG));
+    let even: Vec<u32> = (0..10_000).step_by(2).collect();
+    notes.delete(&even).unwrap();
+    notes.delete(&(0..10_000).collect::<Vec<_>>()[..5000]).unwrap();
+    let left: Vec<_> = all.iter().copied().filter(|(n, _)| n % 2 == 1 && *n >= 5000).collect();
+    assert_eq!(sorted(notes.entries().unwrap()), left);
+    assert_eq!(notes.get(&5001).unwrap(), Some(note(5001).1));
+    assert_eq!(notes.get(&5002).unwrap(), None);
+
+    let slots = kernel.map::<u32, u32>("slots").unwrap();
+    slots.put(&(70..8000).map(|n| (n, n + 1)).collect::<Vec<_>>()).unwrap();
+    let read = slots.range(60, 9000).unwrap();
+    assert_eq!(read.len(), 9000);
+    assert_eq!((read[9], read[10], read[7939], read[7940]), (0, 71, 8000, 0));
+
+    let counts = kernel.per_cpu::<mesh_ebpf_common::FrontendCounts>("frontend_counts").unwrap();
+    counts.clear(&[3]).unwrap();
+    let mut seen = 0;
+    counts.of_all_cpus(9, |_, values| seen += usize::from(values.iter().all(|v| v.denied == 0))).unwrap();
+    assert_eq!(seen, 9);
+}

@@ -1,0 +1,331 @@
+//! A node in a namespace: three devices with routes and neighbours, frontends, and the programs to be run over packets.
+//!
+//! ```text
+//! nic    192.0.2.1/24     2001:db8::1/64   the world, by 192.0.2.254 and 2001:db8::fe
+//! mesh0  10.128.7.1/24    fd00:7::1/64     containers
+//! vx     10.128.9.0/24    fd00:9::/64      containers of another node, by 10.128.9.1 and fd00:9::1
+//! ```
+
+use crate::{
+    maps::{v4, wide},
+    netns::Netns,
+    packet::Packet,
+    plan::{Plan, ip, port},
+};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{LpmTrie, lpm_trie::Key},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+};
+use mesh_ebpf::{
+    OBJECT,
+    common::{Backend, Config, Frontend, Service, ServiceKey, flag, mode, state},
+};
+use std::{
+    fs,
+    net::IpAddr,
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
+};
+
+/// The devices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Device {
+    Nic,
+    Mesh,
+    Vx,
+}
+
+impl Device {
+    const ALL: [(Device, &'static str, u32); 3] =
+        [(Device::Nic, "nic", 1500), (Device::Mesh, "mesh0", 1450), (Device::Vx, "vx", 1450)];
+
+    pub(crate) fn mac(self) -> [u8; 6] {
+        [2, 0, 0, 0, 0, self as u8 + 1]
+    }
+
+    pub(crate) fn index(self) -> u32 {
+        self as u32 + 10
+    }
+}
+
+/// Who sends to a device.
+pub(crate) const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 0xee];
+
+/// What a program did with a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Outcome {
+    /// `TCX_*` or `TC_ACT_REDIRECT`.
+    pub(crate) verdict: i32,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// `TCX_NEXT`, `TCX_DROP`, `TC_ACT_REDIRECT`.
+pub(crate) const NEXT: i32 = -1;
+pub(crate) const SHOT: i32 = 2;
+pub(crate) const REDIRECT: i32 = 7;
+
+/// The programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    In,
+    Out,
+}
+
+/// The node.
+pub(crate) struct Bed {
+    netns: Netns,
+    pub(crate) ebpf: Ebpf,
+    frontends: u32,
+    /// Next client port, so that cases do not meet.
+    client_port: AtomicU16,
+}
+
+impl Bed {
+    /// `None` where that cannot be; on CI it must.
+    pub(crate) fn new() -> Option<Bed> {
+        Bed::with(1024)
+    }
+
+    /// With room for so many directions of flows.
+    pub(crate) fn with(flows: u32) -> Option<Bed> {
+        let netns = match Netns::new() {
+            Ok(netns) => netns,
+            Err(error) => {
+                assert!(std::env::var_os("CI").is_none(), "CI skips nothing: {error}");
+                eprintln!("SKIPPED: needs root: {error}");
+                return None;
+            }
+        };
+        wire(&netns);
+        let mut loader = EbpfLoader::new();
+        for name in [
+            "services4",
+            "services6",
+            "slots",
+            "backends",
+            "active",
+            "backend_counts",
+            "frontends",
+            "turns",
+            "frontend_counts",
+            "members",
+            "affinity",
+            "allow4",
+            "allow6",
+            "locals4",
+            "locals6",
+            "nodes4",
+            "nodes6",
+            "vips4",
+            "vips6",
+        ] {
+            loader.map_max_entries(name, 256);
+        }
+        for name in ["cache4", "cache6", "cache_epochs"] {
+            loader.map_max_entries(name, 64);
+        }
+        let mut ebpf =
+            loader.map_max_entries("flows4", flows).map_max_entries("flows6", flows).load(OBJECT).unwrap();
+        for name in ["tc_ingress", "tc_egress"] {
+            let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
+            program.load().unwrap();
+        }
+        let mut bed = Bed { netns, ebpf, frontends: 0, client_port: AtomicU16::new(20_000) };
+        let netns = bed.netns.cookie();
+        bed.set("config", 0, Config { netns, ..config() });
+        for plan in Plan::both() {
+            bed.serve_all(&plan);
+        }
+        Some(bed)
+    }
+
+    fn serve_all(&mut self, plan: &Plan) {
+        for address in [plan.node, plan.gateway] {
+            self.mark("locals4", "locals6", address, 1_u8);
+        }
+        self.mark("nodes4", "nodes6", plan.peer, 1_u8);
+        self.mark("vips4", "vips6", plan.vip, 1_u32);
+        let any = if plan.vip.is_ipv4() { ip("0.0.0.0") } else { ip("::") };
+        for protocol in [6, 17] {
+            let mut serve = |dialled, number, backend, bits, flags| {
+                self.serve((dialled, number, protocol), backend, bits, flags);
+            };
+            let up = state::ACTIVE | state::KEEPS;
+            serve(plan.vip, port::CONTAINER, Some(plan.container), up, 0);
+            serve(plan.vip, port::REMOTE, Some(plan.remote), up | state::REMOTE, 0);
+            serve(plan.vip, port::HERE, Some(plan.node), up | state::HERE, 0);
+            serve(plan.vip, port::OUTSIDE, Some(plan.outside), up | state::MASQUERADE, 0);
+            serve(plan.vip, port::NOBODY, None, 0, 0);
+            serve(plan.vip, port::SILENT, None, 0, flag::SILENT);
+            serve(plan.vip, port::ALLOWED, Some(plan.container), up, flag::ALLOW);
+            serve(plan.vip, port::LIMITED, Some(plan.container), up, flag::LIMIT);
+            serve(plan.vip, port::HASHED, Some(plan.container), up, flag::PICK_HASH);
+            serve(plan.vip, port::SECOND, Some(plan.container), up, 0);
+            serve(plan.vip, port::BESIDE, Some(plan.beside), up, 0);
+            serve(plan.vip, port::LOST, Some(plan.lost), up, 0);
+            serve(any, port::PUBLISHED, Some(plan.container), up, flag::PUBLISHED);
+            serve(any, port::PUBLISHED_REMOTE, Some(plan.remote), up | state::REMOTE, flag::PUBLISHED);
+            serve(any, port::PUBLISHED_HERE, Some(plan.node), up | state::HERE, flag::PUBLISHED);
+        }
+    }
+
+    /// Makes a frontend with a backend or none. Its index is that of its slot and backend, too.
+    fn serve(&mut self, dialled: (IpAddr, u16, u8), backend: Option<IpAddr>, bits: u16, flags: u16) {
+        let (address, number, protocol) = dialled;
+        let index = self.frontends;
+        self.frontends += 1;
+        if let Some(address) = backend {
+            let backend = Backend {
+                address: wide(address),
+                port: port::BACKEND,
+                state: bits,
+                generation: 1,
+                frontend: index,
+                weight: 1,
+                id: u64::from(index),
+            };
+            self.set("backends", index, backend);
+            self.set("slots", index, index);
+        }
+        let max_flows = u32::from(flags & flag::LIMIT != 0);
+        self.set("frontends", index, Frontend { max_flows, ..Frontend::default() });
+        if flags & flag::ALLOW != 0 {
+            let number = index.to_ne_bytes();
+            if address.is_ipv4() {
+                let mut map =
+                    LpmTrie::<_, [u8; 8], u8>::try_from(self.ebpf.map_mut("allow4").unwrap()).unwrap();
+                let [a, b, c, d] = number;
+                map.insert(&Key::new(32 + 24, [a, b, c, d, 198, 51, 100, 0]), 1, 0).unwrap();
+            } else {
+                let mut map =
+                    LpmTrie::<_, [u8; 20], u8>::try_from(self.ebpf.map_mut("allow6").unwrap()).unwrap();
+                let mut key = [0; 20];
+                key[..4].copy_from_slice(&number);
+                key[4..].copy_from_slice(&wide(ip("2001:db8:51::")));
+                map.insert(&Key::new(32 + 48, key), 1, 0).unwrap();
+            }
+        }
+        let offset = u16::from(number == port::SECOND);
+        let service =
+            Service { frontend: index, base: index, slots: u32::from(backend.is_some()), offset, flags };
+        let number = number.to_be();
+        if address.is_ipv4() {
+            self.put(
+                "services4",
+                ServiceKey { address: v4(address), port: number, protocol, pad: 0 },
+                service,
+            );
+        } else {
+            self.put(
+                "services6",
+                ServiceKey { address: wide(address), port: number, protocol, pad: 0 },
+                service,
+            );
+        }
+    }
+
+    fn mark<V: Copy + 'static>(&mut self, four: &str, six: &str, address: IpAddr, value: V) {
+        match address {
+            IpAddr::V4(_) => self.put(four, v4(address), value),
+            IpAddr::V6(_) => self.put(six, wide(address), value),
+        }
+    }
+
+    /// A client port that no case has used.
+    pub(crate) fn port(&self) -> u16 {
+        self.client_port.fetch_add(1, Relaxed)
+    }
+
+    /// Runs a program over a packet on its way by a device.
+    pub(crate) fn run(&self, way: Way, device: Device, packet: &Packet) -> Outcome {
+        self.run_bytes(way, device, &arriving(way, device, packet).bytes(), 0)
+    }
+
+    /// The same with bytes, of pieces of that size if not 0.
+    pub(crate) fn run_bytes(&self, way: Way, device: Device, bytes: &[u8], gso: u32) -> Outcome {
+        let name = if way == Way::In { "tc_ingress" } else { "tc_egress" };
+        let program: &SchedClassifier = self.ebpf.program(name).unwrap().try_into().unwrap();
+        // `struct __sk_buff`: `ifindex` at 40, `gso_segs` at 164, `gso_size` at 176.
+        let mut context = [0; 192];
+        context[40..44].copy_from_slice(&device.index().to_ne_bytes());
+        context[164..168].copy_from_slice(&u32::from(gso != 0).to_ne_bytes());
+        context[176..180].copy_from_slice(&gso.to_ne_bytes());
+        let mut out = vec![0; bytes.len() + 512];
+        let mut options = TestRunOptions::new();
+        (options.data_in, options.data_out, options.ctx_in) =
+            (Some(bytes), Some(&mut out[..]), Some(&context[..]));
+        let result = self.netns.run(|| program.test_run(options)).unwrap();
+        out.truncate(result.data_size_out as usize);
+        Outcome { verdict: result.return_value.cast_signed(), bytes: out }
+    }
+}
+
+/// A packet as it is at a device: to it from the neighbour, or the other way round.
+pub(crate) fn arriving(way: Way, device: Device, packet: &Packet) -> Packet {
+    let link = if way == Way::In { (device.mac(), NEIGHBOUR) } else { (NEIGHBOUR, device.mac()) };
+    Packet { link, ..packet.clone() }
+}
+
+fn config() -> Config {
+    let [four, six] = Plan::both();
+    Config {
+        epoch: 1,
+        mode: mode::EGRESS,
+        overlay: Device::Mesh.index(),
+        hz: 1000,
+        cached: 63,
+        node4: v4(four.node),
+        overlay4: v4(four.gateway),
+        vips4: [[[10, 96, 0, 0], [255, 255, 0, 0]], [[0; 4]; 2]],
+        node6: wide(six.node),
+        overlay6: wide(six.gateway),
+        vips6: [[wide(ip("fd00:96::")), wide(ip("ffff:ffff::"))], [[0; 16]; 2]],
+        ..Config::default()
+    }
+}
+
+/// Devices, addresses, neighbours and routes.
+fn wire(netns: &Netns) {
+    netns.run(|| {
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+    });
+    for (device, name, mtu) in Device::ALL {
+        let ([a, b, c, d, e, f], index) = (device.mac(), device.index());
+        netns.ip(&format!("link add {name} index {index} mtu {mtu} type veth peer name {name}p mtu {mtu}"));
+        netns.ip(&format!("link set {name} address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} up"));
+        netns.ip(&format!("link set {name}p up"));
+    }
+    for (address, name) in [
+        ("192.0.2.1/24", "nic"),
+        ("2001:db8::1/64", "nic"),
+        ("10.128.7.1/24", "mesh0"),
+        ("fd00:7::1/64", "mesh0"),
+        ("10.128.9.0/32", "vx"),
+    ] {
+        let nodad = if address.contains(':') { " nodad" } else { "" };
+        netns.ip(&format!("addr add {address} dev {name}{nodad}"));
+    }
+    for (neighbour, name) in [
+        ("192.0.2.254", "nic"),
+        ("2001:db8::fe", "nic"),
+        ("192.0.2.77", "nic"),
+        ("2001:db8::77", "nic"),
+        ("192.0.2.2", "nic"),
+        ("2001:db8::2", "nic"),
+        ("10.128.7.2", "mesh0"),
+        ("fd00:7::2", "mesh0"),
+        ("10.128.7.3", "mesh0"),
+        ("fd00:7::3", "mesh0"),
+        ("10.128.9.1", "vx"),
+        ("fd00:9::1", "vx"),
+    ] {
+        netns.ip(&format!("neigh replace {neighbour} lladdr 02:00:00:00:00:ee nud permanent dev {name}"));
+    }
+    netns.ip("route add default via 192.0.2.254");
+    netns.ip("-6 route add default via 2001:db8::fe");
+    netns.ip("route add 10.128.9.0/24 via 10.128.9.1 dev vx onlink");
+    netns.ip("-6 route add fd00:9::/64 via fd00:9::1 dev vx onlink");
+    netns.ip("route add unreachable 240.0.0.0/4");
+    netns.ip("-6 route add unreachable fc00:dead::/32");
+}

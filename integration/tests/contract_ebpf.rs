@@ -1,0 +1,94 @@
+//! The eBPF plane keeps the contract, with real packets between network namespaces: clients of other hosts, whose packets
+//! are translated, and of the node itself, whose sockets are; IPv4 and IPv6. Needs root.
+
+use mesh_agent::dataplane::ebpf::{EbpfConfig, EbpfPlane, Sizes};
+use mesh_control::model::{Addresses, Name};
+use mesh_ebpf::place::private_bpffs;
+use mesh_integration::{cgroup::Cgroup, contract::kernel::KernelPlane};
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
+};
+
+struct Ebpf;
+
+/// Pins and a cgroup that go with the test.
+#[derive(Debug)]
+struct Ground {
+    bpffs: OwnedFd,
+    cgroup: Arc<Cgroup>,
+}
+
+impl KernelPlane for Ebpf {
+    type Plane = EbpfPlane;
+    type Ground = Ground;
+
+    fn ground() -> Ground {
+        Ground {
+            bpffs: private_bpffs().expect("a BPF file system"),
+            cgroup: Cgroup::join().expect("a cgroup"),
+        }
+    }
+
+    fn make(ground: &Ground) -> EbpfPlane {
+        let networks = |all: [&str; 2]| all.map(|n| n.parse().expect("a network")).into();
+        EbpfPlane::start(EbpfConfig {
+            // Where the fixture's instances are.
+            node: Name::new("n2").expect("a good name"),
+            addresses: Addresses::default(),
+            vip_cidrs: networks(["10.96.0.0/16", "fd96::/64"]),
+            overlay: Vec::new(),
+            bridge: None,
+            snapshots: None,
+            bpffs: Some(format!("/proc/self/fd/{}", ground.bpffs.as_raw_fd()).into()),
+            cgroup: Some(ground.cgroup.path().to_owned()),
+            sizes: Sizes { flows: 1 << 12, ..Sizes::default() },
+            new_flows: 0,
+        })
+        .expect("a kernel with eBPF")
+    }
+
+    fn leads_sockets() -> bool {
+        true
+    }
+}
+
+mod routed4 {
+    use super::Ebpf;
+    use mesh_integration::{
+        contract::kernel::Routed4, contract_suite, contract_suite_bytes, contract_suite_hosted,
+    };
+    contract_suite!(Routed4<Ebpf>);
+    contract_suite_bytes!(Routed4<Ebpf>);
+    contract_suite_hosted!(Routed4<Ebpf>);
+}
+
+mod routed6 {
+    use super::Ebpf;
+    use mesh_integration::{
+        contract::kernel::Routed6, contract_suite, contract_suite_bytes, contract_suite_hosted,
+    };
+    contract_suite!(Routed6<Ebpf>);
+    contract_suite_bytes!(Routed6<Ebpf>);
+    contract_suite_hosted!(Routed6<Ebpf>);
+}
+
+mod on_node4 {
+    use super::Ebpf;
+    use mesh_integration::{
+        contract::kernel::OnNode4, contract_suite, contract_suite_bytes, contract_suite_hosted,
+    };
+    contract_suite!(OnNode4<Ebpf>);
+    contract_suite_bytes!(OnNode4<Ebpf>);
+    contract_suite_hosted!(OnNode4<Ebpf>);
+}
+
+mod on_node6 {
+    use super::Ebpf;
+    use mesh_integration::{
+        contract::kernel::OnNode6, contract_suite, contract_suite_bytes, contract_suite_hosted,
+    };
+    contract_suite!(OnNode6<Ebpf>);
+    contract_suite_bytes!(OnNode6<Ebpf>);
+    contract_suite_hosted!(OnNode6<Ebpf>);
+}

@@ -1,0 +1,203 @@
+//! What becomes of flows: sockets of backends that went are ended, and flows of packets that say nothing are forgotten.
+
+use super::{change::Cut, counters::BackendKey, maps::Maps, realize::number, state::State};
+use crate::sys::{clock, sockdiag::SockDiag};
+use mesh_control::model::Protocol;
+use mesh_ebpf::{
+    Map, Plain,
+    common::{Dialled, Flow, FlowKey, direction},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+};
+
+/// Seconds without a packet after which a flow is forgotten, by protocol and state; conntrack's own for most
+/// (`nf_conntrack_*_timeout*`).
+mod idle {
+    /// Neither end said that it is done. Conntrack keeps it five days; here a full table drops the eldest.
+    pub(super) const OPEN: u64 = 432_000;
+    /// The backend never answered.
+    pub(super) const UNANSWERED: u64 = 60;
+    /// One end is done.
+    pub(super) const HALF: u64 = 3_600;
+    /// Both are, or it was reset.
+    pub(super) const CLOSED: u64 = 10;
+    /// Datagrams both ways.
+    pub(super) const DATAGRAMS: u64 = 120;
+    /// Datagrams one way.
+    pub(super) const ONE_WAY: u64 = 30;
+}
+
+/// Ends the sockets that are connected to what these cuts name; how many of each backend of a service. Of datagram
+/// sockets the kernel does not tell what they dialled, so those go that are connected to the backend's address.
+pub(super) fn cut(diag: &mut SockDiag, map: &OwnedFd, cuts: &[Cut]) -> io::Result<BTreeMap<BackendKey, u64>> {
+    let mut ended = BTreeMap::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let cuts = || cuts.iter().filter(|cut| cut.protocol == protocol);
+        let by_place: HashMap<(u32, u32), &Cut> = cuts().map(|c| ((c.index, c.generation), c)).collect();
+        let by_address: HashMap<IpAddr, Vec<&Cut>> = cuts().fold(HashMap::new(), |mut all, cut| {
+            all.entry(cut.remote.ip()).or_insert_with(Vec::new).push(cut);
+            all
+        });
+        let Some(some) = cuts().next() else { continue };
+        let port = Some(some.remote.port()).filter(|p| cuts().all(|c| c.ports == 1 && c.remote.port() == *p));
+        let find = |remote: SocketAddr, value: Option<&[u8]>| match (protocol, value) {
+            (Protocol::Tcp, value) => {
+                let dialled = mesh_ebpf::value::<Dialled>(value?)?;
+                by_place.get(&(dialled.backend, dialled.generation)).copied()
+            }
+            (Protocol::Udp, _) => by_address.get(&remote.ip())?.iter().copied().find(|cut| cut.is_at(remote)),
+        };
+        let mut found = Vec::new();
+        diag.connected(number(protocol), port, map, |socket, value| {
+            found.extend(find(socket.remote(), value).map(|cut| (socket, cut)));
+        })?;
+        for (socket, cut) in found {
+            if diag.destroy(&socket)? {
+                *ended.entry((cut.service.clone(), cut.backend.clone(), protocol)).or_default() += 1;
+            }
+        }
+    }
+    Ok(ended)
+}
+
+/// The key under which the other direction is.
+fn turned<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
+    FlowKey {
+        source: flow.destination,
+        destination: flow.source,
+        source_port: flow.destination_port,
+        destination_port: flow.source_port,
+        ..*key
+    }
+}
+
+/// How long a flow may say nothing, in milliseconds.
+fn patience(protocol: u8, bits: u32, own: Option<u64>) -> u64 {
+    let (fins, has) = (direction::FIN_CLIENT | direction::FIN_BACKEND, |bit| bits & bit != 0);
+    let (open, seconds) = match protocol {
+        6 if has(direction::CLOSED) || bits & fins == fins => (false, idle::CLOSED),
+        6 if has(fins) => (false, idle::HALF),
+        6 if !has(direction::ANSWERED) => (false, idle::UNANSWERED),
+        6 => (true, idle::OPEN),
+        _ if has(direction::ANSWERED) => (true, idle::DATAGRAMS),
+        _ => (true, idle::ONE_WAY),
+    };
+    own.filter(|_| open).unwrap_or(seconds * 1000)
+}
+
+/// The flows of one family that have said nothing for too long. `age` is that of a flow in milliseconds.
+fn expired<A: Copy + Eq + Hash>(
+    all: &HashMap<FlowKey<A>, Flow<A>>,
+    age: impl Fn(u32) -> u64,
+    own: impl Fn(u32) -> Option<u64>,
+) -> Vec<FlowKey<A>> {
+    let old = |(key, flow): &(&FlowKey<A>, &Flow<A>)| {
+        let other = all.get(&turned(key, flow));
+        let last = other.map_or(age(flow.seen), |other| age(flow.seen).min(age(other.seen)));
+        let bits = flow.bits | other.map_or(0, |other| other.bits);
+        last > patience(key.protocol, bits, own(flow.frontend))
+    };
+    all.iter().filter(old).map(|(key, _)| *key).collect()
+}
+
+/// Forgets the flows that have said nothing for too long.
+pub(super) fn collect(maps: &Maps, state: &State) -> io::Result<()> {
+    let idle: HashMap<u32, u64> =
+        state.held.values().map(|held| (held.index(), held.policy.idle_ms)).collect();
+    let own = |frontend: u32| idle.get(&frontend).copied().filter(|ms| *ms > 0);
+    let (now, tick) = clock::coarse();
+    // The kernel's count begins 300 seconds before it turns over (INITIAL_JIFFIES of linux/jiffies.h).
+    let second = 1_000_000_000 / tick;
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is what flows have")]
+    let jiffies = (now / tick) as u32;
+    #[expect(clippy::cast_possible_truncation, reason = "a few hundred thousand")]
+    let jiffies = jiffies.wrapping_sub(300 * second as u32);
+    let age = |seen: u32| {
+        let ticks = jiffies.wrapping_sub(seen);
+        // One that is a little ahead of our clock is of just now.
+        if ticks > u32::MAX / 2 { 0 } else { u64::from(ticks) * 1000 / second }
+    };
+    forget(&maps.flows4, maps, age, own)?;
+    forget(&maps.flows6, maps, age, own)
+}
+
+fn forget<A: Copy + Eq + Hash>(
+    map: &Map<FlowKey<A>, Flow<A>>,
+    maps: &Maps,
+    age: impl Fn(u32) -> u64,
+    own: impl Fn(u32) -> Option<u64>,
+) -> io::Result<()>
+where
+    FlowKey<A>: Plain,
+    Flow<A>: Plain,
+{
+    let all: HashMap<_, _> = map.entries()?.into_iter().collect();
+    let old = expired(&all, age, own);
+    map.delete(&old)?;
+    for flow in old.iter().filter_map(|key| all.get(key)) {
+        // Programs count those whose end they see.
+        if flow.bits & (direction::REPLY | direction::CLOSED) == 0 {
+            maps.ended(flow.backend, flow.generation)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_as_young_as_its_younger_direction() {
+        let key = |source: [u8; 4], source_port, destination, destination_port| FlowKey {
+            source,
+            destination,
+            source_port,
+            destination_port,
+            protocol: 17,
+            pad: [0; 3],
+        };
+        let flow = |source, destination, seen, bits| Flow {
+            source,
+            destination,
+            source_port: 1,
+            destination_port: 8,
+            bits,
+            backend: 0,
+            generation: 1,
+            frontend: 0,
+            seen,
+        };
+        let (client, vip, backend) = ([10, 9, 0, 1], [10, 96, 0, 1], [10, 44, 0, 4]);
+        let there = (key(client, 1, vip, 80), flow(client, backend, 100, 0));
+        let back = Flow { source_port: 80, destination_port: 1, ..flow(vip, client, 50, direction::REPLY) };
+        let mut all = HashMap::from([there, (key(backend, 8, client, 1), back)]);
+        assert_eq!(turned(&there.0, &there.1), key(backend, 8, client, 1));
+        let ms = |seconds: u64| move |seen: u32| (seconds * 1000).saturating_sub(u64::from(seen));
+        assert_eq!(expired(&all, ms(30), |_| None), []);
+        assert_eq!(expired(&all, ms(31), |_| None).len(), 2, "both directions go");
+        assert_eq!(expired(&all, ms(5), |_| Some(1000)).len(), 2, "the frontend's own time");
+        all.values_mut().for_each(|flow| flow.bits |= direction::ANSWERED);
+        assert_eq!(expired(&all, ms(100), |_| None), []);
+    }
+
+    #[test]
+    fn patience_follows_what_was_seen_of_tcp() {
+        let fins = direction::FIN_CLIENT | direction::FIN_BACKEND;
+        for (bits, own, seconds) in [
+            (0, Some(5000), idle::UNANSWERED),
+            (direction::ANSWERED, None, idle::OPEN),
+            (direction::ANSWERED, Some(5000), 5),
+            (direction::ANSWERED | direction::FIN_CLIENT, Some(5000), idle::HALF),
+            (direction::ANSWERED | fins, None, idle::CLOSED),
+            (direction::CLOSED, None, idle::CLOSED),
+        ] {
+            assert_eq!(patience(6, bits, own), seconds * 1000, "{bits:#x}");
+        }
+    }
+}
