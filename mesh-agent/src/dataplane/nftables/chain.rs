@@ -93,16 +93,15 @@ impl Shape {
             chosen.insert(0, layout.source(at));
         }
         rules.push((chosen, comment("pick")));
-        if self.sticky.is_some() {
-            // The kernel remembers 65,535 clients, which is what it gives a set that packets fill.
-            let random = pick(Expr::numgen(reg(id), self.slots, true), false);
-            rules.push((random, comment("pick without a memory")));
+        for _ in 0..if self.most.is_some() { RETRIES } else { 0 } {
+            let another = pick(Expr::numgen(reg(id), self.slots, true), true);
+            rules.push((another, comment("pick another")));
         }
+        // A change that came within the first look is over now. And the kernel remembers no more than 65,535 clients,
+        // which is what it gives a set that packets fill.
+        let again = pick(Expr::numgen(reg(id), self.slots, true), false);
+        rules.push((again, comment("pick once more, remembering nobody")));
         if self.most.is_some() {
-            for _ in 0..RETRIES {
-                let again = pick(Expr::numgen(reg(id), self.slots, true), true);
-                rules.push((again, comment("pick another")));
-            }
             let mut refuse = key();
             refuse.extend([Expr::lookup(reg(0), &SetId::Limited.to_string()), Expr::goto(REJECT)]);
             rules.push((refuse, comment("all at their limit")));

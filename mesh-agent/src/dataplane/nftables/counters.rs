@@ -4,7 +4,6 @@ use super::{
     flows::{leads_to, over},
     ids::{self, ALWAYS, SetId},
     layout::Layout,
-    realize::socket,
     state::State,
     write::Change,
 };
@@ -100,7 +99,8 @@ impl Tally {
             (SetId::Denied, _) => refused.denied += packets,
             (SetId::Limited, _) => refused.limited += packets,
             (_, Some(Data::Bytes(leads))) => {
-                if let Some(backend) = entry.backends.iter().find(|b| socket(b, offset) == *leads) {
+                let at = layout.read_socket(leads);
+                if let Some(backend) = entry.backends.iter().find(|b| Some(b.socket(offset)) == at) {
                     let key = (entry.frontend.service.clone(), backend.id.clone(), key.protocol);
                     *self.established.entry(key).or_default() += packets;
                 }

@@ -185,7 +185,9 @@ impl Step {
         for extra in &self.extras {
             match extra {
                 Extra::Most(most) => batch.add_set(table, &set(layout, SetId::Most(*most))),
-                Extra::Idle(seconds) => timeouts(*seconds).iter().for_each(|t| batch.add_timeout(table, t)),
+                Extra::Idle(seconds) => {
+                    timeouts(*seconds).iter().for_each(|t| batch.add_timeout(table, t));
+                }
             }
         }
         for shape in &self.chains {
@@ -222,7 +224,7 @@ impl Step {
             match extra {
                 Extra::Most(most) => batch.delete_set(table, &SetId::Most(*most).to_string()),
                 Extra::Idle(seconds) => {
-                    timeouts(*seconds).iter().for_each(|t| batch.delete_timeout(table, t))
+                    timeouts(*seconds).iter().for_each(|t| batch.delete_timeout(table, t));
                 }
             }
         }
