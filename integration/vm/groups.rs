@@ -71,7 +71,7 @@ pub(crate) const GROUPS: &[Group] = &[
     long("lab_hosts", Binary::Test("lab_hosts"), 120, &[]),
     group("mesh", Binary::Test("lab_mesh"), 150, &["nftables::an_outside_client"]),
     long("lab_mesh", Binary::Test("lab_mesh"), 1200, &[]),
-    group("overlay", Binary::Test("overlay"), 120, &[]),
+    long("overlay", Binary::Test("overlay"), 1200, &[]),
     group("nftables", Binary::Test("contract_nftables"), 240, SHORT_CONTRACT),
     long("nftables_whole", Binary::Test("contract_nftables"), 1800, &[]),
 ];
