@@ -68,7 +68,6 @@ on! { NFTABLES, nftables:
 on! { NFTABLES_SEALED, nftables_sealed:
     everybody_reaches_everything,
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
-    a_killed_agent_moves_no_packet,
     megabytes_arrive_whole_through_every_node,
     between_nodes_nothing_is_in_plain,
 }

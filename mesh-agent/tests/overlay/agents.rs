@@ -1,6 +1,7 @@
 //! Whole agents: they claim subnets, build the overlay and put containers on it; and it outlives them.
 
 use crate::{
+    sealed::has_wireguard,
     talk::{ping, tcp},
     world::{Underlay, World, permitted, same, steady},
 };
@@ -27,12 +28,12 @@ impl Drop for Agent {
     }
 }
 
-fn start(world: &World, folder: &Path, i: usize) -> Agent {
+fn start(world: &World, folder: &Path, i: usize, encryption: &str) -> Agent {
     let config = folder.join(format!("n{i}.yaml"));
     let text = format!(
         "node: {{name: n{i}, address: 192.0.2.{}}}\n\
          cluster: {{keys: [{KEY}], join: [192.0.2.1, 192.0.2.2]}}\n\
-         overlay: {{cidr: [10.128.0.0/14, 'fd00:4d::/48']}}\n\
+         overlay: {{cidr: [10.128.0.0/14, 'fd00:4d::/48'], encryption: {encryption}}}\n\
          vip_cidr: [10.96.0.0/16]\n\
          dns: {{enabled: false}}\nmetrics: {{listen: none}}\n\
          admin: {{socket: {}}}\n",
@@ -79,13 +80,23 @@ fn attach(folder: &Path, i: usize, netns: &Netns) -> Vec<IpAddr> {
 
 #[test]
 fn agents_join_containers_and_their_death_parts_none() {
-    if !permitted() {
-        return;
+    if permitted() {
+        joined("none");
     }
+}
+
+#[test]
+fn the_same_of_agents_that_encrypt_whose_keys_are_renewed_by_hand() {
+    if permitted() && has_wireguard() {
+        joined("wireguard");
+    }
+}
+
+fn joined(encryption: &str) {
     let world = World::new(2, Underlay::V4);
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let agents: Vec<Agent> = (0..2).map(|i| start(&world, folder, i)).collect();
+    let agents: Vec<Agent> = (0..2).map(|i| start(&world, folder, i, encryption)).collect();
     for i in 0..2 {
         wait(folder, i, &["status"], |status| {
             let overlay = &status["overlay"];
@@ -110,7 +121,7 @@ fn agents_join_containers_and_their_death_parts_none() {
     for other in &to {
         ping(&one, *other).unwrap();
     }
-    let _agents: Vec<Agent> = (0..2).map(|i| start(&world, folder, i)).collect();
+    let _agents: Vec<Agent> = (0..2).map(|i| start(&world, folder, i, encryption)).collect();
     for (i, before) in (0..2).zip(&before) {
         let status = wait(folder, i, &["status"], |status| status["overlay"]["peers"] == 1);
         assert_eq!(status["overlay"]["problems"], Value::Array(vec![]), "{status}");
@@ -121,4 +132,19 @@ fn agents_join_containers_and_their_death_parts_none() {
     for (mine, other) in from.iter().zip(&to) {
         assert_eq!(tcp(&one, &two, *other, 1000).unwrap(), *mine);
     }
+    if encryption == "none" {
+        let refused = cli(folder, 0, &["key", "renew"]);
+        assert!(!refused.status.success(), "{refused:?}");
+        return;
+    }
+    let keys = |status: &Value| status["overlay"]["keys"].as_array().cloned().unwrap_or_default();
+    let old = keys(&wait(folder, 0, &["status"], |status| keys(status).len() == 1));
+    assert!(cli(folder, 0, &["key", "renew"]).status.success());
+    wait(folder, 0, &["status"], |status| {
+        for other in &to {
+            ping(&one, *other).unwrap();
+        }
+        let new = keys(status);
+        new.len() == 1 && new != old
+    });
 }

@@ -28,7 +28,7 @@ use std::{
 const BOUND: Duration = Duration::from_secs(120);
 
 /// Whether this kernel has WireGuard; otherwise the test is skipped, loudly, and fails on CI.
-fn has_wireguard() -> bool {
+pub(crate) fn has_wireguard() -> bool {
     let Err(error) = Wireguard::open() else { return true };
     assert!(std::env::var_os("CI").is_none(), "WireGuard is needed here: {error}");
     eprintln!("SKIPPED: this kernel has no WireGuard: {error}");
@@ -370,8 +370,10 @@ fn devices_of_others_stay_and_ours_go_without_a_trace() {
     same(&look(&world), &before);
     // The same when it is switched off instead.
     world.apply(0, 1);
+    assert!(world.nodes[0].run("nft", "list tables").contains(guard::TABLE));
     world.nodes[0].config.encryption = None;
     world.apply(0, 1);
+    assert!(!world.nodes[0].run("nft", "list tables").contains(guard::TABLE));
     world.nodes[0].teardown();
     same(&look(&world), &before);
 }

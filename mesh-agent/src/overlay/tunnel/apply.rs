@@ -14,8 +14,8 @@ use crate::{
         thing::Thing,
     },
     sys::{
-        rtnl::{Kind, Link, LinkChange, Rtnl},
-        sysctl,
+        rtnl::{Kind, Link, LinkChange, Rtnl, errno},
+        ruleset, sysctl,
         wireguard::{PrivateKey, Wireguard},
     },
 };
@@ -33,16 +33,13 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// What the kernel holds; `wireguard` is absent where it has no such devices.
-fn observe(rtnl: &mut Rtnl, wireguard: Option<&mut Wireguard>) -> Result<Observed, OverlayError> {
+/// What the kernel holds.
+fn observe(rtnl: &mut Rtnl, wireguard: &mut Wireguard) -> Result<Observed, OverlayError> {
     let mut observed = Observed::default();
-    let mut wireguard = wireguard;
     for (slot, name) in NAMES.into_iter().enumerate() {
         let Some(link) = rtnl.link(name)? else { continue };
-        let device = match &mut wireguard {
-            Some(wireguard) if link.kind == Kind::Wireguard => Some(wireguard.device(link.index)?),
-            _ => None,
-        };
+        let is_one = link.kind == Kind::Wireguard;
+        let device = is_one.then(|| wireguard.device(link.index)).transpose()?;
         let end = End::of(slot, link, device, now()).map_err(OverlayError::Conflict)?;
         let (key, _) = no_ipv6(name);
         observed.sysctls.extend(sysctl::read(&key)?.map(|value| (key, value)));
@@ -74,7 +71,7 @@ pub fn pending(
     let Some(encryption) = &config.encryption else {
         return Ok(removal(rtnl)?.iter().map(ToString::to_string).collect());
     };
-    let observed = observe(rtnl, Some(&mut open()?))?;
+    let observed = observe(rtnl, &mut open()?)?;
     let is_up = |node: &NodeName| is_up(snapshot, node);
     let scene = Scene { plan, me: &snapshot.local, is_up: &is_up, encryption, now: now() };
     Ok(scene.steps(observed).0.iter().map(ToString::to_string).collect())
@@ -98,7 +95,12 @@ pub fn apply(
     failed: &mut Vec<String>,
 ) -> Result<Tunnels, OverlayError> {
     let Some(encryption) = &config.encryption else {
-        for step in removal(rtnl)? {
+        let steps = removal(rtnl)?;
+        if !steps.is_empty() {
+            // First: it would refuse what comes in plain from now on.
+            ruleset::delete(&ruleset::tables(guard::TABLE)?)?;
+        }
+        for step in steps {
             note(execute(rtnl, &step), &step.to_string(), done, failed);
         }
         return Ok(Tunnels::default());
@@ -109,11 +111,15 @@ pub fn apply(
     let mut tunnels = Tunnels::default();
     let mut turning = false;
     for round in 0.. {
-        let observed = observe(rtnl, Some(&mut wireguard))?;
+        let observed = observe(rtnl, &mut wireguard)?;
         let moves;
         (moves, tunnels) = scene.steps(observed);
         turning |= tunnels.turning;
-        if moves.is_empty() || round == ROUNDS {
+        if moves.is_empty() {
+            failed.clear();
+            break;
+        }
+        if round == ROUNDS {
             break;
         }
         failed.clear();
@@ -140,6 +146,9 @@ pub fn apply(
 fn note(result: io::Result<()>, step: &str, done: &mut Vec<String>, failed: &mut Vec<String>) {
     match result {
         Ok(()) => done.push(step.to_owned()),
+        Err(error) if errno(&error) == Some(libc::EADDRINUSE) => {
+            failed.push(format!("{step}: {error}: write another port in overlay.encryption_port"));
+        }
         Err(error) => failed.push(format!("{step}: {error}")),
     }
 }
@@ -195,7 +204,7 @@ pub fn prepare(config: &OverlayConfig) -> Result<Vec<Tunnel>, OverlayError> {
     let local = config.local().ok_or(OverlayError::NoUnderlay)?;
     let mut wireguard = open()?;
     for _ in 0..2 {
-        let mut ends = observe(&mut rtnl, Some(&mut wireguard))?.ends;
+        let mut ends = observe(&mut rtnl, &mut wireguard)?.ends;
         ends.retain(|end| end.is_live() && end.key().is_some());
         ends.sort_by_key(super::end::age);
         if !ends.is_empty() {
@@ -222,7 +231,7 @@ pub fn rotate(rtnl: &mut Rtnl, config: &OverlayConfig) -> Result<(), OverlayErro
         ));
     };
     let mut wireguard = open()?;
-    match &observe(rtnl, Some(&mut wireguard))?.ends[..] {
+    match &observe(rtnl, &mut wireguard)?.ends[..] {
         [only] => make(rtnl, &mut wireguard, encryption, 1 - only.slot.min(1), only.link.mtu)
             .map_err(OverlayError::Kernel),
         _ => Ok(()),
