@@ -57,7 +57,8 @@ impl Contender {
     pub(super) fn dialled(self, n: u32, services: u32) -> SocketAddr {
         let service = n.wrapping_mul(7919) % services;
         match self {
-            Contender::Nobody => (backend(service, n % BACKENDS), TARGET).into(),
+            // As those in turn come to it: the kernel remembers destinations.
+            Contender::Nobody => (backend(service, n / services % BACKENDS), TARGET).into(),
             Contender::OneAddress => (vip(0), 80).into(),
             Contender::Ours | Contender::Lookups => (vip(service), 80).into(),
         }

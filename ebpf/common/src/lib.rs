@@ -269,7 +269,9 @@ pub const WAYS: u32 = 4;
 #[must_use]
 #[inline(always)]
 pub const fn socket_set(cookie: u64) -> u32 {
-    cookie as u32 % SETS
+    #[expect(clippy::cast_possible_truncation, reason = "of the low bits alone")]
+    let low = cookie as u32;
+    low % SETS
 }
 
 /// What a socket dialled and where that led, until it is closed. A datagram socket without a peer has its first

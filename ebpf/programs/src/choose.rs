@@ -38,11 +38,11 @@ pub fn choose<A: Family>(service: &Service, client: A) -> Result<(u32, &'static 
 pub fn ended(index: u32, generation: u32) {
     let Some(backend) = BACKENDS.get(index) else { return };
     if backend.generation == generation {
-        add(index, -1);
         if let Some(counts) = BACKEND_COUNTS.get_ptr_mut(index) {
             // SAFETY: the entry of this CPU, which runs one program at a time.
             unsafe { (*counts).ended += 1 };
         }
+        add(index, -1);
     }
 }
 
@@ -154,18 +154,20 @@ fn enter(index: u32, limit: u32) -> Result<(), Drop> {
     if backend.state & state::ACTIVE == 0 {
         return Err(Drop::NoBackend);
     }
-    if limit == 0 {
-        add(index, 1);
-    } else {
+    if limit != 0 {
         let Some(active) = ACTIVE.get_ptr_mut(index) else { return Err(Drop::NoBackend) };
         if atomic::fetch_add(active.cast(), 1).cast_signed() >= i64::from(limit) {
             add(index, -1);
             return Err(Drop::Limited);
         }
     }
+    // Before the atomic addition, which waits for all that is under way: so both wait for memory at once.
     if let Some(counts) = BACKEND_COUNTS.get_ptr_mut(index) {
         // SAFETY: the entry of this CPU, which runs one program at a time.
         unsafe { (*counts).begun += 1 };
+    }
+    if limit == 0 {
+        add(index, 1);
     }
     Ok(())
 }
