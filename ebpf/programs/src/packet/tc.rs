@@ -10,7 +10,7 @@ use super::{
     flow::{config, count, epoch, holds, keep, line},
     fragment::{recall, remember},
     frame::{ETHERNET, Frame, Skb},
-    nat::{NEXT, SHOT, on, send},
+    nat::{NEXT, SHOT, leave, send},
     parse::{Kind, Packet, TCP, read},
     work::{Steps, work},
 };
@@ -85,7 +85,7 @@ fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
         cached.epoch = epoch.wrapping_sub(1);
         let act = if packet.kind == Kind::Error { A::concern(skb, line) } else { decide::<A>(skb, packet, line) };
         match act.kind() {
-            act::SEND if packet.kind == Kind::Error => return on(&cached.rewrite),
+            act::SEND if packet.kind == Kind::Error => return leave(&cached.rewrite),
             act::SEND => keep(cached, packet, epoch),
             act::NEXT => return NEXT,
             _ => return turn_away::<A>(skb, act),
