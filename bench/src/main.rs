@@ -3,12 +3,14 @@
 mod agent;
 mod churn;
 mod dns;
+mod ebpf;
 mod memory;
 mod nftables;
 mod plan;
 mod process;
 mod proxy;
 mod serf;
+mod space;
 mod table;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +31,8 @@ enum What {
     All,
     /// Resident memory of a real agent with 10,000 services.
     Memory(memory::Options),
+    /// The eBPF data plane against programs that do as little as can be, or as much as others. Needs root.
+    Ebpf(ebpf::Options),
     /// The nftables data plane and the overlay against iptables, nft and plain forwarding. Needs root.
     Nftables(nftables::Options),
     /// Cost of compile and diff at 100, 1,000 and 10,000 services.
@@ -62,6 +66,10 @@ fn main() -> anyhow::Result<()> {
                 Ok(()) => nftables::run(&nftables::Options::default(), args.json)?,
                 Err(error) => eprintln!("SKIPPED: nftables: {error:#}"),
             }
+            match ebpf::possible() {
+                Ok(()) => ebpf::run(&ebpf::Options::default(), args.json)?,
+                Err(error) => eprintln!("SKIPPED: ebpf: {error:#}"),
+            }
             match serf::possible() {
                 Ok(()) => serf::run(&serf::Options::default(), args.json)?,
                 Err(error) => eprintln!("SKIPPED: serf: {error:#}"),
@@ -71,6 +79,7 @@ fn main() -> anyhow::Result<()> {
         What::Dns(options) => dns::run(&options, args.json)?,
         What::ServeDns(serve) => dns::serve(&serve)?,
         What::Memory(options) => memory::run(&options, args.json)?,
+        What::Ebpf(options) => ebpf::run(&options, args.json)?,
         What::Nftables(options) => nftables::run(&options, args.json)?,
         What::Plan => plan::run(args.json),
         What::Proxy(options) => proxy::run(&options, args.json)?,

@@ -3,8 +3,8 @@
 use super::{
     rivals,
     services::{self, node},
-    space::{Space, installed},
 };
+use crate::space::{Space, installed};
 use anyhow::{Context as _, ensure};
 use mesh_agent::{
     dataplane::{

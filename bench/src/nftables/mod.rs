@@ -9,9 +9,9 @@ mod pump;
 mod reprogram;
 mod rivals;
 mod services;
-mod space;
 mod tables;
 
+use crate::space::Space;
 use clap::Args;
 
 /// How much.
@@ -49,7 +49,7 @@ impl Options {
 /// # Errors
 /// Without the privileges, or without ip(8).
 pub(crate) fn possible() -> anyhow::Result<()> {
-    space::Space::new().map(drop)
+    Space::new().map(drop)
 }
 
 /// Measures and prints.

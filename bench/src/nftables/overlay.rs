@@ -4,9 +4,11 @@
 use super::{
     Options,
     pump::{self, PORT, Sink},
-    space::Space,
 };
-use crate::table::{Table, median};
+use crate::{
+    space::Space,
+    table::{Table, median},
+};
 use anyhow::{Context as _, ensure};
 use mesh_agent::{
     overlay::{

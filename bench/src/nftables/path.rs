@@ -4,10 +4,8 @@
 //!   client 10.1.0.2 ── 10.1.0.1 node 10.2.0.1 ── 10.2.0.2 server, which has every endpoint's address too
 //! ```
 
-use super::{
-    services::{BACKENDS, TARGET},
-    space::Space,
-};
+use super::services::{BACKENDS, TARGET};
+use crate::space::Space;
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{

@@ -1,6 +1,6 @@
 //! A stream of bytes from one namespace to another.
 
-use super::space::Space;
+use crate::space::Space;
 use crate::{agent::pause, process};
 use anyhow::Context as _;
 use std::{

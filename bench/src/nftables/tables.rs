@@ -4,10 +4,10 @@ use super::{
     Options,
     contender::{Contender, Loaded},
     services,
-    space::Space,
 };
 use crate::{
     agent::pause,
+    space::Space,
     table::{Table, median},
 };
 use anyhow::Context as _;

@@ -13,51 +13,51 @@ const PATIENCE: &str = "600";
 
 /// A namespace. It goes with the last socket in it.
 #[derive(Debug)]
-pub(super) struct Space(Netns);
+pub(crate) struct Space(Netns);
 
 impl Space {
     /// A new one, its loopback device up.
-    pub(super) fn new() -> anyhow::Result<Space> {
+    pub(crate) fn new() -> anyhow::Result<Space> {
         let space = Space(Netns::new().context("a network namespace")?);
         space.ip("link set lo up")?;
         Ok(space)
     }
 
     /// A new one that forwards.
-    pub(super) fn router() -> anyhow::Result<Space> {
+    pub(crate) fn router() -> anyhow::Result<Space> {
         let space = Space::new()?;
         space.set("net/ipv4/ip_forward", "1")?;
         Ok(space)
     }
 
     /// The path that leads to it.
-    pub(super) fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         self.0.path().display().to_string()
     }
 
     /// Does `work` in the namespace; threads, sockets and processes that it makes are in there for good.
-    pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
         self.0.run(work).context("enter a network namespace")
     }
 
     /// Writes a setting, as `net/ipv4/ip_forward`.
-    pub(super) fn set(&self, path: &str, value: &str) -> anyhow::Result<()> {
+    pub(crate) fn set(&self, path: &str, value: &str) -> anyhow::Result<()> {
         let written = self.inside(|| std::fs::write(format!("/proc/sys/{path}"), value))?;
         written.with_context(|| format!("/proc/sys/{path}"))
     }
 
     /// Runs lines of ip(8).
-    pub(super) fn ip(&self, lines: &str) -> anyhow::Result<()> {
+    pub(crate) fn ip(&self, lines: &str) -> anyhow::Result<()> {
         self.run("ip", &["-batch", "-"], lines).map(drop)
     }
 
     /// Runs a program to its end with that input; what it printed.
-    pub(super) fn run(&self, program: &str, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+    pub(crate) fn run(&self, program: &str, arguments: &[&str], input: &str) -> anyhow::Result<String> {
         self.inside(|| run(program, arguments, input))?
     }
 
     /// Lays a cable between a link here and a link there, both up, with these addresses (`10.1.0.1/24`).
-    pub(super) fn cable(&self, here: (&str, &str), there: (&Space, &str, &str)) -> anyhow::Result<()> {
+    pub(crate) fn cable(&self, here: (&str, &str), there: (&Space, &str, &str)) -> anyhow::Result<()> {
         let ((name, address), (other, peer, far)) = (here, there);
         self.ip(&format!("link add {name} type veth peer name {peer} netns {}\n", other.path()))?;
         for (space, link, address) in [(self, name, address), (other, peer, far)] {
@@ -101,7 +101,7 @@ fn run(program: &str, arguments: &[&str], input: &str) -> anyhow::Result<String>
 }
 
 /// Whether a program is installed.
-pub(super) fn installed(program: &str) -> bool {
+pub(crate) fn installed(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
     format!("{path}:/usr/sbin:/sbin").split(':').any(|f| std::path::Path::new(f).join(program).exists())
 }
