@@ -221,7 +221,7 @@ impl Kernel {
                 .iter()
                 .find_map(|(program, _)| name.strip_prefix(program)?.strip_prefix('-')?.parse::<u32>().ok());
             if device.is_some_and(|device| !wanted.contains(&device)) {
-                fs::remove_file(links.join(name))?;
+                detach(&links.join(name))?;
             }
         }
         Ok(())
@@ -249,7 +249,7 @@ impl Kernel {
                 };
             }
             // Of a device or cgroup that is gone, or from which somebody took it.
-            fs::remove_file(&at)?;
+            detach(&at)?;
         }
         raw::pin(&raw::attach(program, target, kind)?, &at)
     }
@@ -335,20 +335,27 @@ fn load(folder: &Path, sizes: &Sizes, to: &Path) -> Result<(), SetupError> {
     fs::rename(&half, to).map_err(failed("name the programs' folder"))
 }
 
+/// Takes a link off and forgets it. One of a device or cgroup that is gone is off already.
+fn detach(link: &Path) -> io::Result<()> {
+    match raw::detach(&raw::get(link)?) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(error),
+        _ => fs::remove_file(link),
+    }
+}
+
 /// Removes a folder of pins with all in it: links first, so that no program works on half of the maps. One that is not
 /// there is no error.
 ///
 /// # Errors
 /// The system's.
 pub fn remove(folder: &Path) -> io::Result<()> {
-    let links = folder.join(LINKS);
-    for path in [links.as_path(), folder] {
-        match fs::remove_dir_all(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    for link in fs::read_dir(folder.join(LINKS)).into_iter().flatten().flatten() {
+        detach(&link.path())?;
     }
-    Ok(())
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The folders of a network namespace that other layouts than this one left.

@@ -26,6 +26,7 @@ pub(crate) enum Command {
     DeleteBatch = 27,
     LinkCreate = 28,
     LinkUpdate = 29,
+    LinkDetach = 34,
 }
 
 /// `struct bpf_map_info`, as far as it is read.
@@ -240,4 +241,9 @@ pub(crate) fn attach(program: &OwnedFd, target: u32, kind: u32) -> io::Result<Ow
 pub(crate) fn replace(link: &OwnedFd, program: &OwnedFd) -> io::Result<()> {
     let mut attributes = Attach { program: number(link), target: number(program), kind: 0, flags: 0 };
     bpf(Command::LinkUpdate, &mut attributes).map(drop)
+}
+
+/// Takes a link's program off at once; when the last file and descriptor of a link go, that is some time later.
+pub(crate) fn detach(link: &OwnedFd) -> io::Result<()> {
+    bpf(Command::LinkDetach, &mut number(link)).map(drop)
 }

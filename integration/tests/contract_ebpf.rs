@@ -32,10 +32,12 @@ impl KernelPlane for Ebpf {
 
     fn make(ground: &Ground) -> EbpfPlane {
         let networks = |all: [&str; 2]| all.map(|n| n.parse().expect("a network")).into();
+        let mut addresses = Addresses::default();
+        ["10.10.0.1", "fd10::1"].map(|address| addresses.set(address.parse().expect("an address")));
         EbpfPlane::start(EbpfConfig {
             // Where the fixture's instances are.
             node: Name::new("n2").expect("a good name"),
-            addresses: Addresses::default(),
+            addresses,
             vip_cidrs: networks(["10.96.0.0/16", "fd96::/64"]),
             overlay: Vec::new(),
             bridge: None,

@@ -11,7 +11,7 @@ use crate::{
         ruleset::{self, TableName},
     },
 };
-use std::io;
+use std::{io, path::Path};
 
 /// What was removed, or would be, and what could not.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -23,13 +23,19 @@ pub struct Cleaned {
 }
 
 /// Removes everything from the calling thread's network namespace, the links of these names among it. A kind that fails
-/// keeps no other from going.
+/// keeps no other from going. `bpffs` is where the eBPF plane pins, if that is not where it usually is.
 #[must_use]
-pub fn clean(links: &OverlayConfig, dry_run: bool) -> Cleaned {
+pub fn clean(links: &OverlayConfig, bpffs: Option<&Path>, dry_run: bool) -> Cleaned {
     let mut cleaned = Cleaned::default();
+    #[cfg(not(feature = "ebpf"))]
+    let _ = bpffs;
     match tables(dry_run) {
         Ok(removed) => cleaned.removed.extend(removed),
         Err(error) => cleaned.failed.push(format!("nftables: {error}")),
+    }
+    #[cfg(feature = "ebpf")]
+    if let Err(error) = pins(bpffs, dry_run, &mut cleaned) {
+        cleaned.failed.push(format!("ebpf: {error}"));
     }
     if let Err(error) = overlay(links, dry_run, &mut cleaned) {
         cleaned.failed.push(format!("overlay: {error}"));
@@ -60,5 +66,16 @@ fn overlay(links: &OverlayConfig, dry_run: bool, cleaned: &mut Cleaned) -> io::R
     let (done, failed) = teardown(&mut rtnl, links)?;
     cleaned.removed.extend(done);
     cleaned.failed.extend(failed);
+    Ok(())
+}
+
+#[cfg(feature = "ebpf")]
+fn pins(bpffs: Option<&Path>, dry_run: bool, cleaned: &mut Cleaned) -> io::Result<()> {
+    for folder in crate::dataplane::ebpf::leftovers(bpffs)? {
+        if !dry_run {
+            mesh_ebpf::remove(&folder)?;
+        }
+        cleaned.removed.push(format!("remove eBPF programs and maps of {}", folder.display()));
+    }
     Ok(())
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 /// The floors.
-static FLOORS: &[u8] = include_bytes_aligned!("../../../ebpf/object/floors.o");
+pub(super) static FLOORS: &[u8] = include_bytes_aligned!("../../../ebpf/object/floors.o");
 
 /// Backends of a service.
 const BACKENDS: u32 = 10;

@@ -3,6 +3,7 @@
 mod cgroup;
 mod connect;
 mod contender;
+mod packet;
 
 use clap::Args;
 
@@ -15,7 +16,7 @@ pub(crate) struct Options {
     /// How many services of ten endpoints there are.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 10_000])]
     services: Vec<u32>,
-    /// Only these parts, of connect.
+    /// Only these parts, of connect, packet.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -46,7 +47,7 @@ pub(crate) fn possible() -> anyhow::Result<()> {
 /// # Errors
 /// When this is not root, or a program does not load.
 pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
-    const PARTS: [&str; 1] = ["connect"];
+    const PARTS: [&str; 2] = ["connect", "packet"];
     for only in &options.only {
         anyhow::ensure!(PARTS.contains(&only.as_str()), "--only {only}: one of {}", PARTS.join(", "));
     }
@@ -58,6 +59,9 @@ pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
         for services in &options.services {
             connect::run(*services, options.rounds, json)?;
         }
+    }
+    if options.wants("packet") {
+        packet::run(options.rounds, json)?;
     }
     Ok(())
 }

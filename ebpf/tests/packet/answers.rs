@@ -163,6 +163,7 @@ fn packets_longer_than_the_path_go_back() {
         let most = 1450 - if plan.vip.is_ipv4() { 28 } else { 48 };
         let vip = (plan.vip, port::CONTAINER);
         let too_big = |packet: &Packet| complaint(packet, TOO_BIG.0, TOO_BIG.1, 1450);
+        let too_big_of = |packet: &Packet| complaint(packet, TOO_BIG.0, TOO_BIG.1, 1500);
         // Decided, and at hand.
         for _ in 0..3 {
             let out = bed.run(Way::In, Device::Nic, &long(client, vip, most));
@@ -170,7 +171,20 @@ fn packets_longer_than_the_path_go_back() {
             let want = long(client, (plan.container, port::BACKEND), most).hop();
             assert_eq!(out.bytes, arriving(Way::In, Device::Nic, &want).bytes());
             goes_back(&bed, &long(client, vip, most + 1), too_big);
-            goes_back(&bed, &Packet { dont_fragment: false, ..long(client, vip, most + 1) }, too_big);
+            // What may be cut the host cuts, where it would believe the source.
+            let packet = Packet { dont_fragment: false, ..long(client, vip, most + 1) };
+            if plan.vip.is_ipv4() {
+                let out = bed.run(Way::In, Device::Nic, &packet);
+                let want = packet.between(client, (plan.container, port::BACKEND));
+                assert_eq!((out.verdict, out.bytes), (NEXT, arriving(Way::In, Device::Nic, &want).bytes()));
+                let answer = packet.between((plan.container, port::BACKEND), client);
+                let answer = Packet { body: long(client, vip, 1480).body, ..answer };
+                let answer = answer.between((plan.container, port::BACKEND), client);
+                let out = bed.run(Way::In, Device::Mesh, &answer);
+                assert_eq!(out.bytes, too_big_of(&arriving(Way::In, Device::Mesh, &answer)).bytes());
+            } else {
+                goes_back(&bed, &packet, too_big);
+            }
         }
         // What the device will cut counts by its pieces.
         let mut packet = tcp(client, vip, SYN);

@@ -15,7 +15,7 @@ use crate::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{LpmTrie, lpm_trie::Key},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{SchedClassifier, TcAttachType, TestRun as _, TestRunOptions},
 };
 use mesh_ebpf::{
     OBJECT,
@@ -24,6 +24,7 @@ use mesh_ebpf::{
 use std::{
     fs,
     net::IpAddr,
+    os::fd::AsRawFd as _,
     sync::atomic::{AtomicU16, Ordering::Relaxed},
 };
 
@@ -41,6 +42,10 @@ impl Device {
 
     pub(crate) fn mac(self) -> [u8; 6] {
         [2, 0, 0, 0, 0, self as u8 + 1]
+    }
+
+    fn name(self) -> &'static str {
+        Device::ALL[self as usize].1
     }
 
     pub(crate) fn index(self) -> u32 {
@@ -73,7 +78,7 @@ pub(crate) enum Way {
 
 /// The node.
 pub(crate) struct Bed {
-    netns: Netns,
+    pub(crate) netns: Netns,
     pub(crate) ebpf: Ebpf,
     frontends: u32,
     /// Next client port, so that cases do not meet.
@@ -229,6 +234,35 @@ impl Bed {
             IpAddr::V4(_) => self.put(four, v4(address), value),
             IpAddr::V6(_) => self.put(six, wide(address), value),
         }
+    }
+
+    /// Puts a program to work at a device.
+    pub(crate) fn attach(&mut self, way: Way, device: Device) {
+        let (name, at) = match way {
+            Way::In => ("tc_ingress", TcAttachType::Ingress),
+            Way::Out => ("tc_egress", TcAttachType::Egress),
+        };
+        let Bed { netns, ebpf, .. } = self;
+        let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
+        netns.run(|| program.attach(device.name(), at)).unwrap();
+    }
+
+    /// A host behind a device: its end of the link goes to a namespace of its own, with these addresses.
+    pub(crate) fn host(&self, device: Device, addresses: [IpAddr; 2]) -> Netns {
+        let host = Netns::new().unwrap();
+        let (name, [a, b, c, d, e, f]) = (device.name(), device.mac());
+        let path = format!("/proc/{}/fd/{}", std::process::id(), host.as_raw_fd());
+        self.netns.ip(&format!("link set {name}p netns {path}"));
+        host.ip(&format!("link set {name}p address 02:00:00:00:00:ee up"));
+        for (address, gateway) in addresses.into_iter().zip(["169.254.1.1", "fd00:1::1"]) {
+            let (bits, six) = if address.is_ipv4() { (32, "") } else { (128, "-6 ") };
+            let nodad = if address.is_ipv4() { "" } else { " nodad" };
+            host.ip(&format!("addr add {address}/{bits} dev {name}p{nodad}"));
+            let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+            host.ip(&format!("neigh add {gateway} lladdr {mac} nud permanent dev {name}p"));
+            host.ip(&format!("{six}route add default via {gateway} dev {name}p onlink"));
+        }
+        host
     }
 
     /// A client port that no case has used.

@@ -16,3 +16,4 @@ mod packet;
 mod plan;
 mod shapes;
 mod state;
+mod traffic;

@@ -6,7 +6,13 @@
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use std::{
-    fs::File, io, net::UdpSocket, os::fd::AsRawFd as _, panic::resume_unwind, process::Command, thread,
+    fs::File,
+    io,
+    net::UdpSocket,
+    os::fd::{AsRawFd, RawFd},
+    panic::resume_unwind,
+    process::Command,
+    thread,
 };
 
 /// A network namespace whose loopback device is up.
@@ -57,6 +63,12 @@ impl Netns {
             assert_eq!(done, 0, "{}", io::Error::last_os_error());
             cookie
         })
+    }
+}
+
+impl AsRawFd for Netns {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

@@ -128,7 +128,7 @@ impl App {
             },
         );
 
-        let plane = planes::start(config)?;
+        let plane = planes::start(config, &control.snapshots())?;
         let stays = plane.capabilities().survives_restart;
         let reconcile_config = ReconcileConfig::new(parts::node_facts(config), parts::policy(config));
         let (complete, synced) = watch::channel(false);

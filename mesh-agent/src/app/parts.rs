@@ -88,6 +88,35 @@ pub(super) fn nftables(config: &Config) -> crate::dataplane::nftables::NftablesC
     }
 }
 
+#[cfg(feature = "ebpf")]
+pub(super) fn ebpf(
+    config: &Config,
+    snapshots: tokio::sync::watch::Receiver<std::sync::Arc<mesh_control::model::Snapshot>>,
+) -> crate::dataplane::ebpf::EbpfConfig {
+    let (overlay, chosen) = (overlay(config), &config.ebpf);
+    let most = chosen.max_backends;
+    crate::dataplane::ebpf::EbpfConfig {
+        node: config.node.name.clone(),
+        addresses: config.node.addresses,
+        vip_cidrs: config.vip_cidr.clone(),
+        bridge: overlay.as_ref().map(|overlay| overlay.bridge.clone()),
+        overlay: overlay.map(|overlay| overlay.networks).unwrap_or_default(),
+        snapshots: Some(snapshots),
+        bpffs: chosen.bpffs.clone(),
+        cgroup: chosen.cgroup.clone(),
+        sizes: crate::dataplane::ebpf::Sizes {
+            frontends: most / 4,
+            ports: most,
+            backends: most,
+            slots: most.saturating_mul(8),
+            // Each has two directions.
+            flows: chosen.max_flows.saturating_mul(2),
+            ..crate::dataplane::ebpf::Sizes::default()
+        },
+        new_flows: chosen.new_flows,
+    }
+}
+
 pub(super) fn userspace(config: &Config) -> UserspaceConfig {
     let chosen = &config.userspace;
     UserspaceConfig {

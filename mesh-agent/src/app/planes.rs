@@ -5,24 +5,34 @@ use crate::{
     config::{Config, PlaneChoice},
     dataplane::{AnyDataPlane, PlaneError, userspace::UserspacePlane},
 };
+use mesh_control::model::Snapshot;
+use std::sync::Arc;
+use tokio::sync::watch;
 
-/// Starts the one that is configured; `auto` takes the best that works here, and says which and why.
-pub(super) fn start(config: &Config) -> Result<AnyDataPlane, PlaneError> {
+type Snapshots = watch::Receiver<Arc<Snapshot>>;
+
+/// Starts the one that is configured; `auto` takes the best that works here, and says which and why not the others.
+pub(super) fn start(config: &Config, snapshots: &Snapshots) -> Result<AnyDataPlane, PlaneError> {
     match config.data_plane {
         PlaneChoice::Userspace => userspace(config),
         PlaneChoice::Nftables => nftables(config),
+        PlaneChoice::Ebpf => ebpf(config, snapshots),
         PlaneChoice::Auto => {
-            let why = match unsuited(config) {
-                Some(why) => why.to_owned(),
-                None => match nftables(config) {
+            let mut why = unsuited(config).map(str::to_owned).into_iter().collect::<Vec<_>>();
+            for plane in [ebpf, |config: &Config, _: &Snapshots| nftables(config)] {
+                if unsuited(config).is_some() {
+                    break;
+                }
+                match plane(config, snapshots) {
                     Ok(plane) => {
-                        tracing::info!("data_plane auto: nftables");
+                        let name = crate::dataplane::DataPlane::name(&plane);
+                        tracing::info!(why = why.join("; "), "data_plane auto: {name}");
                         return Ok(plane);
                     }
-                    Err(error) => error.to_string(),
-                },
-            };
-            tracing::info!(why, "data_plane auto: userspace");
+                    Err(error) => why.push(error.to_string()),
+                }
+            }
+            tracing::info!(why = why.join("; "), "data_plane auto: userspace");
             userspace(config)
         }
     }
@@ -38,6 +48,16 @@ fn unsuited(config: &Config) -> Option<&'static str> {
     loopback.then_some("vip_cidr is of loopback, which no other host can dial")
 }
 
+#[cfg(feature = "ebpf")]
+fn ebpf(config: &Config, snapshots: &Snapshots) -> Result<AnyDataPlane, PlaneError> {
+    crate::dataplane::ebpf::EbpfPlane::start(parts::ebpf(config, snapshots.clone())).map(AnyDataPlane::from)
+}
+
+#[cfg(not(feature = "ebpf"))]
+fn ebpf(_: &Config, _: &Snapshots) -> Result<AnyDataPlane, PlaneError> {
+    Err(absent("ebpf"))
+}
+
 #[cfg(feature = "nftables")]
 fn nftables(config: &Config) -> Result<AnyDataPlane, PlaneError> {
     crate::dataplane::nftables::NftablesPlane::start(parts::nftables(config)).map(AnyDataPlane::from)
@@ -45,6 +65,11 @@ fn nftables(config: &Config) -> Result<AnyDataPlane, PlaneError> {
 
 #[cfg(not(feature = "nftables"))]
 fn nftables(_: &Config) -> Result<AnyDataPlane, PlaneError> {
+    Err(absent("nftables"))
+}
+
+#[cfg(not(all(feature = "ebpf", feature = "nftables")))]
+fn absent(plane: &'static str) -> PlaneError {
     let source = std::io::Error::new(std::io::ErrorKind::Unsupported, "not in this build");
-    Err(PlaneError { plane: "nftables", action: "start", source })
+    PlaneError { plane, action: "start", source }
 }

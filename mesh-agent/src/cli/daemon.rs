@@ -72,6 +72,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<(), Failure> {
     let ran = match (args.partition, args.data_plane) {
         (true, _) => runtime.block_on(demo::partition::run(&options, &exe)),
         (false, DemoPlane::Userspace) => runtime.block_on(demo::run(&options, &exe)),
+        (false, DemoPlane::Ebpf) => runtime.block_on(demo::kernel::run(&options, KernelPlane::Ebpf, &exe)),
         (false, DemoPlane::Nftables) => {
             runtime.block_on(demo::kernel::run(&options, KernelPlane::Nftables, &exe))
         }

@@ -52,7 +52,8 @@ pub(super) fn cleanup(args: &CleanupArgs, global: &Global, output: Output) -> Re
     let usual = (OverlayConfig::BRIDGE, OverlayConfig::DEVICE);
     let links = config.as_ref().map(|config| &config.overlay_links);
     let (bridge, device) = links.map_or(usual, |links| (links.bridge.as_str(), links.device.as_str()));
-    let cleaned = cleanup::clean(&OverlayConfig::of_links(bridge, device), args.dry_run);
+    let bpffs = config.as_ref().and_then(|config| config.ebpf.bpffs.as_deref());
+    let cleaned = cleanup::clean(&OverlayConfig::of_links(bridge, device), bpffs, args.dry_run);
     if output.json {
         output
             .json(&json!({"dry_run": args.dry_run, "removed": cleaned.removed, "failed": cleaned.failed}))?;

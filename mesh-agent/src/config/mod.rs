@@ -2,6 +2,7 @@
 //! line, key, value and fix. `docs/config.md` shows every key.
 
 mod check;
+mod ebpf;
 mod host;
 mod limits;
 mod links;
@@ -17,6 +18,7 @@ mod upstreams;
 mod values;
 pub mod yaml;
 
+pub use ebpf::EbpfConfig;
 pub use host::HostFacts;
 pub use links::OverlayLinks;
 pub use types::{

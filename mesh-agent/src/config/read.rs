@@ -2,6 +2,7 @@
 
 use super::{
     check::{Bound, check},
+    ebpf::ebpf,
     host::HostFacts,
     limits::limits,
     overlay::overlay,
@@ -51,6 +52,7 @@ pub(super) fn config(root: &Field<'_>, base: &Path, host: &HostFacts) -> Option<
         overlay_links,
         dynamic_ports,
         data_plane,
+        ebpf: ebpf(section(&map, "ebpf"), base),
         userspace: userspace(section(&map, "userspace")),
         publish: publish(section(&map, "publish")),
         dns,
@@ -76,10 +78,11 @@ fn find<'a>(section: Option<&Map<'a>>, key: &'static str) -> Option<Field<'a>> {
 fn plane(text: &str) -> Result<PlaneChoice, &'static str> {
     match text {
         "auto" => Ok(PlaneChoice::Auto),
+        "ebpf" if cfg!(feature = "ebpf") => Ok(PlaneChoice::Ebpf),
         "nftables" if cfg!(feature = "nftables") => Ok(PlaneChoice::Nftables),
         "userspace" => Ok(PlaneChoice::Userspace),
-        "nftables" | "ebpf" | "ipvs" => Err("is not in this build: use auto, nftables or userspace"),
-        _ => Err("is no data plane: use auto, nftables or userspace"),
+        "nftables" | "ebpf" | "ipvs" => Err("is not in this build: use auto, ebpf, nftables or userspace"),
+        _ => Err("is no data plane: use auto, ebpf, nftables or userspace"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the configuration says, checked and with defaults filled in.
 
-use super::links::OverlayLinks;
+use super::{ebpf::EbpfConfig, links::OverlayLinks};
 use ipnetwork::IpNetwork;
 use mesh_control::OverlayNetwork;
 use mesh_control::model::{Addresses, Name, PortRange};
@@ -56,6 +56,8 @@ pub struct Config {
     pub dynamic_ports: PortRange,
     /// `data_plane:`
     pub data_plane: PlaneChoice,
+    /// `ebpf:`
+    pub ebpf: EbpfConfig,
     /// `userspace:`
     pub userspace: UserspaceConfig,
     /// `publish:`
@@ -105,6 +107,8 @@ pub struct ClusterConfig {
 pub enum PlaneChoice {
     /// The best that this build and host have.
     Auto,
+    /// Programs of our own in the kernel; needs root and Linux 6.6.
+    Ebpf,
     /// nf_tables of the kernel; needs root.
     Nftables,
     /// The userspace proxy; needs no privileges.

@@ -9,6 +9,8 @@ use super::{
 };
 use crate::plan::{Op, Table};
 
+#[cfg(feature = "ebpf")]
+use super::ebpf::EbpfPlane;
 #[cfg(feature = "nftables")]
 use super::nftables::NftablesPlane;
 
@@ -17,6 +19,9 @@ use super::nftables::NftablesPlane;
 pub enum AnyDataPlane {
     /// The reference in memory.
     Fake(FakePlane),
+    /// Programs and maps of our own in the kernel.
+    #[cfg(feature = "ebpf")]
+    Ebpf(EbpfPlane),
     /// Maps of the kernel's nf_tables.
     #[cfg(feature = "nftables")]
     Nftables(Box<NftablesPlane>),
@@ -29,6 +34,8 @@ macro_rules! each {
     ($any:expr, $plane:ident => $call:expr) => {
         match $any {
             AnyDataPlane::Fake($plane) => $call,
+            #[cfg(feature = "ebpf")]
+            AnyDataPlane::Ebpf($plane) => $call,
             #[cfg(feature = "nftables")]
             AnyDataPlane::Nftables($plane) => $call,
             AnyDataPlane::Userspace($plane) => $call,
@@ -86,5 +93,12 @@ impl From<UserspacePlane> for AnyDataPlane {
 impl From<NftablesPlane> for AnyDataPlane {
     fn from(plane: NftablesPlane) -> Self {
         AnyDataPlane::Nftables(Box::new(plane))
+    }
+}
+
+#[cfg(feature = "ebpf")]
+impl From<EbpfPlane> for AnyDataPlane {
+    fn from(plane: EbpfPlane) -> Self {
+        AnyDataPlane::Ebpf(plane)
     }
 }

@@ -103,6 +103,8 @@ pub struct Layout {
 /// A data plane in the kernel: its nodes have network namespaces of their own and containers on an overlay.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KernelPlane {
+    /// eBPF.
+    Ebpf,
     /// nftables.
     Nftables,
 }
@@ -112,6 +114,7 @@ impl KernelPlane {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            KernelPlane::Ebpf => "ebpf",
             KernelPlane::Nftables => "nftables",
         }
     }

@@ -99,6 +99,7 @@ impl Wanted {
             kernel_plane: match config.data_plane {
                 PlaneChoice::Auto => Need::Preferred,
                 PlaneChoice::Nftables => Need::Required,
+                PlaneChoice::Ebpf => Need::No,
                 PlaneChoice::Userspace => Need::No,
             },
             overlay: config.overlay.iter().map(|overlay| overlay.network).collect(),

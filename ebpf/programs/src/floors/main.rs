@@ -3,6 +3,7 @@
 #![no_main]
 
 mod connect;
+mod packet;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -33,12 +33,20 @@ pub fn choice<A: Steps>() -> Act {
     let key = &packet.key;
     let Some(service) = find(key.destination, key.destination_port, key.protocol) else {
         let reset = key.protocol == TCP && packet.flags & RST != 0;
+        if packet.leaves {
+            return Act::NEXT;
+        }
         return match key.destination.is_vip(config) {
             true if reset => Act::drop(Drop::NoBackend),
             true => Act::refuse(Drop::NoBackend),
             false => Act::NEXT,
         };
     };
+    if packet.leaves {
+        // Sockets of this host are led to backends where there are any; silence is kept here.
+        let silent = service.flags & flag::SILENT != 0 && service.slots == 0;
+        return if silent { Act::drop(Drop::NoBackend) } else { Act::NEXT };
+    }
     if key.protocol == TCP
         && packet.flags & (SYN | ACK | RST) != SYN
         && let Some(act) = stray(service, packet.flags)

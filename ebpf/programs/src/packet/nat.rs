@@ -19,20 +19,24 @@ pub const NEXT: i32 = -1;
 /// `TCX_DROP`.
 pub const SHOT: i32 = 2;
 
-/// Rewrites a packet and sends it on. One that has come to the end of its time, or is too long, goes back as an error.
+/// Rewrites a packet and sends it on. One that has come to the end of its time, or is too long, goes back as an error;
+/// one that may be cut is left to the host for that, unless its source is the host's, which it would not believe.
 #[inline(always)]
 pub fn send<A: Steps>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>) -> i32 {
-    let on = rewrite.device != 0;
+    let mut on = rewrite.device != 0;
     if on && packet.ttl <= 1 {
         return A::error(skb, Error::Expired as u32, 0);
     }
     if on && rewrite.mtu != 0 && packet.len > rewrite.mtu && longest(skb, packet) > rewrite.mtu {
-        return A::error(skb, Error::TooBig as u32, rewrite.mtu);
+        if !packet.splits || !rewrite.source.is(packet.key.source) {
+            return A::error(skb, Error::TooBig as u32, rewrite.mtu);
+        }
+        on = false;
     }
     if !translate(skb, packet, rewrite, packet.ttl - u8::from(on)) {
         return SHOT;
     }
-    self::on(rewrite)
+    if on { leave(rewrite) } else { NEXT }
 }
 
 /// Bytes of IP of the longest packet that this one is cut into: TCP in large pieces (GSO) is cut on its way out.
@@ -88,7 +92,7 @@ fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, ttl: u8)
 
 /// To where a rewrite says.
 #[inline(always)]
-pub fn on<A: Ip>(rewrite: &Rewrite<A>) -> i32 {
+pub fn leave<A: Ip>(rewrite: &Rewrite<A>) -> i32 {
     if rewrite.device == 0 {
         return NEXT;
     }

@@ -61,6 +61,8 @@ pub struct Packet<A> {
     pub flags: u8,
     /// Time to live, hop limit.
     pub ttl: u8,
+    /// Whether routers may cut it.
+    pub splits: bool,
     /// Whether it is on its way out of this host.
     pub leaves: bool,
 }
@@ -77,7 +79,7 @@ impl<A: Copy> Packet<A> {
             protocol: 0,
             pad: [0; 3],
         };
-        Packet { key, l3: 0, l4: 0, len: 0, id: 0, kind: Kind::Malformed, first: false, flags: 0, ttl: 0, leaves }
+        Packet { key, l3: 0, l4: 0, len: 0, id: 0, kind: Kind::Malformed, first: false, flags: 0, ttl: 0, splits: false, leaves }
     }
 }
 
@@ -145,6 +147,7 @@ pub fn parse4<F: Frame, const QUOTED: bool>(frame: F, l3: usize, packet: &mut Pa
     }
     let fragment = ((second >> 16) as u16).swap_bytes();
     packet.id = second & 0xffff;
+    packet.splits = fragment & 0x4000 == 0;
     if fragment & 0x1fff != 0 {
         packet.kind = if matches!(packet.key.protocol, TCP | UDP) { Kind::LaterFragment } else { Kind::Other };
         return;

@@ -10,7 +10,7 @@ use super::{
     flow::{config, count, epoch, holds, keep, line},
     fragment::{recall, remember},
     frame::{ETHERNET, Frame, Skb},
-    nat::{NEXT, SHOT, on, send},
+    nat::{NEXT, SHOT, leave, send},
     parse::{Kind, Packet, TCP, read},
     work::{Steps, work},
 };
@@ -83,9 +83,9 @@ fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
     if packet.kind == Kind::Error || !holds(cached, packet, epoch, config) {
         // Nobody's, until it is this flow's.
         cached.epoch = epoch.wrapping_sub(1);
-        let act = if packet.kind == Kind::Error { A::concern(skb, line) } else { decide::<A>(skb, packet, line) };
+        let act = if packet.kind == Kind::Error { A::concern(skb, line) } else { decide::<A>(skb, packet, config, line) };
         match act.kind() {
-            act::SEND if packet.kind == Kind::Error => return on(&cached.rewrite),
+            act::SEND if packet.kind == Kind::Error => return leave(&cached.rewrite),
             act::SEND => keep(cached, packet, epoch),
             act::NEXT => return NEXT,
             _ => return turn_away::<A>(skb, act),
@@ -102,12 +102,12 @@ fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
 
 /// What becomes of a packet that the cache does not know.
 #[inline(always)]
-fn decide<A: Steps>(skb: Skb, packet: &Packet<A>, line: u32) -> Act {
+fn decide<A: Steps>(skb: Skb, packet: &Packet<A>, config: &Config, line: u32) -> Act {
     let act = A::resolve(skb, line);
     if act != Act::BEGIN {
         return act;
     }
-    if packet.leaves || packet.kind != Kind::Ports {
+    if packet.kind != Kind::Ports || (packet.leaves && !packet.key.destination.is_vip(config)) {
         return Act::NEXT;
     }
     let act = A::choice();

@@ -47,7 +47,9 @@ pub struct DemoArgs {
 pub enum DemoPlane {
     /// A proxy, which needs no privileges
     Userspace,
-    /// The kernel
+    /// Programs of our own in the kernel
+    Ebpf,
+    /// The kernel's nf_tables
     Nftables,
 }
 

@@ -161,8 +161,9 @@ impl Core {
         for key in gone.into_iter().chain(stay) {
             let put = self.state.put(&self.place, *key, work.get(key), now, &mut change);
             if let Err(full) = put {
-                let text =
-                    format!("no room for more {full}: raise ebpf.{full} and run mesh-agent cleanup first");
+                let text = format!(
+                    "no room for more {full}: raise ebpf.max_backends, and clean up before the next start"
+                );
                 refused.push((*key, io::Error::new(io::ErrorKind::StorageFull, text)));
             }
         }

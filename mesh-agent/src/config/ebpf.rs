@@ -1,0 +1,45 @@
+//! `ebpf:`
+
+use super::{values::path, yaml::Map};
+use std::path::{Path, PathBuf};
+
+/// The eBPF data plane.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EbpfConfig {
+    /// A BPF file system to pin in; a usual one when absent.
+    pub bpffs: Option<PathBuf>,
+    /// The cgroup whose processes dial services at their sockets; all processes when absent.
+    pub cgroup: Option<PathBuf>,
+    /// Most backends of all frontends together; there can be a quarter as many frontends.
+    pub max_backends: u32,
+    /// Most flows of packets, for each address family; a full table forgets the eldest.
+    pub max_flows: u32,
+    /// New flows that packets may begin within a jiffy on one CPU; any number for 0.
+    pub new_flows: u32,
+}
+
+impl Default for EbpfConfig {
+    fn default() -> Self {
+        EbpfConfig { bpffs: None, cgroup: None, max_backends: 1 << 17, max_flows: 1 << 16, new_flows: 0 }
+    }
+}
+
+pub(super) fn ebpf(map: Option<Map<'_>>, base: &Path) -> EbpfConfig {
+    let mut found = EbpfConfig::default();
+    let Some(map) = map else { return found };
+    let folder = |key| map.get(key).and_then(|f| f.with(|text| path(text, base)));
+    (found.bpffs, found.cgroup) = (folder("bpffs"), folder("cgroup"));
+    let number =
+        |key, range| map.get(key).and_then(|f| f.number(range)).and_then(|n: usize| u32::try_from(n).ok());
+    if let Some(n) = number("max_backends", 256..=4_000_000) {
+        found.max_backends = n;
+    }
+    if let Some(n) = number("max_flows", 1024..=16_000_000) {
+        found.max_flows = n;
+    }
+    if let Some(n) = number("new_flows", 0..=1_000_000) {
+        found.new_flows = n;
+    }
+    map.finish();
+    found
+}
