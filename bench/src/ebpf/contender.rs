@@ -36,19 +36,22 @@ pub(super) enum Contender {
     /// A program that knows one address by heart.
     OneAddress,
     Ours,
+    /// Ours, and the backend is dialled: what they pay who dial no VIP.
+    Bystander,
     /// A program with four lookups and an LRU to write to.
     Lookups,
 }
 
 impl Contender {
-    pub(super) const ALL: [Contender; 4] =
-        [Contender::Nobody, Contender::OneAddress, Contender::Ours, Contender::Lookups];
+    pub(super) const ALL: [Contender; 5] =
+        [Contender::Nobody, Contender::OneAddress, Contender::Ours, Contender::Lookups, Contender::Bystander];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Contender::Nobody => "direct",
             Contender::OneAddress => "one address by heart",
             Contender::Ours => "mesh-agent",
+            Contender::Bystander => "mesh-agent, no VIP",
             Contender::Lookups => "4 lookups, 1 LRU write",
         }
     }
@@ -58,7 +61,9 @@ impl Contender {
         let service = n.wrapping_mul(7919) % services;
         match self {
             // As those in turn come to it: the kernel remembers destinations.
-            Contender::Nobody => (backend(service, n / services % BACKENDS), TARGET).into(),
+            Contender::Nobody | Contender::Bystander => {
+                (backend(service, n / services % BACKENDS), TARGET).into()
+            }
             Contender::OneAddress => (vip(0), 80).into(),
             Contender::Ours | Contender::Lookups => (vip(service), 80).into(),
         }
@@ -70,7 +75,7 @@ impl Contender {
             Contender::Nobody => return Ok(None),
             Contender::OneAddress => (FLOORS, &["floor_trivial"]),
             Contender::Lookups => (FLOORS, &["floor_lookups"]),
-            Contender::Ours => (OBJECT, &["connect4", "sock_release"]),
+            Contender::Ours | Contender::Bystander => (OBJECT, &["connect4", "sock_release"]),
         };
         let mut loader = EbpfLoader::new();
         for map in ["services4", "backends", "active", "backend_counts", "frontends", "turns", "slots"] {
@@ -78,7 +83,7 @@ impl Contender {
         }
         let mut ebpf = loader.load(object)?;
         match self {
-            Contender::Ours => ours(&mut ebpf, services)?,
+            Contender::Ours | Contender::Bystander => ours(&mut ebpf, services)?,
             Contender::Lookups => lookups(&mut ebpf, services)?,
             Contender::Nobody | Contender::OneAddress => {}
         }
