@@ -38,7 +38,7 @@ pub struct Encryption {
     pub port: u16,
     /// How old a key gets before the node takes a new one.
     pub key_lifetime: Duration,
-    /// How long a key that nobody is told any more is still good.
+    /// How long a key from which nothing is sent any more is still announced, and for how long after that it is good.
     pub hold: Duration,
 }
 

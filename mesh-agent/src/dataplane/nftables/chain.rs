@@ -93,7 +93,8 @@ impl Shape {
             chosen.insert(0, layout.source(at));
         }
         rules.push((chosen, comment("pick")));
-        for _ in 0..if self.most.is_some() { RETRIES } else { 0 } {
+        let retries = if self.most.is_some() { RETRIES } else { 0 };
+        for _ in 0..retries {
             let another = pick(Expr::numgen(reg(id), self.slots, true), true);
             rules.push((another, comment("pick another")));
         }

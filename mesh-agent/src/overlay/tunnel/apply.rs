@@ -1,7 +1,7 @@
 //! Between the plan of the tunnels and the kernel.
 
 use super::{
-    end::{End, NAMES},
+    end::{End, NAMES, Stamp, age},
     guard,
     plan::{Move, Observed, Scene, Tunnels, no_ipv6, port, refused},
 };
@@ -186,7 +186,7 @@ fn make(
     let name = NAMES[slot.min(1)];
     rtnl.create_wireguard(name, mtu)?;
     let link = rtnl.link(name)?.ok_or(io::ErrorKind::NotFound)?.index;
-    let stamp = super::end::Stamp { since: now(), retired: None };
+    let stamp = Stamp { since: now(), retired: None };
     rtnl.change_link(link, LinkChange::Alias(&stamp.alias()))?;
     wireguard.set_key(link, &new_key()?)?;
     wireguard.set_port(link, port(encryption, slot))
@@ -205,11 +205,9 @@ pub fn prepare(config: &OverlayConfig) -> Result<Vec<Tunnel>, OverlayError> {
     let mut wireguard = open()?;
     for _ in 0..2 {
         let mut ends = observe(&mut rtnl, &mut wireguard)?.ends;
-        ends.retain(|end| end.is_live() && end.key().is_some());
-        ends.sort_by_key(super::end::age);
-        if !ends.is_empty() {
-            let tunnel = |end: &End| Some(Tunnel { key: end.key()?, port: port(encryption, end.slot) });
-            return Ok(ends.iter().filter_map(tunnel).collect());
+        ends.sort_by_key(age);
+        if ends.iter().any(End::is_live) {
+            return Ok(ends.iter().filter_map(|end| end.announced(encryption, now())).collect());
         }
         if rtnl.link(NAMES[0])?.is_none() {
             let mtu = through.mtu.saturating_sub(super::overhead(local));

@@ -1,10 +1,11 @@
 //! An end of the tunnels, as the kernel has it, and when the next change of keys is due: pure.
 //!
 //! ```text
-//! one key ─ too old, or asked for ─▶ two, both announced ─ everybody answers at the new ─▶ two, the new announced
-//!    ▲                                                                                                  │
-//!    └────────────────────────────────── held for a while, then removed ◀──────────────────────────────┘
+//! one key ─ too old, or asked for ─▶ two, both announced ─ everybody answers at the new ─▶ the old retired: nothing is
+//!    ▲                                                                                      sent from it any more
+//!    └──── and is removed ◀─ for a while it is no more announced ◀─ for a while it is still announced ─┘
 //! ```
+//! What was sent before is on its way for a moment, and the others refuse what comes from a key that they do not know.
 //! All of it stands in the kernel: a restart of the agent at any point goes on from there.
 
 use crate::{
@@ -32,12 +33,12 @@ pub struct End {
     pub stamp: Stamp,
 }
 
-/// When a key was made and when it was told for the last time, Unix seconds; written in the link's alias.
+/// When a key was made and when it was retired, Unix seconds; written in the link's alias.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp {
     /// Made.
     pub since: u64,
-    /// No more announced since.
+    /// Nothing is sent from it since.
     pub retired: Option<u64>,
 }
 
@@ -82,10 +83,18 @@ impl End {
         }
     }
 
-    /// Whether it is announced.
+    /// Whether it may be sent from.
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.stamp.retired.is_none()
+    }
+
+    /// As the others are told of it, at `now`, Unix seconds; absent when they are told no more, or it has no key yet.
+    #[must_use]
+    pub fn announced(&self, config: &Encryption, now: u64) -> Option<Tunnel> {
+        let told = self.stamp.retired.is_none_or(|at| now.saturating_sub(at) < config.hold.as_secs());
+        let port = config.port.saturating_add(u16::from(self.slot > 0));
+        self.key().filter(|_| told).map(|key| Tunnel { key, port })
     }
 
     /// Its public key.
@@ -107,7 +116,7 @@ impl End {
     }
 }
 
-/// Sorts ends: those that are not announced before the others, then the older before the newer.
+/// Sorts ends: those that are retired before the others, then the older before the newer.
 #[must_use]
 pub fn age(end: &End) -> (bool, u64, usize) {
     (end.is_live(), end.stamp.since, end.slot)
@@ -118,7 +127,7 @@ pub fn age(end: &End) -> (bool, u64, usize) {
 pub enum Turn {
     /// Make an end in this slot.
     Make(usize),
-    /// Announce the end in this slot no more.
+    /// Send nothing from the end in this slot any more.
     Retire(usize),
     /// Remove the end in this slot.
     Remove(usize),
@@ -136,7 +145,7 @@ pub fn turn(ends: &[End], config: &Encryption, now: u64, all_answer: bool) -> Op
         [only] if only.is_live() && !passed(only.stamp.since, config.key_lifetime) => None,
         [only] => Some(Turn::Make(1 - only.slot.min(1))),
         [old, ..] => match old.stamp.retired {
-            Some(at) => passed(at, config.hold).then_some(Turn::Remove(old.slot)),
+            Some(at) => passed(at, 2 * config.hold).then_some(Turn::Remove(old.slot)),
             None => all_answer.then_some(Turn::Retire(old.slot)),
         },
     }

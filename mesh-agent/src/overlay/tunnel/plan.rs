@@ -160,9 +160,7 @@ impl Scene<'_> {
     }
 
     fn announce(&self, ends: &[End]) -> Vec<Tunnel> {
-        let live = ends.iter().filter(|end| end.is_live());
-        live.filter_map(|end| Some(Tunnel { key: end.key()?, port: port(self.encryption, end.slot) }))
-            .collect()
+        ends.iter().filter_map(|end| end.announced(self.encryption, self.now)).collect()
     }
 
     fn mtu(&self) -> u32 {

@@ -277,12 +277,16 @@ fn a_new_key_is_used_by_each_pair_when_it_has_answered() {
     // The other answers at the new one: its way leads there, and the old one is told no more.
     test.answer(1, 9, old + 62);
     let (_, said) = test.run(&plan, old + 62);
-    assert_eq!((test.way(), said.announce, said.problems.len()), (11, vec![tunnel(101, 7949)], 0));
-    assert_eq!(test.run(&plan, old + 62).0, Vec::<String>::new());
-    assert_eq!(test.observed.ends.len(), 2, "what is on its way arrives");
-    let (last, _) = test.run(&plan, old + 62 + 30);
-    assert_eq!(last, ["remove link mesh-wg"]);
+    assert_eq!((test.way(), said.announce, said.problems.len()), (11, both.clone(), 0));
+    // Others take what is on its way, then they hear of it no more, and what they had on their way arrives, too.
+    let (none, said) = test.run(&plan, old + 62 + 29);
+    assert_eq!((none, said.announce), (vec![], both));
     let (none, said) = test.run(&plan, old + 62 + 30);
+    assert_eq!((none, said.announce), (vec![], vec![tunnel(101, 7949)]));
+    assert_eq!(test.run(&plan, old + 62 + 59).0, Vec::<String>::new());
+    let (last, _) = test.run(&plan, old + 62 + 60);
+    assert_eq!(last, ["remove link mesh-wg"]);
+    let (none, said) = test.run(&plan, old + 62 + 60);
     assert_eq!((none, said.turning, test.way()), (vec![], false, 11));
 }
 
@@ -316,19 +320,20 @@ fn what_moves_goes_before_what_is_removed() {
 fn only_nodes_that_are_there_are_waited_for() {
     let plan = planned(&[tunnel(9, 7948)], ON);
     let ends = || vec![end(0, 1, NOW - 100, None), end(1, 2, NOW, None)];
-    let announced = |up, heard: Option<u64>| {
+    let live = |up, heard: Option<u64>| {
         let mut test = Test { up: true, ..Test::of(ends()) };
         test.run(&plan, NOW);
         if let Some(at) = heard {
             test.answer(0, 9, at);
         }
         test.up = up;
-        test.steps(&plan, NOW).1.announce.len()
+        test.run(&plan, NOW);
+        test.observed.ends.iter().filter(|end| end.is_live()).count()
     };
-    assert_eq!(announced(true, None), 2, "it is up");
-    assert_eq!(announced(false, Some(NOW - 100)), 2, "it was heard");
-    assert_eq!(announced(false, Some(NOW - 500)), 1);
-    assert_eq!(announced(false, None), 1);
+    assert_eq!(live(true, None), 2, "it is up");
+    assert_eq!(live(false, Some(NOW - 100)), 2, "it was heard");
+    assert_eq!(live(false, Some(NOW - 500)), 1);
+    assert_eq!(live(false, None), 1);
 }
 
 #[test]
@@ -363,10 +368,10 @@ fn turns_go_on_from_wherever_they_stand() {
     let two = |retired| vec![end(1, 1, NOW - 5, retired), end(0, 2, NOW, None)];
     assert_eq!(due(&two(None), NOW, false), None);
     assert_eq!(due(&two(None), NOW, true), Some(Turn::Retire(1)));
-    assert_eq!(due(&two(Some(NOW)), NOW + 29, true), None);
-    assert_eq!(due(&two(Some(NOW)), NOW + 30, false), Some(Turn::Remove(1)));
+    assert_eq!(due(&two(Some(NOW)), NOW + 59, true), None);
+    assert_eq!(due(&two(Some(NOW)), NOW + 60, false), Some(Turn::Remove(1)));
     let back = [end(0, 1, NOW, Some(NOW)), end(1, 2, NOW - 50, None)];
-    assert_eq!(due(&back, NOW + 30, true), Some(Turn::Remove(0)), "what is not told goes, however new");
+    assert_eq!(due(&back, NOW + 60, true), Some(Turn::Remove(0)), "what is retired goes, however new");
 }
 
 #[test]
