@@ -9,6 +9,8 @@ mod counters;
 mod explain;
 pub mod fake;
 #[cfg(feature = "nftables")]
+pub mod ipvs;
+#[cfg(feature = "nftables")]
 pub mod nftables;
 mod plane;
 pub mod userspace;

@@ -5,6 +5,7 @@ pub mod conntrack;
 pub mod datagram;
 pub mod ethtool;
 pub mod file;
+pub mod ipvs;
 pub mod link;
 pub mod netns;
 mod nfnetlink;

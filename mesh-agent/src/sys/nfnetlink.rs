@@ -1,14 +1,19 @@
-//! The netlink of netfilter: its socket, messages and attributes (netlink(7); uapi `linux/netlink.h`,
-//! `linux/netfilter/nfnetlink.h`).
+//! The netlink of netfilter, and generic netlink, whose messages are alike: socket, messages and attributes (netlink(7);
+//! uapi `linux/netlink.h`, `linux/netfilter/nfnetlink.h`, `linux/genetlink.h`).
 
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use rtnetlink::sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_GENERIC, NETLINK_NETFILTER},
+};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::{io, net::IpAddr, time::Duration};
 
 /// `struct nlmsghdr`: length, type, flags, sequence number, port.
 const HEADER: usize = 16;
-/// `struct nfgenmsg`: family, version 0, resource id.
+/// `struct nfgenmsg`: family, version 0, resource id; `struct genlmsghdr`: command, version, two bytes of nothing.
 const NFGEN: usize = 4;
+/// The lower numbers are common to all of netlink (`NLMSG_MIN_TYPE`).
+const LEAST_TYPE: u16 = 0x10;
 // `NLM_F_*`
 pub(super) const REQUEST: u16 = 1;
 pub(super) const ACK: u16 = 4;
@@ -39,6 +44,13 @@ impl Request {
         Request(bytes)
     }
 
+    /// A command of a family of generic netlink.
+    pub(super) fn generic(family: u16, command: u8, version: u8, flags: u16) -> Request {
+        let mut request = Request::new(0, family, flags, command);
+        request.0[HEADER + 1] = version;
+        request
+    }
+
     /// An end of a batch; it names its subsystem as the resource.
     fn edge(message: u16, subsystem: u16) -> Request {
         let mut request = Request::new(0, message, REQUEST, 0);
@@ -53,6 +65,12 @@ impl Request {
         self.close(start);
     }
 
+    /// Adds an attribute of text, which ends with a NUL.
+    pub(super) fn put_text(&mut self, kind: u16, text: &str) {
+        self.put(kind, &[text.as_bytes(), &[0]].concat());
+    }
+
+    /// Adds a number; of netfilter's, unlike others, the greatest byte comes first.
     pub(super) fn put_u32(&mut self, kind: u16, value: u32) {
         self.put(kind, &value.to_be_bytes());
     }
@@ -85,6 +103,12 @@ impl Request {
         self.0.resize(self.0.len().next_multiple_of(4), 0);
     }
 
+    /// Asks for an answer when it is done, too.
+    fn acknowledged(&mut self) {
+        let flags = u16::from_ne_bytes([self.0[6], self.0[7]]) | ACK;
+        self.0[6..8].copy_from_slice(&flags.to_ne_bytes());
+    }
+
     /// The bytes to send, with their length and `sequence` filled in.
     pub(super) fn finish(&mut self, sequence: u32) -> &[u8] {
         let length = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
@@ -94,7 +118,10 @@ impl Request {
     }
 }
 
-/// A socket to netfilter in one network namespace.
+/// How many requests of a row are sent at once: so many refusals fit into a socket's buffer of the default size.
+const ROW: usize = 64;
+
+/// A socket to netfilter, or to generic netlink, in one network namespace.
 pub(super) struct Channel {
     pub(super) socket: Socket,
     sequence: u32,
@@ -102,9 +129,18 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Opens one in the calling thread's network namespace. Only the kernel is heard on it.
+    /// Opens one to netfilter in the calling thread's network namespace. Only the kernel is heard on it.
     pub(super) fn open() -> io::Result<Channel> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        Self::to(NETLINK_NETFILTER)
+    }
+
+    /// The same to generic netlink.
+    pub(super) fn generic() -> io::Result<Channel> {
+        Self::to(NETLINK_GENERIC)
+    }
+
+    fn to(protocol: isize) -> io::Result<Channel> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_WITHIN))?;
@@ -164,6 +200,42 @@ impl Channel {
         }
     }
 
+    /// Sends requests in a row, each for itself: which were refused, by their place, with the error number.
+    pub(super) fn row(&mut self, requests: Vec<Request>) -> io::Result<Vec<(usize, i32)>> {
+        let mut refused = Vec::new();
+        let mut requests = requests.into_iter().enumerate().peekable();
+        while requests.peek().is_some() {
+            let (first, mut bytes, mut places) = (self.sequence.wrapping_add(1), Vec::new(), Vec::new());
+            while let Some((place, mut request)) = requests.next() {
+                self.sequence = self.sequence.wrapping_add(1);
+                places.push(place);
+                let last = places.len() == ROW || requests.peek().is_none();
+                if last {
+                    request.acknowledged();
+                }
+                bytes.extend_from_slice(request.finish(self.sequence));
+                if last {
+                    break;
+                }
+            }
+            self.socket.send(&bytes, 0)?;
+            let mut heard = false;
+            while !heard {
+                self.receive(0)?;
+                for message in messages(&self.datagram) {
+                    let (sequence, answer) = message.map_err(|()| malformed())?;
+                    let place = usize::try_from(sequence.wrapping_sub(first)).ok();
+                    let Some(place) = place.and_then(|at| places.get(at)) else { continue };
+                    if let Answer::End(error) = answer {
+                        heard |= sequence == self.sequence;
+                        refused.extend((error != 0).then_some((*place, error)));
+                    }
+                }
+            }
+        }
+        Ok(refused)
+    }
+
     fn receive(&mut self, flags: libc::c_int) -> io::Result<()> {
         loop {
             self.datagram.clear();
@@ -184,7 +256,7 @@ pub(super) fn malformed() -> io::Error {
 /// What one message of an answer says.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Answer<'a> {
-    /// An object: its family and its attributes.
+    /// An object: its family, or the command of generic netlink, and its attributes.
     Data(u8, Attributes<'a>),
     /// The end, with the error number (0 is well done).
     End(i32),
@@ -213,11 +285,11 @@ fn message(bytes: &[u8]) -> Option<(usize, u32, Answer<'_>)> {
     let kind = u16_at(bytes, 4)?;
     let sequence = u32_at(bytes, 8)?;
     let payload = bytes.get(HEADER..length)?;
-    // The lower numbers are common to all of netlink: 2 is NLMSG_ERROR, 3 NLMSG_DONE; a negative errno follows.
+    // 2 is NLMSG_ERROR, 3 NLMSG_DONE; a negative errno follows.
     let answer = match kind {
         2 => Answer::End(error(payload)?),
         3 => Answer::End(error(payload).unwrap_or(0)),
-        kind if kind >> 8 != 0 => Answer::Data(*payload.first()?, Attributes(payload.get(NFGEN..)?)),
+        LEAST_TYPE.. => Answer::Data(*payload.first()?, Attributes(payload.get(NFGEN..)?)),
         _ => Answer::Other,
     };
     Some((length, sequence, answer))

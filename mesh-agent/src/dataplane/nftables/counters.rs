@@ -122,12 +122,15 @@ impl Tally {
 }
 
 /// Which frontend an address and a port belong to.
-struct Places {
+pub(in crate::dataplane) struct Places {
     exact: HashMap<(Option<IpAddr>, Protocol, u16), FrontendKey>,
 }
 
 impl Places {
-    fn new<'a>(keys: impl Iterator<Item = &'a FrontendKey>, layout: &Layout) -> Places {
+    pub(in crate::dataplane) fn new<'a>(
+        keys: impl Iterator<Item = &'a FrontendKey>,
+        layout: &Layout,
+    ) -> Places {
         let mut exact = HashMap::new();
         for key in keys.filter(|key| key.listen.family() == layout.family) {
             let address = match key.listen {
@@ -139,7 +142,7 @@ impl Places {
         Places { exact }
     }
 
-    fn find(&self, layout: &Layout, key: &[u8]) -> Option<FrontendKey> {
+    pub(in crate::dataplane) fn find(&self, layout: &Layout, key: &[u8]) -> Option<FrontendKey> {
         self.exact.get(&layout.read_key(key)?).copied()
     }
 

@@ -1,11 +1,8 @@
 //! Ends flows when their backend's drain deadline has come, on a thread of its own: the agent need not do anything by
 //! then.
 
-use super::{
-    counters::Tally,
-    flows::{self, Cut, Cuts},
-};
-use crate::{plan::Table, sys::conntrack::Conntrack};
+use super::flows::{self, Cut, Cuts};
+use crate::plan::Table;
 use std::{
     collections::BTreeMap,
     io,
@@ -28,7 +25,7 @@ struct Plan {
 
 /// The thread and what it waits for.
 #[derive(Debug)]
-pub(super) struct Deadlines {
+pub(in crate::dataplane) struct Deadlines {
     shared: Arc<(Mutex<Plan>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
@@ -37,19 +34,23 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn now() -> u64 {
+/// Unix time in milliseconds.
+pub(in crate::dataplane) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Deadlines {
-    /// Starts the thread in the calling thread's network namespace.
-    pub(super) fn start(tally: Arc<Mutex<Tally>>) -> io::Result<Deadlines> {
+    /// Starts the thread of a data plane; `end` ends flows.
+    pub(in crate::dataplane) fn start(
+        plane: &'static str,
+        mut end: impl FnMut(&[Cut]) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Deadlines> {
         let shared: Arc<(Mutex<Plan>, Condvar)> = Arc::default();
-        let (theirs, mut conntrack) = (Arc::clone(&shared), Conntrack::open()?);
+        let theirs = Arc::clone(&shared);
         let work = move || {
-            let (plan, changed) = &*theirs;
-            let mut held = locked(plan);
+            let (plan_of, changed) = &*theirs;
+            let mut held = locked(plan_of);
             while !held.stop {
                 let wait = held.due.keys().next().map(|at| at.saturating_sub(now()));
                 match wait {
@@ -59,14 +60,11 @@ impl Deadlines {
                         due.retain(|(at, cut)| flows::stands(&held.table, *at, cut));
                         drop(held);
                         let cuts: Vec<Cut> = due.iter().map(|(_, cut)| cut.clone()).collect();
-                        let done = flows::cut(&mut conntrack, &cuts);
-                        held = locked(plan);
-                        match done {
-                            Ok(ended) => locked(&tally).reset(ended),
-                            Err(error) => {
-                                tracing::warn!(plane = "nftables", %error, "cannot end drained flows, will retry");
-                                held.due.entry(now() + RETRY_MS).or_default().extend(due);
-                            }
+                        let done = end(&cuts);
+                        held = locked(plan_of);
+                        if let Err(error) = done {
+                            tracing::warn!(plane, %error, "cannot end drained flows, will retry");
+                            held.due.entry(now() + RETRY_MS).or_default().extend(due);
                         }
                     }
                     Some(ms) => {
@@ -76,12 +74,12 @@ impl Deadlines {
                 }
             }
         };
-        let thread = Builder::new().name("nftables-drain".into()).spawn(work)?;
+        let thread = Builder::new().name(format!("{plane}-drain")).spawn(work)?;
         Ok(Deadlines { shared, thread: Some(thread) })
     }
 
     /// Tells what the plane holds now, and new deadlines.
-    pub(super) fn follow(&self, table: &Table, cuts: Cuts) {
+    pub(in crate::dataplane) fn follow(&self, table: &Table, cuts: Cuts) {
         let (plan, changed) = &*self.shared;
         let mut held = locked(plan);
         held.table = table.clone();

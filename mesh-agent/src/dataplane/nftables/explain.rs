@@ -11,7 +11,7 @@ use super::{
 use crate::{
     dataplane::explain::{Candidate, Explanation, Flow},
     plan::{
-        Backend, BackendId, BackendState, Entry, FrontendKey, Listen,
+        Backend, BackendId, BackendState, Entry, FrontendKey, Listen, Table,
         maglev::{client_hash, slot_of},
     },
     sys::nft::{Data, Nft, concat},
@@ -19,7 +19,7 @@ use crate::{
 use mesh_control::model::{Family, PortRange};
 
 /// The frontend that a flow meets: one on the very address before one on every local address.
-fn find<'a>(state: &'a State, flow: &Flow) -> Option<&'a Entry> {
+pub(in crate::dataplane) fn find<'a>(table: &'a Table, flow: &Flow) -> Option<&'a Entry> {
     let (ip, port) = (flow.destination.ip(), flow.destination.port());
     let single = PortRange::single(port).ok()?;
     let places = [Listen::Vip(ip), Listen::Address(ip), Listen::AnyLocal(Family::of(&ip))];
@@ -28,14 +28,15 @@ fn find<'a>(state: &'a State, flow: &Flow) -> Option<&'a Entry> {
         let within = |key: &FrontendKey| {
             key.listen == listen && key.protocol == flow.protocol && key.ports.contains(port)
         };
-        state.table.get(&key).or_else(|| {
-            let range = state.table.values().find(|e| within(&e.frontend.key));
+        table.get(&key).or_else(|| {
+            let range = table.values().find(|e| within(&e.frontend.key));
             range.filter(|e| e.frontend.key.ports.count() > 1)
         })
     })
 }
 
-fn reason(backend: &Backend, denied: bool) -> Option<String> {
+/// Why a backend gets no new flow.
+pub(in crate::dataplane) fn reason(backend: &Backend, denied: bool) -> Option<String> {
     Some(match backend.state {
         BackendState::Draining { .. } => "draining".into(),
         BackendState::Down => "down".into(),
@@ -60,7 +61,7 @@ pub(super) fn explain(
     place: &super::realize::Place,
     flow: &Flow,
 ) -> Explanation {
-    let Some(entry) = find(state, flow).filter(|entry| unsupported(&entry.frontend).is_none()) else {
+    let Some(entry) = find(&state.table, flow).filter(|entry| unsupported(&entry.frontend).is_none()) else {
         let (frontend, service, affinity) = (None, None, None);
         return Explanation { frontend, service, candidates: Vec::new(), affinity, objects: Vec::new() };
     };

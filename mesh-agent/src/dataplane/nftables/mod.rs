@@ -11,19 +11,19 @@
 //! the whole table can be read back and compared (`observe`), also by another run of the agent.
 
 mod chain;
-mod counters;
-mod deadline;
-mod explain;
-mod flows;
-mod layout;
-mod names;
-mod note;
+pub(in crate::dataplane) mod counters;
+pub(in crate::dataplane) mod deadline;
+pub(in crate::dataplane) mod explain;
+pub(in crate::dataplane) mod flows;
+pub(in crate::dataplane) mod layout;
+pub(in crate::dataplane) mod names;
+pub(in crate::dataplane) mod note;
 mod observe;
-mod realize;
-mod sets;
+pub(in crate::dataplane) mod realize;
+pub(in crate::dataplane) mod sets;
 mod slots;
 mod state;
-mod write;
+pub(in crate::dataplane) mod write;
 
 pub use layout::TABLE;
 pub use names::RESET;
@@ -81,7 +81,7 @@ pub struct NftablesPlane {
     deadlines: Deadlines,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(in crate::dataplane) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -90,7 +90,7 @@ fn failed(action: &'static str) -> impl Fn(io::Error) -> PlaneError {
 }
 
 /// Lets other tasks of this thread go on elsewhere, where the runtime can: netlink calls block while the kernel works.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
+pub(in crate::dataplane) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
     match Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
@@ -111,13 +111,18 @@ impl NftablesPlane {
                 .map_err(failed("use nf_tables (run as root, or set data_plane: userspace)"))?;
         }
         let tally = Arc::<Mutex<Tally>>::default();
+        let conntrack = || Conntrack::open().map_err(failed("open a conntrack socket"));
+        let (mut theirs, counted) = (conntrack()?, Arc::clone(&tally));
+        let end = move |due: &[flows::Cut]| {
+            flows::cut(&mut theirs, due, flows::TRANSLATED).map(|ended| locked(&counted).reset(ended))
+        };
         Ok(NftablesPlane {
             place: Place { node: config.node, overlay: config.overlay },
             outline: Outline { vip_cidrs: config.vip_cidrs, bridge: config.bridge },
             nft: Mutex::new(nft),
-            conntrack: Mutex::new(Conntrack::open().map_err(failed("open a conntrack socket"))?),
+            conntrack: Mutex::new(conntrack()?),
             state: State::empty(),
-            deadlines: Deadlines::start(Arc::clone(&tally)).map_err(failed("start the drain thread"))?,
+            deadlines: Deadlines::start(NAME, end).map_err(failed("start the drain thread"))?,
             tally,
         })
     }
@@ -135,7 +140,7 @@ impl NftablesPlane {
         for key in touched.iter().filter(|key| !work.contains_key(*key)) {
             locked(&self.tally).forget(key);
         }
-        let ended = flows::cut(&mut locked(&self.conntrack), &cuts.now);
+        let ended = flows::cut(&mut locked(&self.conntrack), &cuts.now, flows::TRANSLATED);
         self.deadlines.follow(&self.state.table, cuts);
         locked(&self.tally).reset(ended?);
         Ok(())
@@ -283,7 +288,7 @@ impl DataPlane for NftablesPlane {
             self.state = State::empty();
             self.deadlines.follow(&self.state.table, flows::Cuts::default());
             // Without our rules nobody resets what is marked: what was translated is forgotten.
-            flows::forget(&mut locked(&self.conntrack), &cuts.now)
+            flows::forget(&mut locked(&self.conntrack), &cuts.now, flows::TRANSLATED)
         })
         .map_err(failed("remove the tables"))
     }

@@ -39,7 +39,7 @@ struct BackNote<'a> {
     deadline: u64,
 }
 
-pub(super) fn of_frontend(frontend: &Frontend) -> Vec<u8> {
+pub(in crate::dataplane) fn of_frontend(frontend: &Frontend) -> Vec<u8> {
     let note = FrontNote {
         version: VERSION,
         namespace: frontend.service.namespace.as_str(),
@@ -57,7 +57,7 @@ pub(super) fn of_frontend(frontend: &Frontend) -> Vec<u8> {
 }
 
 /// The frontend at that key; its allow list is elsewhere.
-pub(super) fn frontend(
+pub(in crate::dataplane) fn frontend(
     bytes: &[u8],
     (address, protocol, port): (Option<IpAddr>, Protocol, u16),
     family: Family,
@@ -86,7 +86,7 @@ pub(super) fn frontend(
     })
 }
 
-pub(super) fn of_backend(backend: &Backend) -> Vec<u8> {
+pub(in crate::dataplane) fn of_backend(backend: &Backend) -> Vec<u8> {
     let (state, deadline) = match backend.state {
         BackendState::Active => (0, 0),
         BackendState::Down => (1, 0),
@@ -105,7 +105,7 @@ pub(super) fn of_backend(backend: &Backend) -> Vec<u8> {
     postcard::to_stdvec(&note).unwrap_or_default()
 }
 
-pub(super) fn backend(bytes: &[u8]) -> Option<Backend> {
+pub(in crate::dataplane) fn backend(bytes: &[u8]) -> Option<Backend> {
     let note: BackNote<'_> = postcard::from_bytes(bytes).ok()?;
     let state = match note.state {
         0 => BackendState::Active,

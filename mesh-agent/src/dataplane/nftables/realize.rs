@@ -21,15 +21,15 @@ const MOST: usize = 1 << 18;
 
 /// What elements depend on besides the frontend.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Place {
+pub(in crate::dataplane) struct Place {
     /// This node.
-    pub(super) node: NodeName,
+    pub(in crate::dataplane) node: NodeName,
     /// Networks of addresses whose answers come back through us wherever the endpoint is.
-    pub(super) overlay: Vec<IpNetwork>,
+    pub(in crate::dataplane) overlay: Vec<IpNetwork>,
 }
 
 /// An element and the set it belongs to.
-pub(super) type Placed = (&'static str, Element);
+pub(in crate::dataplane) type Placed = (&'static str, Element);
 
 /// What stands for a frontend.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,7 +72,7 @@ pub(super) fn service_id(service: &ServiceKey) -> [u8; 8] {
 }
 
 /// The id of a backend, for affinity.
-pub(super) fn backend_id(backend: &Backend) -> [u8; 8] {
+pub(in crate::dataplane) fn backend_id(backend: &Backend) -> [u8; 8] {
     maglev::backend_hash(&backend.id).to_ne_bytes()
 }
 
@@ -163,7 +163,7 @@ fn socket(backend: &Backend, offset: u16) -> Vec<u8> {
 }
 
 /// One element for each network of the family, with its place in the list.
-fn allowed<'a>(
+pub(in crate::dataplane) fn allowed<'a>(
     layout: &'a Layout,
     base: &'a [u8],
     allow: &'a [IpNetwork],
@@ -178,7 +178,7 @@ fn allowed<'a>(
 }
 
 /// The place and the network of an element of [`ALLOW`].
-pub(super) fn read_allowed(note: &[u8]) -> Option<(u16, IpNetwork)> {
+pub(in crate::dataplane) fn read_allowed(note: &[u8]) -> Option<(u16, IpNetwork)> {
     let at = u16::from_be_bytes(note.get(..2)?.try_into().ok()?);
     let prefix = *note.get(4)?;
     let address: IpAddr = match note.get(8..)? {
@@ -188,7 +188,13 @@ pub(super) fn read_allowed(note: &[u8]) -> Option<(u16, IpNetwork)> {
     Some((at, IpNetwork::new(address, prefix).ok()?))
 }
 
-fn shared(layout: &Layout, place: &Place, entry: &Entry, picked: &[usize]) -> Vec<Placed> {
+/// What several frontends may need alike; `picked` are the backends that get flows.
+pub(in crate::dataplane) fn shared(
+    layout: &Layout,
+    place: &Place,
+    entry: &Entry,
+    picked: &[usize],
+) -> Vec<Placed> {
     let bare = |set, key| (set, Element { key, ..Element::default() });
     let mut shared = Vec::new();
     if let Listen::Vip(vip) = entry.frontend.key.listen {

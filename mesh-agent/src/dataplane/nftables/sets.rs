@@ -69,38 +69,15 @@ pub(super) struct Outline {
 }
 
 /// A base chain, or a chain that is always there.
-pub(super) struct Base {
-    pub(super) name: &'static str,
-    pub(super) hook: Option<Hook>,
-    pub(super) rules: Vec<Rule>,
+pub(in crate::dataplane) struct Base {
+    pub(in crate::dataplane) name: &'static str,
+    pub(in crate::dataplane) hook: Option<Hook>,
+    pub(in crate::dataplane) rules: Vec<Rule>,
 }
 
 /// The chains that are always there.
 pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {
     let hook = |kind, number, priority| Some(Hook { kind, number, priority, device: None });
-    let tcp = |mut rest: Vec<Expr>| {
-        let mut rule = vec![Expr::meta(reg(0), libc::NFT_META_L4PROTO), Expr::cmp(reg(0), true, &[6])];
-        rule.append(&mut rest);
-        rule
-    };
-    let reset = || {
-        let mark = RESET.to_ne_bytes();
-        let marked = [
-            Expr::ct(reg(1), libc::NFT_CT_MARK),
-            Expr::cmp(reg(1), true, &mark),
-            // Not the resets themselves: RST is bit 2 of the flags at byte 13 (RFC 9293 section 3.1).
-            Expr::transport(reg(1), 13, 1),
-            Expr::mask(reg(1), reg(1), &[4]),
-            Expr::cmp(reg(1), true, &[0]),
-            Expr::tcp_reset(),
-        ];
-        vec![(tcp(marked.to_vec()), comment("connections that lost their backend"))]
-    };
-    let refuse = vec![
-        (tcp(vec![Expr::tcp_reset()]), comment("refuse")),
-        (vec![Expr::port_unreachable(layout.port_unreachable())], comment("refuse")),
-    ];
-    let silent = vec![(vec![Expr::verdict(libc::NF_DROP)], comment("stay silent"))];
     let nat = |number| Base {
         name: if number == libc::NF_INET_PRE_ROUTING { "prerouting" } else { "output" },
         // Before Docker's and kube-proxy's -100: of equal ones the later registered wins.
@@ -108,10 +85,12 @@ pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {
         rules: destination(layout, &outline.vip_cidrs),
     };
     // After conntrack (-200), before any NAT.
-    let early = |name, number| Base { name, hook: hook(HookKind::Filter, number, -150), rules: reset() };
+    let early =
+        |name, number| Base { name, hook: hook(HookKind::Filter, number, -150), rules: vec![reset()] };
+    let [reject, drop] = refusals(layout);
     vec![
-        Base { name: REJECT, hook: None, rules: refuse },
-        Base { name: DROP, hook: None, rules: silent },
+        reject,
+        drop,
         early("reset-prerouting", libc::NF_INET_PRE_ROUTING),
         early("reset-output", libc::NF_INET_LOCAL_OUT),
         nat(libc::NF_INET_PRE_ROUTING),
@@ -119,9 +98,40 @@ pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {
         Base {
             name: "postrouting",
             hook: hook(HookKind::Nat, libc::NF_INET_POST_ROUTING, 95),
-            rules: source(layout, outline.bridge.as_deref()),
+            rules: source(layout, &Expr::translated(), outline.bridge.as_deref()),
         },
     ]
+}
+
+fn tcp(mut rest: Vec<Expr>) -> Vec<Expr> {
+    let mut rule = vec![Expr::meta(reg(0), libc::NFT_META_L4PROTO), Expr::cmp(reg(0), true, &[6])];
+    rule.append(&mut rest);
+    rule
+}
+
+/// Resets connections that are marked so.
+pub(in crate::dataplane) fn reset() -> Rule {
+    let mark = RESET.to_ne_bytes();
+    let marked = [
+        Expr::ct(reg(1), libc::NFT_CT_MARK),
+        Expr::cmp(reg(1), true, &mark),
+        // Not the resets themselves: RST is bit 2 of the flags at byte 13 (RFC 9293 section 3.1).
+        Expr::transport(reg(1), 13, 1),
+        Expr::mask(reg(1), reg(1), &[4]),
+        Expr::cmp(reg(1), true, &[0]),
+        Expr::tcp_reset(),
+    ];
+    (tcp(marked.to_vec()), comment("connections that lost their backend"))
+}
+
+/// The chains of frontends without a backend.
+pub(in crate::dataplane) fn refusals(layout: &Layout) -> [Base; 2] {
+    let refuse = vec![
+        (tcp(vec![Expr::tcp_reset()]), comment("refuse")),
+        (vec![Expr::port_unreachable(layout.port_unreachable())], comment("refuse")),
+    ];
+    let silent = vec![(vec![Expr::verdict(libc::NF_DROP)], comment("stay silent"))];
+    [Base { name: REJECT, hook: None, rules: refuse }, Base { name: DROP, hook: None, rules: silent }]
 }
 
 /// Where a new flow goes.
@@ -162,8 +172,9 @@ fn destination(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
     rules
 }
 
-/// Whose source address has to change: only flows whose answers would not come back through us.
-fn source(layout: &Layout, bridge: Option<&str>) -> Vec<Rule> {
+/// Whose source address has to change: only flows whose answers would not come back through us. `translated` goes on
+/// with those that go to a backend.
+pub(in crate::dataplane) fn source(layout: &Layout, translated: &[Expr], bridge: Option<&str>) -> Vec<Rule> {
     let local = libc::RTN_LOCAL.to_ne_bytes_u32();
     let foreign = || vec![Expr::source_type(reg(8)), Expr::cmp(reg(8), false, &local)];
     // Rarely met sets first: looking up a kind of address walks the routes.
@@ -171,10 +182,10 @@ fn source(layout: &Layout, bridge: Option<&str>) -> Vec<Rule> {
     hairpin.extend(foreign());
     hairpin.push(Expr::masquerade());
     let mut past = vec![layout.destination(0), Expr::lookup(reg(0), MASQUERADE)];
-    past.extend(Expr::translated());
+    past.extend_from_slice(translated);
     past.extend(foreign());
     past.push(Expr::masquerade());
-    let mut same = Expr::translated().to_vec();
+    let mut same = translated.to_vec();
     if let Some(bridge) = bridge {
         same.extend(Expr::leaves_by(bridge, false));
     }

@@ -2,14 +2,13 @@
 
 use super::{
     chain::Shape,
-    layout::Layout,
     realize::{Place, Placed, Realized},
-    sets::{Outline, chains, counting_set, sets},
+    sets::{Base, Outline, chains, counting_set, sets},
     state::{Side, State},
 };
 use crate::{
-    plan::{FrontendKey, Table},
-    sys::nft::{Element, Transaction},
+    plan::{self, FrontendKey},
+    sys::nft::{Element, Set, Table, Transaction},
 };
 use imbl::ordmap::DiffItem;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +38,7 @@ impl Change {
     pub(super) fn plan(
         state: &State,
         place: &Place,
-        work: &Table,
+        work: &plan::Table,
         touched: &BTreeSet<FrontendKey>,
     ) -> Change {
         let mut next = State { table: work.clone(), sides: state.sides.clone() };
@@ -86,7 +85,8 @@ impl Change {
         let mut batch = Transaction::new();
         for ((side, held), elements) in self.next.sides.iter_mut().zip(&state.sides).zip(&self.elements) {
             if !held.base {
-                lay(&mut batch, &side.layout, outline);
+                let layout = &side.layout;
+                lay(&mut batch, &layout.table, &sets(layout), chains(layout, outline));
                 side.base = true;
             }
             let (layout, table) = (&side.layout, &side.layout.table);
@@ -164,15 +164,13 @@ fn shared_keys(realized: &Realized) -> Vec<(&'static str, Vec<u8>)> {
     realized.shared.iter().map(key).collect()
 }
 
-/// Table, sets and the chains that are always there.
-fn lay(batch: &mut Transaction, layout: &Layout, outline: &Outline) {
-    let table = &layout.table;
+/// Table, sets and the chains that are always there; what had its name is gone.
+pub(in crate::dataplane) fn lay(batch: &mut Transaction, table: &Table, sets: &[Set], bases: Vec<Base>) {
     batch.delete_table(table);
     batch.add_table(table);
-    for set in sets(layout) {
-        batch.add_set(table, &set);
+    for set in sets {
+        batch.add_set(table, set);
     }
-    let bases = chains(layout, outline);
     for base in &bases {
         batch.add_chain(table, base.name, base.hook.as_ref());
     }

@@ -44,6 +44,8 @@ pub enum Kind {
     Vxlan(Vxlan),
     /// One end of a veth pair.
     Veth,
+    /// A link that leads nowhere.
+    Dummy,
     /// Anything else.
     Other,
 }
@@ -66,7 +68,7 @@ pub struct Vxlan {
 pub struct NewLink {
     /// Its name.
     pub name: String,
-    /// A bridge or a VXLAN device.
+    /// A bridge, a VXLAN device or a dummy.
     pub kind: Kind,
     /// Its link-layer address.
     pub mac: Mac,
@@ -138,6 +140,7 @@ fn kind(info: &[LinkInfo]) -> Kind {
     match (kind, data) {
         (Some(InfoKind::Bridge), _) => Kind::Bridge,
         (Some(InfoKind::Veth), _) => Kind::Veth,
+        (Some(InfoKind::Dummy), _) => Kind::Dummy,
         (Some(InfoKind::Vxlan), Some(InfoData::Vxlan(data))) => vxlan(data).map_or(Kind::Other, Kind::Vxlan),
         _ => Kind::Other,
     }
@@ -175,6 +178,7 @@ fn info(kind: &Kind) -> (InfoKind, Option<InfoData>) {
             (InfoKind::Vxlan, Some(InfoData::Vxlan(data)))
         }
         Kind::Veth => (InfoKind::Veth, None),
+        Kind::Dummy => (InfoKind::Dummy, None),
         Kind::Bridge | Kind::Other => (InfoKind::Bridge, None),
     }
 }
