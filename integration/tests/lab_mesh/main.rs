@@ -10,7 +10,9 @@ mod setup;
 use anyhow::{Context, ensure};
 use mesh_integration::{BOUND, HostMesh, Load, echo, lab::Host, until, whoami, whoami_from};
 use serde_json::Value;
-use setup::{NFTABLES, Plane, USERSPACE, USERSPACE_OVERLAY, mirror, mirrored, one_in_each, start, until_met};
+use setup::{
+    IPVS, NFTABLES, Plane, USERSPACE, USERSPACE_OVERLAY, mirror, mirrored, one_in_each, start, until_met,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
@@ -25,7 +27,7 @@ macro_rules! on {
         mod $name { $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $scenario() {
-                if mesh_integration::lab::possible() {
+                if super::$plane.possible() {
                     super::$scenario(&super::$plane).await;
                 }
             }
@@ -49,6 +51,16 @@ on! { USERSPACE_OVERLAY, userspace_overlay:
 }
 
 on! { NFTABLES, nftables:
+    everybody_reaches_everything,
+    an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
+    a_dead_nodes_instances_get_nothing_more,
+    a_killed_agent_moves_no_packet,
+    a_rolling_update_of_32_instances_fails_nobody,
+    megabytes_arrive_whole_through_every_node,
+    three_hundred_services_answer_on_their_vips,
+}
+
+on! { IPVS, ipvs:
     everybody_reaches_everything,
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
     a_dead_nodes_instances_get_nothing_more,

@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use mesh_integration::{
     BOUND, HostMesh, agent_binary,
-    lab::{Host, Lab},
+    lab::{self, Host, Lab},
     until, whoami_from,
 };
 use std::{
@@ -37,6 +37,19 @@ pub(crate) const NFTABLES: Plane = Plane {
     keeps_client: "",
     overlay: true,
 };
+
+pub(crate) const IPVS: Plane = Plane {
+    config: "data_plane: ipvs\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
+             overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n",
+    ..NFTABLES
+};
+
+impl Plane {
+    /// Whether this machine has what it needs; says so when not.
+    pub(crate) fn possible(&self) -> bool {
+        lab::possible() && (!self.config.contains("ipvs") || lab::has_ipvs())
+    }
+}
 
 /// Where instances are: a container of a node.
 pub(crate) struct Container {

@@ -4,6 +4,7 @@ use super::{host::Ground, observe, rules};
 use crate::sys::{
     ipvs::{Command, Ipvs, IpvsError, Virtual},
     nft::{Nft, Transaction},
+    ruleset,
 };
 use std::io;
 
@@ -16,10 +17,14 @@ fn ours(ipvs: &mut Ipvs, nft: &mut Nft, ground: &mut Ground) -> io::Result<Vec<V
     Ok(observe::programs(ipvs, &vips)?.into_keys().collect())
 }
 
+fn delete(ipvs: &mut Ipvs, services: Vec<Virtual>) -> io::Result<()> {
+    super::run(ipvs, &services.into_iter().map(Command::DelService).collect::<Vec<_>>())
+}
+
 /// Removes services, tables and the link, and puts parameters back.
 pub(super) fn remove(ipvs: &mut Ipvs, nft: &mut Nft, ground: &mut Ground) -> io::Result<()> {
-    let services: Vec<Command> = ours(ipvs, nft, ground)?.into_iter().map(Command::DelService).collect();
-    super::run(ipvs, &services)?;
+    let services = ours(ipvs, nft, ground)?;
+    delete(ipvs, services)?;
     let mut batch = Transaction::new();
     for layout in rules::layouts() {
         batch.delete_table(&layout.table);
@@ -28,33 +33,34 @@ pub(super) fn remove(ipvs: &mut Ipvs, nft: &mut Nft, ground: &mut Ground) -> io:
     ground.restore(Some(ipvs))
 }
 
-/// Removes everything that the plane made in the calling thread's network namespace; what, for people. With `dry_run`
-/// only tells. The tables are not told: who removes those of other parts tells these too.
+/// Removes what the plane made in the calling thread's network namespace, all but its tables, and says what. With
+/// `dry_run` it only says.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn clean(dry_run: bool) -> io::Result<Vec<String>> {
     let mut ground = Ground::open()?;
+    // Asking for IPVS would load it.
+    if ground.link()?.is_none() && ruleset::tables(rules::TABLE)?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (mut nft, mut services) = (Nft::open()?, Vec::new());
     let mut ipvs = match Ipvs::open() {
         Ok(ipvs) => Some(ipvs),
         // Without it there are no services; a link may be there all the same.
         Err(IpvsError::Missing) => None,
         Err(error) => return Err(error.into()),
     };
-    let mut nft = Nft::open()?;
-    let mut all = match &mut ipvs {
-        Some(ipvs) => ours(ipvs, &mut nft, &mut ground)?,
-        None => Vec::new(),
+    if let Some(ipvs) = &mut ipvs {
+        services = ours(ipvs, &mut nft, &mut ground)?;
     }
-    .iter()
-    .map(|of| format!("remove virtual service {of}"))
-    .collect::<Vec<_>>();
+    let mut all: Vec<String> = services.iter().map(|of| format!("remove virtual service {of}")).collect();
     all.extend(ground.leftovers(ipvs.as_mut())?);
     if !dry_run {
-        match &mut ipvs {
-            Some(ipvs) => remove(ipvs, &mut nft, &mut ground)?,
-            None => ground.restore(None)?,
+        if let Some(ipvs) = &mut ipvs {
+            delete(ipvs, services)?;
         }
+        ground.restore(ipvs.as_mut())?;
     }
     Ok(all)
 }

@@ -348,7 +348,7 @@ impl DataPlane for IpvsPlane {
         }
         let mut touched: BTreeSet<FrontendKey> = good.iter().map(Op::frontend).collect();
         let large: Vec<(FrontendKey, String)> =
-            touched.iter().filter_map(|key| Some((*key, realize::too_large(work.get(key)?)?))).collect();
+            touched.iter().filter_map(|key| Some((*key, realize::unsuited(work.get(key)?)?))).collect();
         for (key, reason) in large {
             touched.remove(&key);
             match self.state.table.get(&key) {

@@ -71,8 +71,20 @@ pub(super) fn unsupported(frontend: &Frontend, schedulers: &[Scheduler]) -> Opti
     })
 }
 
-/// Why a frontend cannot be had with so many ports and backends.
-pub(super) fn too_large(entry: &Entry) -> Option<String> {
+/// Why a frontend cannot be had with these backends.
+pub(super) fn unsuited(entry: &Entry) -> Option<String> {
+    let frontend = &entry.frontend;
+    let port = frontend.key.ports.first();
+    // A persistent service by mark leaves the port as it is (`ip_vs_sched_persist`).
+    if frontend.affinity.is_some()
+        && frontend.key.listen.is_published()
+        && entry.backends.iter().any(|b| b.port != port)
+    {
+        return Some(format!(
+            "IPVS has affinity on a published port only where it is the target's own port: publish the target port as \
+             {port}, or let clients dial the VIP"
+        ));
+    }
     let ports = usize::try_from(entry.frontend.key.ports.count()).unwrap_or(usize::MAX);
     let backends = entry.backends.len().max(1);
     (ports.saturating_mul(backends) > MOST).then(|| {

@@ -206,8 +206,9 @@ impl std::fmt::Display for Command {
     }
 }
 
-const AF_INET: u16 = libc::AF_INET as u16;
-const AF_INET6: u16 = libc::AF_INET6 as u16;
+// Address families, as uapi `linux/socket.h` numbers them.
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
 
 fn af(v6: bool) -> [u8; 2] {
     if v6 { AF_INET6 } else { AF_INET }.to_ne_bytes()

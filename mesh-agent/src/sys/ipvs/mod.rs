@@ -25,7 +25,7 @@ const FAMILY_NAME: u16 = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum IpvsError {
     /// `ENOENT` of the family.
-    #[error("this kernel has no IPVS, or its module is not loaded (modprobe ip_vs)")]
+    #[error("this kernel has no IPVS: modprobe ip_vs, or set data_plane: auto")]
     Missing,
     /// `EPERM`
     #[error("not allowed to: run as root, or with CAP_NET_ADMIN in this network namespace")]
