@@ -303,6 +303,40 @@ mod ipvs {
         }
     }
 
+    /// On a published port a client stays with its backend too, whose port is another.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn clients_of_published_ports_stay_with_their_backends() {
+        if !Put::possible() {
+            return;
+        }
+        for local in [true, false] {
+            let mut w = World::<Put>::start().await;
+            let open = w.put.published();
+            let mut front = w.serving(Protocol::Tcp, &["a", "b", "c"]).await;
+            front.frontend.key.listen =
+                if local { Listen::AnyLocal(Family::V4) } else { Listen::Address(open.ip()) };
+            front.frontend.key.ports = PortRange::single(open.port()).expect("a port");
+            front.frontend.affinity = Some(Affinity { timeout: Duration::from_secs(3600) });
+            w.set(&front).await;
+            let mut seen = BTreeSet::new();
+            for client in 1..=9 {
+                let (mut flow, by) = w.reach_at(client, &front, open).await;
+                let own = w.put.client(client).to_string();
+                assert_eq!(
+                    flow.seen(Duration::from_secs(20)).await,
+                    mesh_integration::contract::Said::Answer(own)
+                );
+                for _ in 0..3 {
+                    assert_eq!(w.reach_at(client, &front, open).await.1, by, "client {client}");
+                }
+                seen.insert(by);
+            }
+            assert_eq!(seen.len(), 3, "clients are spread");
+            w.put.restart().await;
+            assert_eq!(w.observed().await, w.table);
+        }
+    }
+
     /// IPVS remembers a client for the timeout after it forgot the last flow.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn affinity_is_forgotten_after_the_last_flow() {

@@ -111,7 +111,7 @@ impl Tally {
     ) -> io::Result<()> {
         let key = entry.frontend.key;
         for (offset, port) in (0_u16..).zip(key.ports.iter()) {
-            let (of, _) = virtual_of(&key.listen, key.protocol, port, state.number(&key));
+            let (of, _) = virtual_of(&entry.frontend, port, state.number(&key));
             if only.is_some_and(|only| !only.contains(&of)) {
                 continue;
             }

@@ -105,7 +105,7 @@ pub(super) fn explain(ground: &Ground, state: &State, schedulers: &[Scheduler], 
     let (key, frontend) = (entry.frontend.key, &entry.frontend);
     let port = flow.destination.port();
     let offset = port.saturating_sub(key.ports.first());
-    let (of, mark) = virtual_of(&key.listen, key.protocol, port, state.number(&key));
+    let (of, mark) = virtual_of(frontend, port, state.number(&key));
     let allow = &frontend.allow;
     let denied = flow.client.is_some_and(|c| !allow.is_empty() && !allow.iter().any(|n| n.contains(c)));
     let client = flow.client.filter(|_| frontend.affinity.is_some());

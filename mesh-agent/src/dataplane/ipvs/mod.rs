@@ -84,8 +84,8 @@ pub struct IpvsPlane {
     kernel: Mutex<Kernel>,
     state: State,
     tally: Arc<Mutex<Tally>>,
-    /// For the thread that ends drains.
-    numbers: Arc<Mutex<Numbers>>,
+    /// What the thread that ends drains has to know.
+    shown: Arc<Mutex<(Table, Numbers)>>,
     deadlines: Deadlines,
 }
 
@@ -141,13 +141,10 @@ impl IpvsPlane {
         for layout in rules::layouts() {
             kernel.nft.chains(&layout.table).map_err(failed("use nf_tables"))?;
         }
-        let (tally, numbers) = (Arc::<Mutex<Tally>>::default(), Arc::<Mutex<Numbers>>::default());
+        let (tally, shown) = (Arc::<Mutex<Tally>>::default(), Arc::<Mutex<(Table, Numbers)>>::default());
         let mut theirs = Kernel::open()?;
-        let (counted, numbered) = (Arc::clone(&tally), Arc::clone(&numbers));
-        let end = move |due: &[Cut]| {
-            let numbers = locked(&numbered).clone();
-            end(&mut theirs, &numbers, due).map(|ended| locked(&counted).reset(ended))
-        };
+        let (counted, seen) = (Arc::clone(&tally), Arc::clone(&shown));
+        let end = move |due: &[Cut]| end(&mut theirs, &seen, due).map(|ended| locked(&counted).reset(ended));
         Ok(IpvsPlane {
             place: Place { node: config.node, overlay: config.overlay },
             outline: Outline { vip_cidrs: config.vip_cidrs, bridge: config.bridge },
@@ -157,7 +154,7 @@ impl IpvsPlane {
             state: State::empty(),
             deadlines: Deadlines::start(NAME, end).map_err(failed("start the drain thread"))?,
             tally,
-            numbers,
+            shown,
         })
     }
 
@@ -174,7 +171,6 @@ impl IpvsPlane {
             self.state.numbers =
                 numbered(&self.state.numbers, &self.state.table, address).ok_or_else(most)?;
         }
-        locked(&self.numbers).clone_from(&self.state.numbers);
         let change = Change::plan(&self.state, &self.place, work, touched, now());
         locked(&self.tally).before(kernel, &self.state, &change)?;
         if !change.is_quiet(&self.state) {
@@ -197,9 +193,15 @@ impl IpvsPlane {
             locked(&self.tally).forget(key);
         }
         let ended = flows::cut(&mut kernel.conntrack, &cuts.now, None);
-        self.deadlines.follow(&self.state.table, cuts);
+        self.follow(cuts);
         locked(&self.tally).reset(ended?);
         Ok(())
+    }
+
+    /// Tells the thread that ends drains what there is now.
+    fn follow(&self, cuts: Cuts) {
+        *locked(&self.shown) = (self.state.table.clone(), self.state.numbers.clone());
+        self.deadlines.follow(&self.state.table, cuts);
     }
 
     /// Reads the kernel; what every frontend depends on is repaired when it is damaged.
@@ -227,7 +229,6 @@ impl IpvsPlane {
             found
         };
         self.state = state;
-        locked(&self.numbers).clone_from(&self.state.numbers);
         if found.damaged {
             tracing::warn!(plane = NAME, "chains or sets were changed by somebody else: laid anew");
             let table = std::mem::take(&mut self.state.table);
@@ -241,7 +242,7 @@ impl IpvsPlane {
         }
         let mut cuts = Cuts::default();
         self.state.table.values().for_each(|entry| flows::deadlines(&mut cuts, entry));
-        self.deadlines.follow(&self.state.table, cuts);
+        self.follow(cuts);
         Ok(found.table)
     }
 
@@ -288,22 +289,26 @@ fn run(ipvs: &mut Ipvs, commands: &[Command]) -> io::Result<()> {
 }
 
 /// Ends what drained long enough: its destinations go, unless somebody else has the same address, then its flows.
-fn end(kernel: &mut Kernel, numbers: &Numbers, due: &[Cut]) -> io::Result<counters::Ended> {
+fn end(kernel: &mut Kernel, state: &Mutex<(Table, Numbers)>, due: &[Cut]) -> io::Result<counters::Ended> {
     let mut gone = Vec::new();
-    for cut in due {
-        let (Some(backend), key) = (&cut.backend, cut.frontend) else { continue };
-        let number =
-            if let Listen::Address(a) = key.listen { numbers.get(&a).copied().unwrap_or(0) } else { 0 };
-        for (offset, port) in (0..).zip(key.ports.iter()) {
-            let (of, _) = realize::virtual_of(&key.listen, key.protocol, port, number);
-            let at = backend.socket(offset);
-            let held = match kernel.ipvs.destinations(&of) {
-                Err(IpvsError::NoService) => continue,
-                held => held.map_err(io::Error::from)?,
+    {
+        let (table, numbers) = &*locked(state);
+        for (entry, backend) in
+            due.iter().filter_map(|cut| table.get(&cut.frontend).zip(cut.backend.as_ref()))
+        {
+            let shared = |socket| {
+                let others = entry.backends.iter().filter(|b| b.id != backend.id);
+                others.into_iter().any(|b| b.socket(0) == socket)
             };
-            if held.iter().any(|(address, seen)| *address == at && seen.what.weight == 0) {
-                gone.push(Command::DelDest(of, at));
+            if shared(backend.socket(0)) {
+                continue;
             }
+            let key = entry.frontend.key;
+            let number = if let Listen::Address(a) = key.listen { numbers.get(&a).copied() } else { None };
+            gone.extend((0..).zip(key.ports.iter()).map(|(offset, port)| {
+                let (of, _) = realize::virtual_of(&entry.frontend, port, number.unwrap_or(0));
+                Command::DelDest(of, backend.socket(offset))
+            }));
         }
     }
     run(&mut kernel.ipvs, &gone)?;
@@ -348,7 +353,7 @@ impl DataPlane for IpvsPlane {
         }
         let mut touched: BTreeSet<FrontendKey> = good.iter().map(Op::frontend).collect();
         let large: Vec<(FrontendKey, String)> =
-            touched.iter().filter_map(|key| Some((*key, realize::unsuited(work.get(key)?)?))).collect();
+            touched.iter().filter_map(|key| Some((*key, realize::too_large(work.get(key)?)?))).collect();
         for (key, reason) in large {
             touched.remove(&key);
             match self.state.table.get(&key) {
@@ -402,6 +407,7 @@ impl DataPlane for IpvsPlane {
             let kernel = &mut *locked(&self.kernel);
             cleanup::remove(&mut kernel.ipvs, &mut kernel.nft, &mut self.ground)?;
             self.state = State::empty();
+            *locked(&self.shown) = (Table::new(), Numbers::new());
             self.deadlines.follow(&self.state.table, Cuts::default());
             // Without our rules nobody resets what is marked: what was translated is forgotten.
             flows::forget(&mut kernel.conntrack, &cuts.now, None)

@@ -122,7 +122,7 @@ pub(super) fn read(
 /// Our constant of that name; not the set that packets fill.
 fn known(set: &str) -> Option<&'static str> {
     use crate::dataplane::nftables::names::{DENIED, HAIRPIN, MASQUERADE};
-    let all = [MARKS, BACKENDS, rules::EMPTY, ALLOW, DENIED, HAIRPIN, MASQUERADE, VIPS];
+    let all = [MARKS, rules::ANCHORS, BACKENDS, rules::EMPTY, ALLOW, DENIED, HAIRPIN, MASQUERADE, VIPS];
     all.into_iter().find(|name| *name == set && set != SAME)
 }
 

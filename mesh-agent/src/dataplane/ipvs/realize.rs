@@ -1,15 +1,15 @@
 //! From a frontend and its backends to what stands for it: virtual services with their destinations, and elements of
 //! our sets. Pure: the same entry always gives the same, so what the kernel holds can be compared with it.
 
-use super::rules::{BACKENDS, EMPTY, MARK, MARKS, mark};
+use super::rules::{ANCHORS, BACKENDS, EMPTY, MARK, MARKS, anchor, mark};
 use crate::{
     dataplane::nftables::{
-        layout::{Layout, number},
-        names::{ALLOW, DENIED, DROP, REJECT},
+        layout::{Layout, number, octets},
+        names::{ALLOW, DENIED, DROP, REJECT, VIPS},
         note,
         realize::{Place, Placed, allowed, backend_id, shared},
     },
-    plan::{Backend, BackendState, Entry, Frontend, Listen},
+    plan::{Backend, BackendState, Entry, Frontend, FrontendKey, Listen},
     sys::{
         ipvs::{Destination, Service, Virtual, flags},
         nft::{Data, Element, concat},
@@ -71,20 +71,8 @@ pub(super) fn unsupported(frontend: &Frontend, schedulers: &[Scheduler]) -> Opti
     })
 }
 
-/// Why a frontend cannot be had with these backends.
-pub(super) fn unsuited(entry: &Entry) -> Option<String> {
-    let frontend = &entry.frontend;
-    let port = frontend.key.ports.first();
-    // A persistent service by mark leaves the port as it is (`ip_vs_sched_persist`).
-    if frontend.affinity.is_some()
-        && frontend.key.listen.is_published()
-        && entry.backends.iter().any(|b| b.port != port)
-    {
-        return Some(format!(
-            "IPVS has affinity on a published port only where it is the target's own port: publish the target port as \
-             {port}, or let clients dial the VIP"
-        ));
-    }
+/// Why a frontend cannot be had with so many ports and backends.
+pub(super) fn too_large(entry: &Entry) -> Option<String> {
     let ports = usize::try_from(entry.frontend.key.ports.count()).unwrap_or(usize::MAX);
     let backends = entry.backends.len().max(1);
     (ports.saturating_mul(backends) > MOST).then(|| {
@@ -134,7 +122,7 @@ pub(super) fn realize(layout: &Layout, place: &Place, entry: &Entry, address: u8
     let (mut programs, mut own) = (BTreeMap::new(), Vec::new());
     for (offset, port) in (0_u16..).zip(key.ports.iter()) {
         let base = layout.key(listen, key.protocol, port);
-        let (of, number) = virtual_of(&key.listen, key.protocol, port, address);
+        let (of, number) = virtual_of(frontend, port, address);
         let mut destinations: BTreeMap<SocketAddr, Destination> = BTreeMap::new();
         for backend in entry.backends.iter().filter(usable).filter(|b| stays(b, key.protocol, now)) {
             let weight = if backend.takes_new_flows() { u32::from(backend.weight) } else { 0 };
@@ -155,6 +143,10 @@ pub(super) fn realize(layout: &Layout, place: &Place, entry: &Entry, address: u8
             }
         }
         own.push((MARKS, marked));
+        if let (Virtual::Address { at, .. }, true) = (of, key.listen.is_published()) {
+            let to = concat(&[&octets(at.ip()), &at.port().to_be_bytes()]);
+            own.push((ANCHORS, plain(base.clone(), Some(Data::Bytes(to)))));
+        }
         if takes.is_empty() {
             let chain = if frontend.no_backend == NoBackend::Drop { DROP } else { REJECT };
             own.push((EMPTY, plain(base.clone(), Some(Data::Goto(chain.into())))));
@@ -164,19 +156,23 @@ pub(super) fn realize(layout: &Layout, place: &Place, entry: &Entry, address: u8
             own.extend(allowed(layout, &base, &frontend.allow).map(|element| (ALLOW, element)));
         }
     }
-    Realized { programs, own, shared: shared(layout, place, entry, &takes) }
+    let mut shared = shared(layout, place, entry, &takes);
+    if frontend.affinity.is_some() && key.listen.is_published() {
+        let key = octets(anchor(layout.family, address));
+        shared.push((VIPS, Element { key, ..Element::default() }));
+    }
+    Realized { programs, own, shared }
 }
 
 /// The virtual service of a port, and the mark of its packets.
-pub(super) fn virtual_of(listen: &Listen, protocol: Protocol, port: u16, address: u8) -> (Virtual, u32) {
+pub(super) fn virtual_of(frontend: &Frontend, port: u16, address: u8) -> (Virtual, u32) {
+    let FrontendKey { listen, protocol, .. } = frontend.key;
+    let by_address = |ip| Virtual::Address { at: SocketAddr::new(ip, port), protocol: number(protocol) };
+    let (family, mark) = (listen.family(), mark(address, protocol, port));
     match listen {
-        Listen::Vip(vip) => {
-            (Virtual::Address { at: SocketAddr::new(*vip, port), protocol: number(protocol) }, MARK)
-        }
-        Listen::Address(_) | Listen::AnyLocal(_) => {
-            let mark = mark(address, protocol, port);
-            (Virtual::Mark { mark, v6: listen.family() == Family::V6 }, mark)
-        }
+        Listen::Vip(vip) => (by_address(vip), MARK),
+        _ if frontend.affinity.is_some() => (by_address(anchor(family, address)), mark),
+        _ => (Virtual::Mark { mark, v6: family == Family::V6 }, mark),
     }
 }
 

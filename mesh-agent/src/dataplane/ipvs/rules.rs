@@ -19,11 +19,14 @@ use crate::{
 };
 use ipnetwork::IpNetwork;
 use mesh_control::model::{Family, Protocol as Transport};
+use std::net::IpAddr;
 
 /// The name of our tables.
 pub const TABLE: &str = "mesh-agent-ipvs";
 /// Frontends: address, protocol, port → mark. The first port of each carries what the frontend is.
 pub(super) const MARKS: &str = "marks";
+/// Published ports with affinity → the address and port of their service.
+pub(super) const ANCHORS: &str = "anchors";
 /// Backends: frontend, backend's id; they carry what each is.
 pub(super) const BACKENDS: &str = "backends";
 /// Frontends whose new flows find no backend: frontend → what happens to them.
@@ -51,7 +54,16 @@ pub(super) fn address_of(mark: u32) -> u8 {
     u8::try_from((mark & !MARK_MASK) >> 17).unwrap_or(0)
 }
 
-/// The layout of one family's table.
+/// The address of services of published ports with affinity: the kernel remembers clients of a service by mark without
+/// giving packets the destination's port (`ip_vs_sched_persist`), so their packets are sent here first.
+pub(super) fn anchor(family: Family, address: u8) -> IpAddr {
+    match family {
+        Family::V4 => [169, 254, 78, address + 1].into(),
+        Family::V6 => [0xfd6d, 0x6573, 0x6800, 0, 0, 0, 0, u16::from(address) + 1].into(),
+    }
+}
+
+/// The layouts of both families' tables.
 pub(super) fn layouts() -> [Layout; 2] {
     [Layout::of(Family::V4, TABLE), Layout::of(Family::V6, TABLE)]
 }
@@ -64,6 +76,7 @@ pub(super) fn sets(layout: &Layout) -> Vec<Set> {
     let keys = Holds::Keys;
     vec![
         Set::new(MARKS, key, Holds::Data(&[Mark])),
+        Set::new(ANCHORS, key, Holds::Data(layout.kinds(&[Ipv4, Port], &[Ipv6, Port]))),
         Set::new(BACKENDS, named, keys),
         Set { counts: true, ..Set::new(EMPTY, key, Holds::Verdicts) },
         Set { ranges: true, ..Set::new(ALLOW, from, keys) },
@@ -114,6 +127,32 @@ fn screen(layout: &Layout, local: bool) -> Base {
     Base { name: if local { LOCAL } else { EXACT }, hook: None, rules }
 }
 
+/// Goes on only with packets to an address of this host that is neither a VIP nor of loopback: what is sent from there
+/// cannot leave the host.
+fn to_this_host(layout: &Layout) -> Vec<Expr> {
+    let mut all = to_local(true).to_vec();
+    all.extend(layout.not_loopback());
+    all.extend([layout.destination(0), Expr::lookup_not(reg(0), VIPS)]);
+    all
+}
+
+/// Sends published ports with affinity to their services.
+fn anchoring(layout: &Layout) -> Vec<Rule> {
+    let word = layout.key_words();
+    let send = |local: bool| {
+        let mut rule = layout.load_key(local).to_vec();
+        rule.push(Expr::map(reg(0), reg(word), ANCHORS));
+        rule.push(Expr::dnat(layout.nfproto(), reg(word), reg(word + layout.words())));
+        rule
+    };
+    let mut any = to_this_host(layout);
+    any.extend(send(true));
+    vec![
+        (send(false), comment("affinity of ports published on one address")),
+        (any, comment("affinity of ports published on every local address")),
+    ]
+}
+
 /// Gives packets their marks.
 fn marking(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
     let word = layout.key_words();
@@ -124,10 +163,7 @@ fn marking(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
         rule.extend([Expr::map(reg(0), reg(word), MARKS), mark, Expr::goto(chain)]);
         rule
     };
-    let mut any = to_local(true).to_vec();
-    // What is sent from loopback cannot leave the host.
-    any.extend(layout.not_loopback());
-    any.extend([layout.destination(0), Expr::lookup_not(reg(0), VIPS)]);
+    let mut any = to_this_host(layout);
     any.extend(give(true));
     let mut rules = vec![
         reset(),
@@ -164,6 +200,7 @@ pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {
         hook: hook(HookKind::Filter, number, -150),
         rules: marking(layout, &outline.vip_cidrs),
     };
+    let nat = |name, number| Base { name, hook: hook(HookKind::Nat, number, -105), rules: anchoring(layout) };
     // Programs of this host that do not choose an address get the VIP itself, which every node has.
     let mut itself = vec![layout.source(0), Expr::lookup(reg(0), VIPS)];
     itself.extend(to_local(false));
@@ -176,6 +213,8 @@ pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {
         screen(layout, true),
         early("prerouting", libc::NF_INET_PRE_ROUTING),
         early("output", libc::NF_INET_LOCAL_OUT),
+        nat("prerouting-nat", libc::NF_INET_PRE_ROUTING),
+        nat("output-nat", libc::NF_INET_LOCAL_OUT),
         Base {
             name: "postrouting",
             hook: hook(HookKind::Nat, libc::NF_INET_POST_ROUTING, 95),

@@ -2,7 +2,7 @@
 
 use super::{
     realize::{Program, realize},
-    rules::{EMPTY, layouts, mark},
+    rules::{ANCHORS, EMPTY, layouts, mark},
     state::State,
     write::Change,
 };
@@ -120,6 +120,21 @@ fn a_range_published_everywhere_is_one_mark_a_port() {
     assert_eq!(all, wanted);
     assert_eq!(realized.own.iter().filter(|(set, _)| *set == EMPTY).count(), 3, "nobody serves them");
     assert!(!realized.shared.iter().any(|(set, _)| *set == VIPS));
+}
+
+#[test]
+fn published_ports_with_affinity_are_sent_to_an_address_of_their_own() {
+    let ports = PortRange::single(8080).unwrap();
+    let mut sticky =
+        frontend(FrontendKey { listen: Listen::AnyLocal(Family::V4), ports, protocol: Protocol::Tcp });
+    sticky.affinity = Some(Affinity { timeout: Duration::from_secs(60) });
+    let backends = [backend("a", 1, 1, BackendState::Active)].into();
+    let [v4, _] = layouts();
+    let realized = realize(&v4, &place(), &Entry { frontend: Arc::new(sticky), backends }, 0, NOW);
+    let at = Virtual::Address { at: "169.254.78.1:8080".parse().unwrap(), protocol: 6 };
+    assert_eq!(realized.programs.keys().collect::<Vec<_>>(), [&at]);
+    assert!(realized.own.iter().any(|(set, _)| *set == ANCHORS));
+    assert!(realized.shared.iter().any(|(set, e)| *set == VIPS && e.key == [169, 254, 78, 1]));
 }
 
 /// Brings a state from one table to another and returns the commands.
