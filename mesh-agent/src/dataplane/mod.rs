@@ -5,6 +5,8 @@
 //! To add one: a folder here, an arm in [`AnyDataPlane`], a line in the contract suite.
 
 mod any;
+#[cfg(feature = "nftables")]
+mod batch;
 mod counters;
 mod explain;
 pub mod fake;

@@ -27,6 +27,7 @@ pub use host::LINK;
 pub use rules::{MARK, MARK_MASK, TABLE, ours};
 
 use super::{
+    batch::Batch,
     counters::Counters,
     explain::{Explanation, Flow},
     nftables::{
@@ -36,10 +37,10 @@ use super::{
         locked,
         realize::Place,
     },
-    plane::{ApplyError, ApplyReport, Capabilities, DataPlane, PlaneError},
+    plane::{ApplyReport, Capabilities, DataPlane, PlaneError},
 };
 use crate::{
-    plan::{FrontendKey, Listen, Op, Table, apply_ops},
+    plan::{FrontendKey, Listen, Op, Table},
     sys::{
         conntrack::Conntrack,
         ipvs::{Command, Ipvs, IpvsError, Service, Virtual},
@@ -268,13 +269,6 @@ impl IpvsPlane {
         }
         refused
     }
-
-    /// Why an operation cannot be done.
-    fn unsupported(&self, op: &Op) -> Option<ApplyError> {
-        let Op::PutFrontend(frontend) = op else { return None };
-        let reason = realize::unsupported(frontend, &self.schedulers)?;
-        Some(ApplyError::Unsupported { frontend: frontend.key, reason })
-    }
 }
 
 /// Does commands; that what is to go is not there is well.
@@ -336,53 +330,20 @@ impl DataPlane for IpvsPlane {
     }
 
     async fn apply(&mut self, ops: &[Op]) -> ApplyReport {
-        let mut report = ApplyReport::default();
-        let (mut good, mut at) = (Vec::with_capacity(ops.len()), Vec::with_capacity(ops.len()));
-        for (index, op) in ops.iter().enumerate() {
-            match self.unsupported(op) {
-                Some(error) => report.failed.push((index, error)),
-                None => {
-                    good.push(op.clone());
-                    at.push(index);
-                }
-            }
-        }
-        let mut work = self.state.table.clone();
-        for index in apply_ops(&mut work, &good) {
-            report.failed.push((at[index], ApplyError::NoSuchFrontend(good[index].frontend())));
-        }
-        let mut touched: BTreeSet<FrontendKey> = good.iter().map(Op::frontend).collect();
-        let large: Vec<(FrontendKey, String)> =
-            touched.iter().filter_map(|key| Some((*key, realize::too_large(work.get(key)?)?))).collect();
-        for (key, reason) in large {
-            touched.remove(&key);
-            match self.state.table.get(&key) {
-                Some(held) => drop(work.insert(key, held.clone())),
-                None => drop(work.remove(&key)),
-            }
-            for (_, index) in good.iter().zip(&at).filter(|(op, _)| op.frontend() == key) {
-                let error = ApplyError::Unsupported { frontend: key, reason: reason.clone() };
-                report.failed.push((*index, error));
-            }
-        }
-        let refused = blocking(|| match self.bring(&work, &touched) {
+        let batch = Batch::new(
+            &self.state.table,
+            ops,
+            |frontend| realize::unsupported(frontend, &self.schedulers),
+            realize::too_large,
+        );
+        let refused = blocking(|| match self.bring(&batch.work, &batch.touched) {
             Ok(()) => Vec::new(),
             Err(error) => {
                 tracing::debug!(plane = NAME, %error, "a change was refused: again, one frontend at a time");
-                self.one_by_one(&work, &touched)
+                self.one_by_one(&batch.work, &batch.touched)
             }
         });
-        for (key, error) in &refused {
-            for (op, index) in good.iter().zip(&at).filter(|(op, _)| op.frontend() == *key) {
-                let source = io::Error::new(error.kind(), error.to_string());
-                let failed = ApplyError::System { frontend: op.frontend(), action: "program", source };
-                report.failed.push((*index, failed));
-            }
-        }
-        report.failed.sort_by_key(|(index, _)| *index);
-        report.failed.dedup_by_key(|(index, _)| *index);
-        report.applied = ops.len() - report.failed.len();
-        report
+        batch.report(&refused)
     }
 
     fn counters(&self) -> Counters {
