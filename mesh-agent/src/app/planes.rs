@@ -6,26 +6,40 @@ use crate::{
     dataplane::{AnyDataPlane, PlaneError, userspace::UserspacePlane},
 };
 
+/// How a plane is started.
+type Start = fn(&Config) -> Result<AnyDataPlane, PlaneError>;
+
+/// The planes of the kernel, the best first.
+const KERNEL: [(&str, Start); 2] = [("nftables", nftables), ("ipvs", ipvs)];
+
 /// Starts the one that is configured; `auto` takes the best that works here, and says which and why.
 pub(super) fn start(config: &Config) -> Result<AnyDataPlane, PlaneError> {
     match config.data_plane {
         PlaneChoice::Userspace => userspace(config),
         PlaneChoice::Nftables => nftables(config),
-        PlaneChoice::Auto => {
-            let why = match unsuited(config) {
-                Some(why) => why.to_owned(),
-                None => match nftables(config) {
-                    Ok(plane) => {
-                        tracing::info!("data_plane auto: nftables");
-                        return Ok(plane);
-                    }
-                    Err(error) => error.to_string(),
-                },
-            };
-            tracing::info!(why, "data_plane auto: userspace");
-            userspace(config)
+        PlaneChoice::Ipvs => ipvs(config),
+        PlaneChoice::Auto => auto(config),
+    }
+}
+
+fn auto(config: &Config) -> Result<AnyDataPlane, PlaneError> {
+    let mut why: Vec<String> = unsuited(config).map(str::to_owned).into_iter().collect();
+    let candidates = if why.is_empty() { &KERNEL[..] } else { &[] };
+    for (name, start) in candidates {
+        match start(config) {
+            Ok(plane) if why.is_empty() => {
+                tracing::info!("data_plane auto: {name}");
+                return Ok(plane);
+            }
+            Ok(plane) => {
+                tracing::info!(why = why.join("; "), "data_plane auto: {name}");
+                return Ok(plane);
+            }
+            Err(error) => why.push(error.to_string()),
         }
     }
+    tracing::info!(why = why.join("; "), "data_plane auto: userspace");
+    userspace(config)
 }
 
 fn userspace(config: &Config) -> Result<AnyDataPlane, PlaneError> {
@@ -43,8 +57,23 @@ fn nftables(config: &Config) -> Result<AnyDataPlane, PlaneError> {
     crate::dataplane::nftables::NftablesPlane::start(parts::nftables(config)).map(AnyDataPlane::from)
 }
 
+#[cfg(feature = "nftables")]
+fn ipvs(config: &Config) -> Result<AnyDataPlane, PlaneError> {
+    crate::dataplane::ipvs::IpvsPlane::start(parts::ipvs(config)).map(AnyDataPlane::from)
+}
+
 #[cfg(not(feature = "nftables"))]
 fn nftables(_: &Config) -> Result<AnyDataPlane, PlaneError> {
+    Err(absent("nftables"))
+}
+
+#[cfg(not(feature = "nftables"))]
+fn ipvs(_: &Config) -> Result<AnyDataPlane, PlaneError> {
+    Err(absent("ipvs"))
+}
+
+#[cfg(not(feature = "nftables"))]
+fn absent(plane: &'static str) -> PlaneError {
     let source = std::io::Error::new(std::io::ErrorKind::Unsupported, "not in this build");
-    Err(PlaneError { plane: "nftables", action: "start", source })
+    PlaneError { plane, action: "start", source }
 }

@@ -77,9 +77,10 @@ fn plane(text: &str) -> Result<PlaneChoice, &'static str> {
     match text {
         "auto" => Ok(PlaneChoice::Auto),
         "nftables" if cfg!(feature = "nftables") => Ok(PlaneChoice::Nftables),
+        "ipvs" if cfg!(feature = "nftables") => Ok(PlaneChoice::Ipvs),
         "userspace" => Ok(PlaneChoice::Userspace),
-        "nftables" | "ebpf" | "ipvs" => Err("is not in this build: use auto, nftables or userspace"),
-        _ => Err("is no data plane: use auto, nftables or userspace"),
+        "nftables" | "ebpf" | "ipvs" => Err("is not in this build: use auto, nftables, ipvs or userspace"),
+        _ => Err("is no data plane: use auto, nftables, ipvs or userspace"),
     }
 }
 

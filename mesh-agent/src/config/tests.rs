@@ -233,11 +233,11 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
         ),
         (
             "data_plane: ebpf\n",
-            "mesh.yaml:1: data_plane: \"ebpf\" is not in this build: use auto, nftables or userspace",
+            "mesh.yaml:1: data_plane: \"ebpf\" is not in this build: use auto, nftables, ipvs or userspace",
         ),
         (
             "data_plane: x\n",
-            "mesh.yaml:1: data_plane: \"x\" is no data plane: use auto, nftables or userspace",
+            "mesh.yaml:1: data_plane: \"x\" is no data plane: use auto, nftables, ipvs or userspace",
         ),
         (
             "userspace: {workers: 0}\n",

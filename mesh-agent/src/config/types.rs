@@ -107,6 +107,8 @@ pub enum PlaneChoice {
     Auto,
     /// nf_tables of the kernel; needs root.
     Nftables,
+    /// The kernel's virtual server; needs root.
+    Ipvs,
     /// The userspace proxy; needs no privileges.
     Userspace,
 }

@@ -10,13 +10,16 @@ use super::{
 use crate::plan::{Op, Table};
 
 #[cfg(feature = "nftables")]
-use super::nftables::NftablesPlane;
+use super::{ipvs::IpvsPlane, nftables::NftablesPlane};
 
 /// Any data plane. An enum rather than a trait object: the set is closed and the calls stay plain `async fn`s.
 #[derive(Debug)]
 pub enum AnyDataPlane {
     /// The reference in memory.
     Fake(FakePlane),
+    /// The kernel's virtual server.
+    #[cfg(feature = "nftables")]
+    Ipvs(Box<IpvsPlane>),
     /// Maps of the kernel's nf_tables.
     #[cfg(feature = "nftables")]
     Nftables(Box<NftablesPlane>),
@@ -29,6 +32,8 @@ macro_rules! each {
     ($any:expr, $plane:ident => $call:expr) => {
         match $any {
             AnyDataPlane::Fake($plane) => $call,
+            #[cfg(feature = "nftables")]
+            AnyDataPlane::Ipvs($plane) => $call,
             #[cfg(feature = "nftables")]
             AnyDataPlane::Nftables($plane) => $call,
             AnyDataPlane::Userspace($plane) => $call,
@@ -86,5 +91,12 @@ impl From<UserspacePlane> for AnyDataPlane {
 impl From<NftablesPlane> for AnyDataPlane {
     fn from(plane: NftablesPlane) -> Self {
         AnyDataPlane::Nftables(Box::new(plane))
+    }
+}
+
+#[cfg(feature = "nftables")]
+impl From<IpvsPlane> for AnyDataPlane {
+    fn from(plane: IpvsPlane) -> Self {
+        AnyDataPlane::Ipvs(Box::new(plane))
     }
 }

@@ -55,6 +55,8 @@ pub struct Listening {
 pub struct Wanted {
     /// A data plane in the kernel.
     pub kernel_plane: Need,
+    /// Whether that is IPVS.
+    pub ipvs: bool,
     /// Networks of the overlay.
     pub overlay: Vec<IpNetwork>,
     /// Networks of VIPs.
@@ -92,9 +94,11 @@ impl Wanted {
         Wanted {
             kernel_plane: match config.data_plane {
                 PlaneChoice::Auto => Need::Preferred,
-                PlaneChoice::Nftables => Need::Required,
+                // IPVS has tables of nf_tables beside it.
+                PlaneChoice::Nftables | PlaneChoice::Ipvs => Need::Required,
                 PlaneChoice::Userspace => Need::No,
             },
+            ipvs: config.data_plane == PlaneChoice::Ipvs,
             overlay: config.overlay.iter().map(|overlay| overlay.network).collect(),
             vips: config.vip_cidr.clone(),
             dynamic_ports: Some(config.dynamic_ports),
@@ -114,6 +118,7 @@ impl Wanted {
         };
         Wanted {
             kernel_plane: Need::Preferred,
+            ipvs: false,
             overlay: Vec::new(),
             vips: Vec::new(),
             dynamic_ports: None,
