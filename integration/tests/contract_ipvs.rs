@@ -229,6 +229,57 @@ mod ipvs {
         w.hits(&front, 1..9).await;
     }
 
+    /// Whoever flushes all rules takes our names and marks; connections to VIPs live on, and all is as it was after the
+    /// next look. Then a run that was killed is cleaned up by a command.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn flushed_rules_come_back_and_cleanup_leaves_nothing() {
+        if !Put::possible() {
+            return;
+        }
+        let mut w = World::<Put>::start().await;
+        let links = run(&w.put, "ip", &["-o", "link"]);
+        let front = w.serving(Protocol::Tcp, &["a", "b"]).await;
+        let mut published = front.clone();
+        published.frontend.key.listen = Listen::AnyLocal(Family::V4);
+        published.frontend.key.ports = PortRange::single(9090).expect("a port");
+        w.set(&published).await;
+        let (mut flow, by) = w.reach(1, &front).await;
+        // Packets fill a set, too.
+        let rules = |put: &Put| {
+            let all = run(put, "nft", &["list", "ruleset"]);
+            all.lines().filter(|line| line.contains("comment")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (before, services) = (rules(&w.put), saved(&w.put));
+        run(&w.put, "nft", &["flush", "ruleset"]);
+        for again in 0..2 {
+            let observed = w.observed().await;
+            let wanted = std::mem::replace(&mut w.table, observed);
+            w.become_table(wanted).await;
+            assert_eq!((w.observed().await, saved(&w.put)), (w.table.clone(), services.clone()), "{again}");
+            w.still(&mut flow, &by).await;
+            // A rule of ours that is gone is as bad.
+            run(&w.put, "nft", &["flush", "chain", "ip", "mesh-agent-ipvs", "prerouting"]);
+        }
+        assert_eq!(w.observed().await, w.table);
+        assert_eq!(rules(&w.put), before);
+        w.reach(2, &front).await;
+
+        let links_of = mesh_agent::overlay::OverlayConfig::of_links("mesh0", "mesh-vx");
+        let clean = |dry_run| {
+            let cleaned = w.put.node().inside(|| mesh_agent::cleanup::clean(&links_of, dry_run));
+            let cleaned = cleaned.expect("the node's namespace");
+            assert_eq!(cleaned.failed, Vec::<String>::new());
+            cleaned.removed
+        };
+        let told = clean(true);
+        assert!(told.iter().any(|what| what.starts_with("remove virtual service TCP 10.96.")), "{told:?}");
+        assert_eq!(saved(&w.put), services, "only told");
+        assert_eq!(clean(false), told);
+        assert_eq!(clean(true), Vec::<String>::new());
+        assert_eq!((saved(&w.put), run(&w.put, "ip", &["-o", "link"])), (BTreeSet::new(), links));
+        assert_eq!(run(&w.put, "nft", &["list", "ruleset"]), "");
+    }
+
     /// 32 instances are replaced at once: none keeps its weight (moby#41896), and none is deleted on the way.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn moby_41896_every_weight_of_a_bulk_update_is_right() {

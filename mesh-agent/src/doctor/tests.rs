@@ -128,6 +128,14 @@ fn the_kernel() {
     assert_eq!(lacks("nf_tables", Need::Required), [("nftables", Level::Fail, "modprobe nf_tables".into())]);
     assert_eq!(lacks("nf_tables", Need::Preferred)[0].1, Level::Warn);
     assert_eq!(lacks("nf_tables", Need::No), []);
+    let ipvs = |wanted| {
+        troubles(|f| {
+            f.ipvs = false;
+            f.wanted.ipvs = wanted;
+        })
+    };
+    assert_eq!(ipvs(true), [("ipvs", Level::Fail, "modprobe ip_vs, or set data_plane: auto".into())]);
+    assert_eq!(ipvs(false), []);
     assert_eq!(lacks("netdev egress hook", Need::Required)[0].1, Level::Warn);
     assert_eq!(lacks("vxlan", Need::No), [("overlay-links", Level::Fail, "modprobe vxlan".into())]);
 

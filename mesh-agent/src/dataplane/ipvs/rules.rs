@@ -204,6 +204,9 @@ pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {
     itself.push(Expr::masquerade());
     let mut leaving = vec![(itself, comment("programs of this host"))];
     leaving.extend(source(layout, &ours(), outline.bridge.as_deref()));
+    // The packet around it inherits the mark, and a service by mark takes whatever has it.
+    let mut unmark = ours().to_vec();
+    unmark.extend([Expr::immediate(reg(0), &[0; 4]), Expr::set_meta(reg(0), libc::NFT_META_MARK)]);
     let mut all: Vec<Base> = refusals(layout).into();
     all.extend([
         screen(layout, false),
@@ -216,6 +219,11 @@ pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {
             name: "postrouting",
             hook: hook(HookKind::Nat, libc::NF_INET_POST_ROUTING, 95),
             rules: leaving,
+        },
+        Base {
+            name: "unmark",
+            hook: hook(HookKind::Filter, libc::NF_INET_POST_ROUTING, 200),
+            rules: vec![(unmark, comment("what a tunnel puts around it is not for IPVS"))],
         },
     ]);
     all
