@@ -29,6 +29,12 @@ pub fn clean(links: &OverlayConfig, bpffs: Option<&Path>, dry_run: bool) -> Clea
     let mut cleaned = Cleaned::default();
     #[cfg(not(feature = "ebpf"))]
     let _ = bpffs;
+    // Before the tables, which name what is ours in it.
+    #[cfg(feature = "nftables")]
+    match crate::dataplane::ipvs::clean(dry_run) {
+        Ok(removed) => cleaned.removed.extend(removed),
+        Err(error) => cleaned.failed.push(format!("ipvs: {error}")),
+    }
     match tables(dry_run) {
         Ok(removed) => cleaned.removed.extend(removed),
         Err(error) => cleaned.failed.push(format!("nftables: {error}")),
@@ -43,8 +49,8 @@ pub fn clean(links: &OverlayConfig, bpffs: Option<&Path>, dry_run: bool) -> Clea
     cleaned
 }
 
-/// The names of the agent's tables of nf_tables, in whatever family: the data plane's, the overlay's, the tunnels'.
-const TABLES: [&str; 3] = ["mesh-agent", "mesh-agent-overlay", guard::TABLE];
+/// The names of the agent's tables of nf_tables, in whatever family: the data planes', the overlay's, the tunnels'.
+const TABLES: [&str; 4] = ["mesh-agent", "mesh-agent-ipvs", "mesh-agent-overlay", guard::TABLE];
 
 fn tables(dry_run: bool) -> io::Result<Vec<String>> {
     let mut tables = Vec::new();

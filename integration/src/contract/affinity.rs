@@ -37,6 +37,10 @@ pub async fn a_client_stays_with_its_backend_whatever_the_port<P: PlaneUnderTest
 /// Counted from the last new flow; then the scheduler chooses anew.
 pub async fn affinity_is_forgotten_after_its_timeout<P: PlaneUnderTest>() {
     let mut w = World::<P>::start().await;
+    if !w.put.affinity_ends_with_its_timeout() {
+        // Its own tests say when it ends.
+        return;
+    }
     let mut front = w.serving(Protocol::Tcp, &["a", "b"]).await;
     front.frontend.affinity = Some(Affinity { timeout: Duration::from_millis(150) });
     w.set(&front).await;

@@ -85,6 +85,17 @@ pub trait PlaneUnderTest: Sized {
         true
     }
 
+    /// Whether `maglev` is this program's own table, the same on every node and plane, rather than one of the kernel's.
+    fn maglev_is_ours(&self) -> bool {
+        true
+    }
+
+    /// Whether affinity is counted from the last new flow, rather than from the moment that the plane has forgotten the
+    /// last flow.
+    fn affinity_ends_with_its_timeout(&self) -> bool {
+        true
+    }
+
     /// An address and port that nobody uses, for a frontend; the next `ports - 1` ports are free too.
     fn vip(&mut self, ports: u16) -> SocketAddr;
 

@@ -57,6 +57,21 @@ pub trait KernelPlane {
     fn rejects_udp_beside_old_flows() -> bool {
         true
     }
+
+    /// See [`PlaneUnderTest::maglev_is_ours`].
+    fn maglev_is_ours() -> bool {
+        true
+    }
+
+    /// See [`PlaneUnderTest::affinity_ends_with_its_timeout`].
+    fn affinity_ends_with_its_timeout() -> bool {
+        true
+    }
+
+    /// Whether this kernel has what it needs; says so when not.
+    fn possible() -> bool {
+        true
+    }
 }
 
 /// The fixture of a [`KernelPlane`], of one address family, with the clients on another host or on the node.
@@ -173,7 +188,7 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> PlaneUnderTest for Ker
     type Flow = SocketFlow;
 
     fn possible() -> bool {
-        lab::possible()
+        lab::possible() && K::possible()
     }
 
     async fn start() -> Self {
@@ -197,6 +212,14 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> PlaneUnderTest for Ker
 
     fn rejects_udp_beside_old_flows(&self) -> bool {
         K::rejects_udp_beside_old_flows()
+    }
+
+    fn maglev_is_ours(&self) -> bool {
+        K::maglev_is_ours()
+    }
+
+    fn affinity_ends_with_its_timeout(&self) -> bool {
+        K::affinity_ends_with_its_timeout()
     }
 
     fn vip(&mut self, _ports: u16) -> SocketAddr {

@@ -169,7 +169,7 @@ impl SocketFlow {
     }
 
     /// Asks for the client's address as the instance sees it.
-    pub(super) async fn seen(&mut self, patience: Duration) -> Said {
+    pub async fn seen(&mut self, patience: Duration) -> Said {
         said(self.converse(FROM), patience).await
     }
 

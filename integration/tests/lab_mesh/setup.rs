@@ -29,6 +29,9 @@ pub(crate) struct Plane {
 impl Plane {
     /// Whether it can be tested here: says so when not, and fails when `CI` is set.
     pub(crate) fn possible(&self) -> bool {
+        if self.config.contains("ipvs") && !lab::has_ipvs() {
+            return false;
+        }
         if !self.sealed {
             return lab::possible();
         }
@@ -62,6 +65,12 @@ pub(crate) const NFTABLES_SEALED: Plane = Plane {
     config: "data_plane: nftables\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
              overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"], encryption: wireguard}\n",
     sealed: true,
+    ..NFTABLES
+};
+
+pub(crate) const IPVS: Plane = Plane {
+    config: "data_plane: ipvs\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
+             overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n",
     ..NFTABLES
 };
 

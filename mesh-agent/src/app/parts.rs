@@ -117,6 +117,17 @@ pub(super) fn ebpf(
     }
 }
 
+#[cfg(feature = "nftables")]
+pub(super) fn ipvs(config: &Config) -> crate::dataplane::ipvs::IpvsConfig {
+    let alike = nftables(config);
+    crate::dataplane::ipvs::IpvsConfig {
+        node: alike.node,
+        vip_cidrs: alike.vip_cidrs,
+        overlay: alike.overlay,
+        bridge: alike.bridge,
+    }
+}
+
 pub(super) fn userspace(config: &Config) -> UserspaceConfig {
     let chosen = &config.userspace;
     UserspaceConfig {

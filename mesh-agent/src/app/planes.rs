@@ -11,31 +11,42 @@ use tokio::sync::watch;
 
 type Snapshots = watch::Receiver<Arc<Snapshot>>;
 
+/// How a plane is started.
+type Start = fn(&Config, &Snapshots) -> Result<AnyDataPlane, PlaneError>;
+
+/// The planes of the kernel, the best first.
+const KERNEL: [(&str, Start); 3] =
+    [("ebpf", ebpf), ("nftables", |config, _| nftables(config)), ("ipvs", |config, _| ipvs(config))];
+
 /// Starts the one that is configured; `auto` takes the best that works here, and says which and why not the others.
 pub(super) fn start(config: &Config, snapshots: &Snapshots) -> Result<AnyDataPlane, PlaneError> {
     match config.data_plane {
         PlaneChoice::Userspace => userspace(config),
-        PlaneChoice::Nftables => nftables(config),
         PlaneChoice::Ebpf => ebpf(config, snapshots),
-        PlaneChoice::Auto => {
-            let mut why = unsuited(config).map(str::to_owned).into_iter().collect::<Vec<_>>();
-            for plane in [ebpf, |config: &Config, _: &Snapshots| nftables(config)] {
-                if unsuited(config).is_some() {
-                    break;
-                }
-                match plane(config, snapshots) {
-                    Ok(plane) => {
-                        let name = crate::dataplane::DataPlane::name(&plane);
-                        tracing::info!(why = why.join("; "), "data_plane auto: {name}");
-                        return Ok(plane);
-                    }
-                    Err(error) => why.push(error.to_string()),
-                }
+        PlaneChoice::Nftables => nftables(config),
+        PlaneChoice::Ipvs => ipvs(config),
+        PlaneChoice::Auto => auto(config, snapshots),
+    }
+}
+
+fn auto(config: &Config, snapshots: &Snapshots) -> Result<AnyDataPlane, PlaneError> {
+    let mut why: Vec<String> = unsuited(config).map(str::to_owned).into_iter().collect();
+    let candidates = if why.is_empty() { &KERNEL[..] } else { &[] };
+    for (name, start) in candidates {
+        match start(config, snapshots) {
+            Ok(plane) if why.is_empty() => {
+                tracing::info!("data_plane auto: {name}");
+                return Ok(plane);
             }
-            tracing::info!(why = why.join("; "), "data_plane auto: userspace");
-            userspace(config)
+            Ok(plane) => {
+                tracing::info!(why = why.join("; "), "data_plane auto: {name}");
+                return Ok(plane);
+            }
+            Err(error) => why.push(error.to_string()),
         }
     }
+    tracing::info!(why = why.join("; "), "data_plane auto: userspace");
+    userspace(config)
 }
 
 fn userspace(config: &Config) -> Result<AnyDataPlane, PlaneError> {
@@ -63,9 +74,19 @@ fn nftables(config: &Config) -> Result<AnyDataPlane, PlaneError> {
     crate::dataplane::nftables::NftablesPlane::start(parts::nftables(config)).map(AnyDataPlane::from)
 }
 
+#[cfg(feature = "nftables")]
+fn ipvs(config: &Config) -> Result<AnyDataPlane, PlaneError> {
+    crate::dataplane::ipvs::IpvsPlane::start(parts::ipvs(config)).map(AnyDataPlane::from)
+}
+
 #[cfg(not(feature = "nftables"))]
 fn nftables(_: &Config) -> Result<AnyDataPlane, PlaneError> {
     Err(absent("nftables"))
+}
+
+#[cfg(not(feature = "nftables"))]
+fn ipvs(_: &Config) -> Result<AnyDataPlane, PlaneError> {
+    Err(absent("ipvs"))
 }
 
 #[cfg(not(all(feature = "ebpf", feature = "nftables")))]

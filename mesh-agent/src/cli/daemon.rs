@@ -8,7 +8,7 @@ use super::{
     stop,
 };
 use crate::{
-    app::App,
+    app::{App, StartError},
     config::{self, Config},
     demo::{self, DemoError, layout::KernelPlane},
     sys,
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let ran = runtime.block_on(async {
         let mut stopped = pin!(stop::asked(args.until_stdin_closes)?);
         let app = App::start(&config, stopped.as_mut()).await;
-        let Some(mut app) = app.map_err(|e| Failure::new(Code::Failure, e.to_string()))? else {
+        let Some(mut app) = app.map_err(not_started)? else {
             return Ok(());
         };
         let broken = tokio::select! {
@@ -60,6 +60,13 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     });
     runtime.shutdown_timeout(LAST_WORK);
     ran
+}
+
+fn not_started(error: StartError) -> Failure {
+    match error {
+        StartError::Plane(error) => Failure::new(Code::Unreachable, format!("data_plane: {error}")),
+        error => Failure::new(Code::Failure, error.to_string()),
+    }
 }
 
 /// `demo`: several nodes on this machine, until SIGINT or SIGTERM.

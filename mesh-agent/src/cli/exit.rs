@@ -17,7 +17,7 @@ pub enum Code {
     Data = 65,
     /// An input file cannot be read (EX_NOINPUT).
     NoInput = 66,
-    /// No agent answers (EX_UNAVAILABLE).
+    /// No agent answers, or the data plane that is asked for cannot be had here (EX_UNAVAILABLE).
     Unreachable = 69,
     /// Timed out, or try again later (EX_TEMPFAIL).
     TryAgain = 75,

@@ -80,9 +80,12 @@ fn plane(text: &str) -> Result<PlaneChoice, &'static str> {
         "auto" => Ok(PlaneChoice::Auto),
         "ebpf" if cfg!(feature = "ebpf") => Ok(PlaneChoice::Ebpf),
         "nftables" if cfg!(feature = "nftables") => Ok(PlaneChoice::Nftables),
+        "ipvs" if cfg!(feature = "nftables") => Ok(PlaneChoice::Ipvs),
         "userspace" => Ok(PlaneChoice::Userspace),
-        "nftables" | "ebpf" | "ipvs" => Err("is not in this build: use auto, ebpf, nftables or userspace"),
-        _ => Err("is no data plane: use auto, ebpf, nftables or userspace"),
+        "nftables" | "ebpf" | "ipvs" => {
+            Err("is not in this build: use auto, ebpf, nftables, ipvs or userspace")
+        }
+        _ => Err("is no data plane: use auto, ebpf, nftables, ipvs or userspace"),
     }
 }
 

@@ -232,16 +232,12 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
             "mesh.yaml:1: dynamic_ports: `9-3` is no port or port range: write 80 or 6000-6010, from 1 to 65535, the smaller first",
         ),
         (
-            "data_plane: ipvs\n",
-            "mesh.yaml:1: data_plane: \"ipvs\" is not in this build: use auto, ebpf, nftables or userspace",
-        ),
-        (
             "ebpf: {max_flows: 0}\n",
             "mesh.yaml:1: ebpf.max_flows: \"0\" is no whole number from 1024 to 16000000",
         ),
         (
             "data_plane: x\n",
-            "mesh.yaml:1: data_plane: \"x\" is no data plane: use auto, ebpf, nftables or userspace",
+            "mesh.yaml:1: data_plane: \"x\" is no data plane: use auto, ebpf, nftables, ipvs or userspace",
         ),
         (
             "userspace: {workers: 0}\n",

@@ -111,6 +111,8 @@ pub enum PlaneChoice {
     Ebpf,
     /// nf_tables of the kernel; needs root.
     Nftables,
+    /// The kernel's virtual server; needs root.
+    Ipvs,
     /// The userspace proxy; needs no privileges.
     Userspace,
 }

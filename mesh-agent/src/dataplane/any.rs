@@ -12,7 +12,7 @@ use crate::plan::{Op, Table};
 #[cfg(feature = "ebpf")]
 use super::ebpf::EbpfPlane;
 #[cfg(feature = "nftables")]
-use super::nftables::NftablesPlane;
+use super::{ipvs::IpvsPlane, nftables::NftablesPlane};
 
 /// Any data plane. An enum rather than a trait object: the set is closed and the calls stay plain `async fn`s.
 #[derive(Debug)]
@@ -22,6 +22,9 @@ pub enum AnyDataPlane {
     /// Programs and maps of our own in the kernel.
     #[cfg(feature = "ebpf")]
     Ebpf(EbpfPlane),
+    /// The kernel's virtual server.
+    #[cfg(feature = "nftables")]
+    Ipvs(Box<IpvsPlane>),
     /// Maps of the kernel's nf_tables.
     #[cfg(feature = "nftables")]
     Nftables(Box<NftablesPlane>),
@@ -36,6 +39,8 @@ macro_rules! each {
             AnyDataPlane::Fake($plane) => $call,
             #[cfg(feature = "ebpf")]
             AnyDataPlane::Ebpf($plane) => $call,
+            #[cfg(feature = "nftables")]
+            AnyDataPlane::Ipvs($plane) => $call,
             #[cfg(feature = "nftables")]
             AnyDataPlane::Nftables($plane) => $call,
             AnyDataPlane::Userspace($plane) => $call,
@@ -100,5 +105,12 @@ impl From<NftablesPlane> for AnyDataPlane {
 impl From<EbpfPlane> for AnyDataPlane {
     fn from(plane: EbpfPlane) -> Self {
         AnyDataPlane::Ebpf(plane)
+    }
+}
+
+#[cfg(feature = "nftables")]
+impl From<IpvsPlane> for AnyDataPlane {
+    fn from(plane: IpvsPlane) -> Self {
+        AnyDataPlane::Ipvs(Box::new(plane))
     }
 }

@@ -5,11 +5,19 @@
 //! To add one: a folder here, an arm in [`AnyDataPlane`], a line in the contract suite.
 
 mod any;
+#[cfg(feature = "nftables")]
+mod batch;
+#[cfg(feature = "nftables")]
+mod blocking;
 mod counters;
 #[cfg(feature = "ebpf")]
 pub mod ebpf;
 mod explain;
 pub mod fake;
+#[cfg(feature = "nftables")]
+pub mod ipvs;
+#[cfg(feature = "nftables")]
+mod netfilter;
 #[cfg(feature = "nftables")]
 pub mod nftables;
 mod plane;

@@ -55,6 +55,8 @@ pub struct Listening {
 pub struct Wanted {
     /// A data plane in the kernel.
     pub kernel_plane: Need,
+    /// Whether that is IPVS.
+    pub ipvs: bool,
     /// Networks of the overlay.
     pub overlay: Vec<IpNetwork>,
     /// Whether it is encrypted.
@@ -98,10 +100,12 @@ impl Wanted {
         Wanted {
             kernel_plane: match config.data_plane {
                 PlaneChoice::Auto => Need::Preferred,
-                PlaneChoice::Nftables => Need::Required,
+                // IPVS has tables of nf_tables beside it.
+                PlaneChoice::Nftables | PlaneChoice::Ipvs => Need::Required,
                 PlaneChoice::Ebpf => Need::No,
                 PlaneChoice::Userspace => Need::No,
             },
+            ipvs: config.data_plane == PlaneChoice::Ipvs,
             overlay: config.overlay.iter().map(|overlay| overlay.network).collect(),
             encrypted: config.overlay_links.encryption.is_some(),
             vips: config.vip_cidr.clone(),
@@ -122,6 +126,7 @@ impl Wanted {
         };
         Wanted {
             kernel_plane: Need::Preferred,
+            ipvs: false,
             overlay: Vec::new(),
             encrypted: false,
             vips: Vec::new(),

@@ -18,6 +18,7 @@ fn good() -> Facts {
         wanted: Wanted {
             encrypted: false,
             kernel_plane: Need::Required,
+            ipvs: false,
             overlay: vec!["10.77.0.0/16".parse().unwrap()],
             vips: vec!["10.96.0.0/16".parse().unwrap()],
             dynamic_ports: PortRange::new(30_000, 32_767).ok(),
@@ -128,6 +129,14 @@ fn the_kernel() {
     assert_eq!(lacks("nf_tables", Need::Required), [("nftables", Level::Fail, "modprobe nf_tables".into())]);
     assert_eq!(lacks("nf_tables", Need::Preferred)[0].1, Level::Warn);
     assert_eq!(lacks("nf_tables", Need::No), []);
+    let ipvs = |wanted| {
+        troubles(|f| {
+            f.ipvs = false;
+            f.wanted.ipvs = wanted;
+        })
+    };
+    assert_eq!(ipvs(true), [("ipvs", Level::Fail, "modprobe ip_vs, or set data_plane: auto".into())]);
+    assert_eq!(ipvs(false), []);
     assert_eq!(lacks("netdev egress hook", Need::Required)[0].1, Level::Warn);
     assert_eq!(lacks("vxlan", Need::No), [("overlay-links", Level::Fail, "modprobe vxlan".into())]);
 

@@ -35,7 +35,7 @@ const NODES: [&str; 2] = ["nodes4", "nodes6"];
 /// Mark → VTEP, in the netdev table.
 const MACS: &str = "macs";
 /// Changes with the rules: those of another version are laid anew.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// The marks of peers by link-layer address.
 pub type Marks = BTreeMap<Mac, u32>;
@@ -123,14 +123,17 @@ fn departing(bridge: &str, device: &str) -> Rules {
     out.extend(Expr::leaves_by(bridge, false));
     out.extend(Expr::leaves_by(device, false));
     out.push(Expr::masquerade());
-    let rule = |(set, proto, offset, len): (&str, u8, u32, u32)| {
+    // What IPVS sends to a backend nf_tables does not take for translated.
+    let ways = [Expr::translated(), crate::dataplane::ipvs::ours()];
+    let rule = |((set, proto, offset, len), way): ((&str, u8, u32, u32), &[Expr; 3])| {
         let mut rule = Expr::leaves_by(device, true).to_vec();
         rule.extend([Expr::meta(reg(0), libc::NFT_META_NFPROTO), Expr::cmp(reg(0), true, &[proto])]);
-        rule.extend(Expr::translated());
+        rule.extend_from_slice(way);
         rule.extend([Expr::network(reg(0), offset, len), Expr::lookup(reg(0), set), Expr::masquerade()]);
         ("a node that dials another", rule)
     };
-    let mut rules: Rules = [(NODES[0], 2, 12, 4), (NODES[1], 10, 8, 16)].map(rule).into();
+    let of = [(NODES[0], 2, 12, 4), (NODES[1], 10, 8, 16)];
+    let mut rules: Rules = ways.iter().flat_map(|way| of.map(|of| rule((of, way)))).collect();
     rules.push(("a container that leaves the overlay", out));
     rules
 }

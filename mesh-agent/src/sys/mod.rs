@@ -6,6 +6,7 @@ pub mod datagram;
 pub mod ethtool;
 pub mod file;
 mod genl;
+pub mod ipvs;
 pub mod link;
 pub mod netns;
 mod nfnetlink;

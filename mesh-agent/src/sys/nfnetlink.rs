@@ -7,7 +7,7 @@ use std::{io, net::IpAddr, time::Duration};
 
 /// `struct nlmsghdr`: length, type, flags, sequence number, port.
 const HEADER: usize = 16;
-/// `struct nfgenmsg`: family, version 0, resource id.
+/// `struct nfgenmsg`: family, version 0, resource id; `struct genlmsghdr`: command, version, two bytes of nothing.
 const NFGEN: usize = 4;
 // `NLM_F_*`
 pub(super) const REQUEST: u16 = 1;
@@ -60,6 +60,12 @@ impl Request {
         self.close(start);
     }
 
+    /// Adds an attribute of text, which ends with a NUL.
+    pub(super) fn put_text(&mut self, kind: u16, text: &str) {
+        self.put(kind, &[text.as_bytes(), &[0]].concat());
+    }
+
+    /// Adds a number; of netfilter's, unlike others, the greatest byte comes first.
     pub(super) fn put_u32(&mut self, kind: u16, value: u32) {
         self.put(kind, &value.to_be_bytes());
     }
@@ -92,6 +98,12 @@ impl Request {
         self.0.resize(self.0.len().next_multiple_of(4), 0);
     }
 
+    /// Asks for an answer when it is done, too.
+    fn acknowledged(&mut self) {
+        let flags = u16::from_ne_bytes([self.0[6], self.0[7]]) | ACK;
+        self.0[6..8].copy_from_slice(&flags.to_ne_bytes());
+    }
+
     /// The bytes to send, with their length and `sequence` filled in.
     pub(super) fn finish(&mut self, sequence: u32) -> &[u8] {
         let length = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
@@ -101,6 +113,9 @@ impl Request {
     }
 }
 
+/// How many requests of a row are sent at once: so many refusals fit into a socket's buffer of the default size.
+const ROW: usize = 64;
+
 /// A socket to netfilter, or another protocol, in one network namespace.
 pub(super) struct Channel {
     pub(super) socket: Socket,
@@ -109,7 +124,7 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Opens one in the calling thread's network namespace. Only the kernel is heard on it.
+    /// Opens one to netfilter in the calling thread's network namespace. Only the kernel is heard on it.
     pub(super) fn open() -> io::Result<Channel> {
         Self::open_to(NETLINK_NETFILTER)
     }
@@ -176,6 +191,42 @@ impl Channel {
         }
     }
 
+    /// Sends requests in a row, each for itself: which were refused, by their place, with the error number.
+    pub(super) fn row(&mut self, requests: Vec<Request>) -> io::Result<Vec<(usize, i32)>> {
+        let mut refused = Vec::new();
+        let mut requests = requests.into_iter().enumerate().peekable();
+        while requests.peek().is_some() {
+            let (first, mut bytes, mut places) = (self.sequence.wrapping_add(1), Vec::new(), Vec::new());
+            while let Some((place, mut request)) = requests.next() {
+                self.sequence = self.sequence.wrapping_add(1);
+                places.push(place);
+                let last = places.len() == ROW || requests.peek().is_none();
+                if last {
+                    request.acknowledged();
+                }
+                bytes.extend_from_slice(request.finish(self.sequence));
+                if last {
+                    break;
+                }
+            }
+            self.socket.send(&bytes, 0)?;
+            let mut heard = false;
+            while !heard {
+                self.receive(0)?;
+                for message in messages(&self.datagram) {
+                    let (sequence, answer) = message.map_err(|()| malformed())?;
+                    let place = usize::try_from(sequence.wrapping_sub(first)).ok();
+                    let Some(place) = place.and_then(|at| places.get(at)) else { continue };
+                    if let Answer::End(error) = answer {
+                        heard |= sequence == self.sequence;
+                        refused.extend((error != 0).then_some((*place, error)));
+                    }
+                }
+            }
+        }
+        Ok(refused)
+    }
+
     fn receive(&mut self, flags: libc::c_int) -> io::Result<()> {
         loop {
             self.datagram.clear();
@@ -225,7 +276,7 @@ fn message(bytes: &[u8]) -> Option<(usize, u32, Answer<'_>)> {
     let kind = u16_at(bytes, 4)?;
     let sequence = u32_at(bytes, 8)?;
     let payload = bytes.get(HEADER..length)?;
-    // The lower numbers are common to all of netlink: 2 is NLMSG_ERROR, 3 NLMSG_DONE; a negative errno follows.
+    // 2 is NLMSG_ERROR, 3 NLMSG_DONE; a negative errno follows.
     let answer = match kind {
         2 => Answer::End(error(payload)?),
         3 => Answer::End(error(payload).unwrap_or(0)),

@@ -118,6 +118,23 @@ fn an_agent_that_runs_is_known_and_left_alone() {
     assert!(running.wait().unwrap().success());
 }
 
+/// A data plane that the kernel does not have, asked for by name.
+#[test]
+fn a_data_plane_that_cannot_be_had_is_told_in_one_line() {
+    let Some(netns) = netns("a data plane") else { return };
+    if mesh_agent::sys::ipvs::Ipvs::open().is_ok() {
+        eprintln!("SKIPPED: this kernel has IPVS");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let config = configured(&folder, "vip_cidr: 10.96.0.0/16\ndata_plane: ipvs\nlog: {level: error}\n");
+    let ran = agent(&netns, NOBODY, &["run", "--config", &config]);
+    let told = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert_eq!(ran.status.code(), Some(69), "EX_UNAVAILABLE: {ran:?}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.contains("this kernel has no IPVS: modprobe ip_vs, or set data_plane: auto"), "{told}");
+}
+
 #[test]
 fn doctor_finds_what_is_in_the_way_and_its_fixes_help() {
     let Some(netns) = netns("doctor") else { return };

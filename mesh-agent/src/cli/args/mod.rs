@@ -48,7 +48,7 @@ Exit codes:
   64  wrong usage or configuration
   65  the input was refused, as a malformed service file
   66  an input file cannot be read
-  69  no agent answers
+  69  no agent answers, or the data plane asked for cannot be had here
   75  timed out, or a part of the agent is not there yet: try again
   77  not allowed: token missing or wrong";
 

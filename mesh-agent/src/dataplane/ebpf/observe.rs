@@ -70,7 +70,7 @@ fn forget<K: Eq + Hash, V>(map: &mut HashMap<K, V>, keys: impl Iterator<Item = K
 }
 
 impl Read {
-    fn read(maps: &Maps) -> io::Result<Read> {
+    fn from_kernel(maps: &Maps) -> io::Result<Read> {
         let (services4, services6) = (all(&maps.services4)?, all(&maps.services6)?);
         let services = || services4.values().chain(services6.values());
         let slots = services().map(|s: &kernel::Service| s.base.saturating_add(s.slots)).max().unwrap_or(0);
@@ -166,7 +166,7 @@ pub(super) fn read(maps: &Maps, place: &Place, unix: u64) -> io::Result<State> {
     let names: Names =
         maps.names.entries()?.into_iter().map(|(key, bytes)| (key, note::read_name(&bytes))).collect();
     let mut state = State::empty(maps.sizes());
-    let mut read = Read::read(maps)?;
+    let mut read = Read::from_kernel(maps)?;
     let mut notes: BTreeMap<u32, _> = maps.frontend_notes.entries()?.into_iter().collect();
     read.frontends = maps.frontends.range(0, notes.keys().max().map_or(0, |most| most.saturating_add(1)))?;
     let (mut lists, mut backends) = (read.lists(), read.members(&names));

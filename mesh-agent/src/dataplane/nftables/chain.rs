@@ -3,11 +3,16 @@
 
 use super::{
     ids::SetId,
-    layout::Layout,
-    names::{REJECT, Rule, comment},
     shape::{Pick, Shape},
 };
-use crate::sys::nft::{Expr, FlowTimeout, reg};
+use crate::{
+    dataplane::netfilter::{
+        layout::Layout,
+        names::{REJECT, Rule, comment},
+        sets::Common,
+    },
+    sys::nft::{Expr, FlowTimeout, reg},
+};
 
 /// How often a backend at its limit makes a flow try another.
 const RETRIES: usize = 3;
@@ -31,8 +36,8 @@ impl Shape {
             let mut deny = key();
             deny.push(layout.source(words));
             deny.extend([
-                Expr::lookup_not(reg(0), &SetId::Allow.to_string()),
-                Expr::lookup(reg(0), &SetId::Denied.to_string()),
+                Expr::lookup_not(reg(0), Common::Allow.name()),
+                Expr::lookup(reg(0), Common::Denied.name()),
                 Expr::goto(REJECT),
             ]);
             rules.push((deny, comment("source not allowed")));

@@ -1,25 +1,30 @@
 //! What backends and frontends got, from the counters of elements and the table of flows.
 
 use super::{
-    flows::{leads_to, over},
     ids::{self, ALWAYS, SetId},
-    layout::Layout,
     state::State,
     write::Change,
 };
 use crate::{
-    dataplane::counters::{BackendCounters, Counters, FrontendCounters},
-    plan::{BackendId, Entry, FrontendKey, Listen, Table},
+    dataplane::{
+        counters::{BackendCounters, Counters, FrontendCounters},
+        netfilter::{
+            flows::{leads_to, over},
+            layout::Layout,
+            places::Places,
+            sets::Common,
+        },
+    },
+    plan::{BackendId, FrontendKey, Table},
     sys::{
-        conntrack::{Conntrack, Filter, FlowEntry, Masked, status},
+        conntrack::{Conntrack, Filter, Masked, status},
         nft::{Data, Element, Nft},
     },
 };
 use mesh_control::model::{Family, Protocol, ServiceKey};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
 };
 
 type BackendKey = (ServiceKey, BackendId, Protocol);
@@ -96,7 +101,7 @@ impl Tally {
         let refused = self.frontends.entry(key).or_default();
         match (set, &element.data) {
             (SetId::Services, _) => refused.no_backend += packets,
-            (SetId::Denied, _) => refused.denied += packets,
+            (SetId::Common(Common::Denied), _) => refused.denied += packets,
             (SetId::Limited, _) => refused.limited += packets,
             (_, Some(Data::Bytes(leads))) => {
                 let at = layout.read_socket(leads);
@@ -107,43 +112,6 @@ impl Tally {
             }
             _ => {}
         }
-    }
-}
-
-/// Which frontend an address and a port belong to.
-struct Places {
-    exact: HashMap<(Option<IpAddr>, Protocol, u16), FrontendKey>,
-}
-
-impl Places {
-    fn new<'a>(keys: impl Iterator<Item = &'a FrontendKey>, layout: &Layout) -> Places {
-        let mut exact = HashMap::new();
-        for key in keys.filter(|key| key.listen.family() == layout.family) {
-            let address = match key.listen {
-                Listen::Vip(a) | Listen::Address(a) => Some(a),
-                Listen::AnyLocal(_) => None,
-            };
-            exact.extend(key.ports.iter().map(|port| ((address, key.protocol, port), *key)));
-        }
-        Places { exact }
-    }
-
-    /// With which of its ports that is.
-    fn find(&self, layout: &Layout, key: &[u8]) -> Option<(FrontendKey, u16)> {
-        let at = layout.read_key(key)?;
-        let key = *self.exact.get(&at)?;
-        Some((key, at.2.saturating_sub(key.ports.first())))
-    }
-
-    /// The frontend that a flow was dialled at.
-    fn dialled<'t>(&self, table: &'t Table, flow: &FlowEntry) -> Option<&'t Entry> {
-        let protocol = match flow.original.proto {
-            6 => Protocol::Tcp,
-            17 => Protocol::Udp,
-            _ => return None,
-        };
-        let at = |address| self.exact.get(&(address, protocol, flow.original.dport));
-        table.get(at(Some(flow.original.dst)).or_else(|| at(None))?)
     }
 }
 

@@ -2,48 +2,27 @@
 
 use super::{
     ids::{self, SetId},
-    layout::{Layout, octets},
-    realize::{backend_id, service_id, unsupported},
+    realize::{service_id, unsupported},
     shape::Pick,
     slots::slots,
     state::State,
 };
 use crate::{
-    dataplane::explain::{Candidate, Explanation, Flow},
+    dataplane::{
+        explain::{Candidate, Explanation, Flow},
+        netfilter::{
+            elements::{Place, backend_id},
+            explain::{find, reason},
+            layout::{Layout, octets},
+        },
+    },
     plan::{
-        Backend, BackendId, BackendState, Entry, FrontendKey, Listen,
+        Backend, BackendId, Entry, Listen,
         maglev::{client_hash, slot_of},
     },
     sys::nft::{Data, Nft, concat},
 };
-use mesh_control::model::{Family, PortRange};
-
-/// The frontend that a flow meets: one on the very address before one on every local address.
-fn find<'a>(state: &'a State, flow: &Flow) -> Option<&'a Entry> {
-    let (ip, port) = (flow.destination.ip(), flow.destination.port());
-    let single = PortRange::single(port).ok()?;
-    let places = [Listen::Vip(ip), Listen::Address(ip), Listen::AnyLocal(Family::of(&ip))];
-    places.into_iter().find_map(|listen| {
-        let key = FrontendKey { listen, ports: single, protocol: flow.protocol };
-        let within = |key: &FrontendKey| {
-            key.listen == listen && key.protocol == flow.protocol && key.ports.contains(port)
-        };
-        state.table.get(&key).or_else(|| {
-            let range = state.table.values().find(|e| within(&e.frontend.key));
-            range.filter(|e| e.frontend.key.ports.count() > 1)
-        })
-    })
-}
-
-fn reason(backend: &Backend, denied: bool) -> Option<String> {
-    Some(match backend.state {
-        BackendState::Draining { .. } => "draining".into(),
-        BackendState::Down => "down".into(),
-        BackendState::Active if backend.weight == 0 => "weight 0".into(),
-        BackendState::Active if denied => "the client may not connect".into(),
-        BackendState::Active => return None,
-    })
-}
+use mesh_control::model::Family;
 
 /// Whom the kernel remembers for this client.
 fn remembered(nft: &mut Nft, layout: &Layout, entry: &Entry, flow: &Flow) -> Option<BackendId> {
@@ -54,13 +33,8 @@ fn remembered(nft: &mut Nft, layout: &Layout, entry: &Entry, flow: &Flow) -> Opt
     entry.backends.iter().find(|b| backend_id(b) == *id).map(|b| b.id.clone())
 }
 
-pub(super) fn explain(
-    nft: &mut Nft,
-    state: &State,
-    place: &super::realize::Place,
-    flow: &Flow,
-) -> Explanation {
-    let Some(entry) = find(state, flow).filter(|entry| unsupported(&entry.frontend).is_none()) else {
+pub(super) fn explain(nft: &mut Nft, state: &State, place: &Place, flow: &Flow) -> Explanation {
+    let Some(entry) = find(&state.table, flow).filter(|entry| unsupported(&entry.frontend).is_none()) else {
         let (frontend, service, affinity) = (None, None, None);
         return Explanation { frontend, service, candidates: Vec::new(), affinity, objects: Vec::new() };
     };

@@ -1,7 +1,17 @@
 //! Which set: what each of ours is for, and its name. Pure.
 
 use super::shape::{Shape, Target};
+use crate::dataplane::netfilter::{layout::Layout, sets::Common};
+use mesh_control::model::Family;
 use std::fmt;
+
+/// The name of our tables.
+pub const TABLE: &str = "mesh-agent";
+
+/// The layouts of both families' tables.
+pub(super) fn layouts() -> [Layout; 2] {
+    [Layout::of(Family::V4, TABLE), Layout::of(Family::V6, TABLE)]
+}
 
 /// A set or map of a table. Those of a [`Shape`] are named by its chain alone and go with it: the kernel checks an
 /// element that is added against every rule that names its map, and every element of a map against a rule that is
@@ -26,23 +36,12 @@ pub(super) enum SetId {
     Ids(Shape),
     /// What clients are remembered by: service's id, client → backend's id.
     Affinity,
-    /// Who may connect: frontend, source.
-    Allow,
-    /// Frontends with such a list; they count whom they turn away.
-    Denied,
     /// Frontends with a limit; they count whom they turn away.
     Limited,
     /// Backends that take no new flows, with no data: only so that they can be read back.
     Idle,
-    /// Backends of this node that may dial themselves: address, the same address.
-    Hairpin,
-    /// Backends that would answer past us.
-    Masquerade,
-    /// Devices that packets came in by: device, the same device. Filled by packets; looked up by the devices that a
-    /// packet came in by and leaves by, it tells whether they are one, which no expression compares.
-    SameDevice,
-    /// VIPs in use, which answer ping.
-    Vips,
+    /// What other planes have, too. VIPs in it answer ping.
+    Common(Common),
     /// The flows of backends limited to so many, counted.
     Most(u32),
     /// What another version kept backends in, for all shapes: `slots` and `backends`.
@@ -55,14 +54,14 @@ pub(super) const ALWAYS: [SetId; 12] = [
     SetId::Shapes { local: false },
     SetId::Shapes { local: true },
     SetId::Affinity,
-    SetId::Allow,
-    SetId::Denied,
     SetId::Limited,
     SetId::Idle,
-    SetId::Hairpin,
-    SetId::Masquerade,
-    SetId::SameDevice,
-    SetId::Vips,
+    SetId::Common(Common::Allow),
+    SetId::Common(Common::Denied),
+    SetId::Common(Common::Hairpin),
+    SetId::Common(Common::Masquerade),
+    SetId::Common(Common::SameDevice),
+    SetId::Common(Common::Vips),
 ];
 
 /// The sets that only the chain of a shape names.
@@ -89,8 +88,8 @@ impl SetId {
 
     /// Whether elements count the flows that meet them.
     pub(super) fn counts(self) -> bool {
-        use SetId::{Backends, Denied, Limited, Services, Slots};
-        matches!(self, Services | Slots(_) | Backends(_) | Denied | Limited)
+        use SetId::{Backends, Limited, Services, Slots};
+        matches!(self, Services | Slots(_) | Backends(_) | Limited | SetId::Common(Common::Denied))
     }
 }
 
@@ -105,14 +104,9 @@ impl fmt::Display for SetId {
             SetId::Backends(shape) => return write!(f, "backends-{shape}"),
             SetId::Ids(shape) => return write!(f, "ids-{shape}"),
             SetId::Affinity => "affinity",
-            SetId::Allow => "allow",
-            SetId::Denied => "denied",
             SetId::Limited => "limited",
             SetId::Idle => "idle",
-            SetId::Hairpin => "hairpin",
-            SetId::Masquerade => "masquerade",
-            SetId::SameDevice => "same-device",
-            SetId::Vips => "vips",
+            SetId::Common(common) => common.name(),
             SetId::Most(most) => return write!(f, "max{most}"),
             SetId::Former(false) => "slots",
             SetId::Former(true) => "backends",

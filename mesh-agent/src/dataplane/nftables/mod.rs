@@ -12,13 +12,8 @@
 
 mod chain;
 mod counters;
-mod deadline;
 mod explain;
-mod flows;
 mod ids;
-mod layout;
-mod names;
-mod note;
 mod observe;
 mod realize;
 mod sets;
@@ -29,32 +24,37 @@ mod state;
 mod tests;
 mod write;
 
-pub use layout::TABLE;
-pub use names::RESET;
+pub use super::netfilter::names::RESET;
+pub use ids::TABLE;
 
 use super::{
+    batch::Batch,
+    blocking::{blocking, locked},
     counters::Counters,
     explain::{Explanation, Flow},
-    plane::{ApplyError, ApplyReport, Capabilities, DataPlane, PlaneError},
+    netfilter::{
+        deadline::Deadlines,
+        elements::Place,
+        flows::{self, Cut, Cuts},
+    },
+    plane::{ApplyReport, Capabilities, DataPlane, PlaneError},
 };
 use crate::{
-    plan::{FrontendKey, Op, Table, apply_ops},
+    plan::{FrontendKey, Op, Table},
     sys::{
         conntrack::Conntrack,
         nft::{Nft, Transaction},
     },
 };
 use counters::Tally;
-use deadline::Deadlines;
 use ipnetwork::IpNetwork;
 use mesh_control::model::{NodeName, Protocol, Scheduler};
-use realize::Place;
 use sets::Outline;
 use state::State;
 use std::{
     collections::BTreeSet,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 use write::Change;
 
@@ -85,21 +85,8 @@ pub struct NftablesPlane {
     deadlines: Deadlines,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn failed(action: &'static str) -> impl Fn(io::Error) -> PlaneError {
     move |source| PlaneError { plane: NAME, action, source }
-}
-
-/// Lets other tasks of this thread go on elsewhere, where the runtime can: netlink calls block while the kernel works.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
-    }
 }
 
 impl NftablesPlane {
@@ -110,18 +97,23 @@ impl NftablesPlane {
     /// [`PlaneError`] when the kernel has no nf_tables or the process may not use it.
     pub fn start(config: NftablesConfig) -> Result<NftablesPlane, PlaneError> {
         let mut nft = Nft::open().map_err(failed("open a netlink socket"))?;
-        for layout in layout::Layout::both() {
+        for layout in ids::layouts() {
             nft.chains(&layout.table)
                 .map_err(failed("use nf_tables (run as root, or set data_plane: userspace)"))?;
         }
         let tally = Arc::<Mutex<Tally>>::default();
+        let conntrack = || Conntrack::open().map_err(failed("open a conntrack socket"));
+        let (mut theirs, counted) = (conntrack()?, Arc::clone(&tally));
+        let end = move |due: &[Cut]| {
+            flows::cut(&mut theirs, due, flows::TRANSLATED).map(|ended| locked(&counted).reset(ended))
+        };
         Ok(NftablesPlane {
             place: Place { node: config.node, overlay: config.overlay },
             outline: Outline { vip_cidrs: config.vip_cidrs, bridge: config.bridge },
             nft: Mutex::new(nft),
-            conntrack: Mutex::new(Conntrack::open().map_err(failed("open a conntrack socket"))?),
+            conntrack: Mutex::new(conntrack()?),
             state: State::empty(),
-            deadlines: Deadlines::start(Arc::clone(&tally)).map_err(failed("start the drain thread"))?,
+            deadlines: Deadlines::start(NAME, end).map_err(failed("start the drain thread"))?,
             tally,
         })
     }
@@ -133,11 +125,9 @@ impl NftablesPlane {
         for key in touched.iter().filter(|key| !work.contains_key(*key)) {
             locked(&self.tally).forget(key);
         }
-        // A datagram that comes after this change must not go to who is gone; a connection may hear of it a little later.
-        let (tcp, udp) = cuts.now.into_iter().partition(|cut| cut.frontend.protocol == Protocol::Tcp);
-        cuts.now = tcp;
+        let datagrams = cuts.take_datagrams();
         self.deadlines.follow(&self.state.table, cuts);
-        let ended = flows::cut(&mut locked(&self.conntrack), &udp);
+        let ended = flows::cut(&mut locked(&self.conntrack), &datagrams, flows::TRANSLATED);
         locked(&self.tally).reset(ended?);
         Ok(())
     }
@@ -167,7 +157,7 @@ impl NftablesPlane {
             let all = table.keys().copied().collect();
             self.program(&table, &all)?;
         }
-        let mut cuts = flows::Cuts::default();
+        let mut cuts = Cuts::default();
         self.state.table.values().for_each(|entry| flows::deadlines(&mut cuts, entry));
         self.deadlines.follow(&self.state.table, cuts);
         Ok(())
@@ -217,55 +207,15 @@ impl DataPlane for NftablesPlane {
     }
 
     async fn apply(&mut self, ops: &[Op]) -> ApplyReport {
-        let mut report = ApplyReport::default();
-        let (mut good, mut at) = (Vec::with_capacity(ops.len()), Vec::with_capacity(ops.len()));
-        for (index, op) in ops.iter().enumerate() {
-            if let Op::PutFrontend(frontend) = op
-                && let Some(reason) = realize::unsupported(frontend)
-            {
-                let error = ApplyError::Unsupported { frontend: frontend.key, reason };
-                report.failed.push((index, error));
-                continue;
-            }
-            good.push(op.clone());
-            at.push(index);
-        }
-        let mut work = self.state.table.clone();
-        for index in apply_ops(&mut work, &good) {
-            report.failed.push((at[index], ApplyError::NoSuchFrontend(good[index].frontend())));
-        }
-        let mut touched: BTreeSet<FrontendKey> = good.iter().map(Op::frontend).collect();
-        let large: Vec<(FrontendKey, String)> =
-            touched.iter().filter_map(|key| Some((*key, realize::too_large(work.get(key)?)?))).collect();
-        for (key, reason) in large {
-            touched.remove(&key);
-            match self.state.table.get(&key) {
-                Some(held) => drop(work.insert(key, held.clone())),
-                None => drop(work.remove(&key)),
-            }
-            for (_, index) in good.iter().zip(&at).filter(|(op, _)| op.frontend() == key) {
-                let error = ApplyError::Unsupported { frontend: key, reason: reason.clone() };
-                report.failed.push((*index, error));
-            }
-        }
-        let refused = blocking(|| match self.bring(&work, &touched) {
+        let batch = Batch::new(&self.state.table, ops, realize::unsupported, realize::too_large);
+        let refused = blocking(|| match self.bring(&batch.work, &batch.touched) {
             Ok(()) => Vec::new(),
             Err(error) => {
                 tracing::debug!(plane = NAME, %error, "a change was refused: again, one frontend at a time");
-                self.one_by_one(&work, &touched)
+                self.one_by_one(&batch.work, &batch.touched)
             }
         });
-        for (key, error) in &refused {
-            for (op, index) in good.iter().zip(&at).filter(|(op, _)| op.frontend() == *key) {
-                let source = io::Error::new(error.kind(), error.to_string());
-                let failed = ApplyError::System { frontend: op.frontend(), action: "program", source };
-                report.failed.push((*index, failed));
-            }
-        }
-        report.failed.sort_by_key(|(index, _)| *index);
-        report.failed.dedup_by_key(|(index, _)| *index);
-        report.applied = ops.len() - report.failed.len();
-        report
+        batch.report(&refused)
     }
 
     fn counters(&self) -> Counters {
@@ -290,15 +240,15 @@ impl DataPlane for NftablesPlane {
         let all: BTreeSet<FrontendKey> = self.state.table.keys().copied().collect();
         let cuts = flows::cuts(&self.state.table, &Table::new(), &all);
         let mut batch = Transaction::new();
-        for layout in layout::Layout::both() {
+        for layout in ids::layouts() {
             batch.delete_table(&layout.table);
         }
         blocking(|| {
             locked(&self.nft).commit(batch)?;
             self.state = State::empty();
-            self.deadlines.follow(&self.state.table, flows::Cuts::default());
+            self.deadlines.follow(&self.state.table, Cuts::default());
             // Without our rules nobody resets what is marked: what was translated is forgotten.
-            flows::forget(&mut locked(&self.conntrack), &cuts.now)
+            flows::forget(&mut locked(&self.conntrack), &cuts.now, flows::TRANSLATED)
         })
         .map_err(failed("remove the tables"))
     }

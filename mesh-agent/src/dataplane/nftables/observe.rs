@@ -2,15 +2,19 @@
 
 use super::{
     ids::{self, ALWAYS, SetId},
-    layout::Layout,
-    note,
-    realize::{Place, picked, read_allowed, realize},
+    realize::{picked, realize},
     sets::{Outline, chains},
     shape::Target,
     state::{Side, State},
     write::way,
 };
 use crate::{
+    dataplane::netfilter::{
+        elements::{Place, read_allowed},
+        layout::Layout,
+        note,
+        sets::Common,
+    },
     plan::{Backend, Entry},
     sys::nft::{Data, Element, Nft},
 };
@@ -61,7 +65,7 @@ fn read_side(
     let mut held = Held::new();
     for id in names.iter().filter_map(|name| SetId::parse(name)) {
         // Packets fill these.
-        if matches!(id, SetId::Affinity | SetId::SameDevice | SetId::Most(_)) {
+        if matches!(id, SetId::Affinity | SetId::Common(Common::SameDevice) | SetId::Most(_)) {
             continue;
         }
         for element in nft.elements(&layout.table, &id.to_string())? {
@@ -132,8 +136,9 @@ fn decode(layout: &Layout, held: &Held) -> Vec<(Entry, u16)> {
         .collect();
     let mut entries = Vec::new();
     for ((_, key), element) in of(SetId::Services).filter(|(_, element)| !element.note.is_empty()) {
-        let mut allow: Vec<(u16, IpNetwork)> =
-            within(SetId::Allow, key).filter_map(|element| read_allowed(&element.note)).collect();
+        let mut allow: Vec<(u16, IpNetwork)> = within(SetId::Common(Common::Allow), key)
+            .filter_map(|element| read_allowed(&element.note))
+            .collect();
         allow.sort_unstable_by_key(|(at, _)| *at);
         let allow = allow.into_iter().map(|(_, network)| network).collect();
         let Some(frontend) =

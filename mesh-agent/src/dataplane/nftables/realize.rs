@@ -3,30 +3,24 @@
 
 use super::{
     ids::SetId,
-    layout::{Layout, octets},
-    note,
     shape::{Pick, Shape, Target, hashed},
     slots::slots,
 };
 use crate::{
-    plan::{Backend, Entry, Frontend, Listen, maglev},
+    dataplane::netfilter::{
+        elements::{Place, allowed, backend_id, shared},
+        layout::{Layout, octets},
+        note,
+        sets::Common,
+    },
+    plan::{Backend, Entry, Frontend, Listen},
     sys::nft::{Count, Data, Element, concat},
 };
-use ipnetwork::IpNetwork;
-use mesh_control::model::{Family, NoBackend, NodeName, Scheduler, ServiceKey};
-use std::{net::IpAddr, time::Duration};
+use mesh_control::model::{Family, NoBackend, Scheduler, ServiceKey};
+use std::time::Duration;
 
 /// Most elements of one frontend: ports times slots.
 const MOST: usize = 1 << 18;
-
-/// What elements depend on besides the frontend.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Place {
-    /// This node.
-    pub(super) node: NodeName,
-    /// Networks of addresses whose answers come back through us wherever the endpoint is.
-    pub(super) overlay: Vec<IpNetwork>,
-}
 
 /// An element and the set it belongs to.
 pub(super) type Placed = (SetId, Element);
@@ -68,11 +62,6 @@ pub(super) fn too_large(entry: &Entry) -> Option<String> {
 pub(super) fn service_id(service: &ServiceKey) -> [u8; 8] {
     let bytes = service.namespace.as_str().bytes().chain([b'/']).chain(service.name.as_str().bytes());
     hashed(bytes)
-}
-
-/// The id of a backend, for affinity.
-pub(super) fn backend_id(backend: &Backend) -> [u8; 8] {
-    maglev::backend_hash(&backend.id).to_ne_bytes()
 }
 
 /// Where an entry's flows go: what there is to decide before its elements can be told.
@@ -166,18 +155,20 @@ pub(super) fn realize(
         if first {
             for (backend, _) in entry.backends.iter().zip(&seen).filter(|(_, seen)| !**seen) {
                 let element = plain(concat(&[&base, &backend_id(backend)]), None);
-                own.push((SetId::Idle, Element { note: note::of_idle(backend), ..element }));
+                own.push((SetId::Idle, Element { note: note::of_backend(backend), ..element }));
             }
         }
         if frontend.max_connections.is_some() {
             own.push((SetId::Limited, plain(base.clone(), None)));
         }
         if !frontend.allow.is_empty() {
-            own.push((SetId::Denied, plain(base.clone(), None)));
-            own.extend(allowed(layout, &base, &frontend.allow).map(|element| (SetId::Allow, element)));
+            own.push((SetId::Common(Common::Denied), plain(base.clone(), None)));
+            let allow = allowed(layout, &base, &frontend.allow);
+            own.extend(allow.map(|element| (SetId::Common(Common::Allow), element)));
         }
     }
-    Realized { target, own, shared: shared(layout, place, entry, &picked.slots) }
+    let shared = shared(layout, place, entry, &picked.slots).into_iter();
+    Realized { target, own, shared: shared.map(|(set, element)| (SetId::Common(set), element)).collect() }
 }
 
 /// The kernel counts whole seconds; the plane forgets nothing before its time.
@@ -189,50 +180,4 @@ fn seconds(timeout: Duration) -> u32 {
 /// Where slot and backend elements lead.
 pub(super) fn socket(backend: &Backend, offset: u16) -> Vec<u8> {
     concat(&[&octets(backend.address), &backend.port.saturating_add(offset).to_be_bytes()])
-}
-
-/// One element for each network of the family, with its place in the list.
-fn allowed<'a>(
-    layout: &'a Layout,
-    base: &'a [u8],
-    allow: &'a [IpNetwork],
-) -> impl Iterator<Item = Element> + 'a {
-    let ours = |(_, network): &(u16, &IpNetwork)| Family::of(&network.ip()) == layout.family;
-    (0_u16..).zip(allow).filter(ours).map(move |(at, network)| Element {
-        key: concat(&[base, &octets(network.network())]),
-        key_end: Some(concat(&[base, &octets(network.broadcast())])),
-        note: concat(&[&at.to_be_bytes(), &[network.prefix()], &octets(network.ip())]),
-        ..Element::default()
-    })
-}
-
-/// The place and the network of an element of [`SetId::Allow`].
-pub(super) fn read_allowed(note: &[u8]) -> Option<(u16, IpNetwork)> {
-    let at = u16::from_be_bytes(note.get(..2)?.try_into().ok()?);
-    let prefix = *note.get(4)?;
-    let address: IpAddr = match note.get(8..)? {
-        v4 if v4.len() == 4 => <[u8; 4]>::try_from(v4).ok()?.into(),
-        v6 => <[u8; 16]>::try_from(v6).ok()?.into(),
-    };
-    Some((at, IpNetwork::new(address, prefix).ok()?))
-}
-
-fn shared(layout: &Layout, place: &Place, entry: &Entry, picked: &[usize]) -> Vec<Placed> {
-    let bare = |set, key| (set, Element { key, ..Element::default() });
-    let mut shared = Vec::new();
-    if let Listen::Vip(vip) = entry.frontend.key.listen {
-        shared.push(bare(SetId::Vips, octets(vip)));
-    }
-    let mut backends: Vec<&Backend> = picked.iter().map(|i| &entry.backends[*i]).collect();
-    backends.sort_unstable_by_key(|b| (b.address, &b.id));
-    backends.dedup_by_key(|b| b.address);
-    for backend in backends.into_iter().filter(|b| Family::of(&b.address) == layout.family) {
-        let bytes = octets(backend.address);
-        if backend.id.node == place.node {
-            shared.push(bare(SetId::Hairpin, concat(&[&bytes, &bytes])));
-        } else if !place.overlay.iter().any(|network| network.contains(backend.address)) {
-            shared.push(bare(SetId::Masquerade, bytes));
-        }
-    }
-    shared
 }

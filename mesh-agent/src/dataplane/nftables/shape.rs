@@ -1,8 +1,10 @@
 //! Shapes: how frontends pick a backend. One chain, with maps of its own, serves every frontend of its shape. Its name
 //! says the shape, so that it can be read back. Pure.
 
-use super::names::{DROP, REJECT};
-use crate::plan::maglev;
+use crate::{
+    dataplane::netfilter::names::{DROP, REJECT},
+    plan::maglev,
+};
 use std::fmt;
 
 /// How a slot is picked.

@@ -1,12 +1,14 @@
 //! What the kernel holds, as last read or written.
 
 use super::{
-    ids::SetId,
-    layout::Layout,
-    realize::{Place, Placed, Realized, picked, realize, service_id},
+    ids::{SetId, layouts},
+    realize::{Placed, Realized, picked, realize, service_id},
     shape::{Shape, Target},
 };
-use crate::plan::{Entry, Frontend, FrontendKey, Table, maglev};
+use crate::{
+    dataplane::netfilter::{elements::Place, layout::Layout},
+    plan::{Entry, Frontend, FrontendKey, Table, maglev},
+};
 use imbl::OrdMap;
 
 /// Most chains that are alike but for their number, each with a round-robin counter and maps of its own; beyond,
@@ -126,6 +128,6 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn empty() -> State {
-        State { table: Table::new(), sides: Layout::both().map(Side::new) }
+        State { table: Table::new(), sides: layouts().map(Side::new) }
     }
 }

@@ -2,16 +2,21 @@
 
 use super::{
     NftablesConfig, NftablesPlane,
-    flows::{Cut, is_back},
-    ids::SetId,
-    layout::Layout,
-    names::{DROP, REJECT},
-    note,
-    realize::{backend_id, socket},
+    ids::{SetId, TABLE},
+    realize::socket,
     sets::{Outline, chains, set},
 };
 use crate::{
-    dataplane::plane::DataPlane,
+    dataplane::{
+        netfilter::{
+            elements::backend_id,
+            flows::{Cut, is_back},
+            layout::Layout,
+            names::{DROP, REJECT},
+            note,
+        },
+        plane::DataPlane,
+    },
     plan::{Backend, BackendId, BackendState, Entry, Frontend, FrontendKey, Listen, Op, Table},
     sys::{
         conntrack::{Conntrack, Filter, Masked, status},
@@ -89,7 +94,7 @@ fn entry(protocol: Protocol, to: SocketAddr) -> Entry {
 /// The tables of version 1, as far as these entries need them: services named their chains themselves, and all chains
 /// shared one map of slots.
 fn lay_version_1(nft: &mut Nft, table: &Table) {
-    let layout = Layout::new(Family::V4);
+    let layout = Layout::of(Family::V4, TABLE);
     let key: &[Kind] = &[Kind::Ipv4, Kind::Protocol, Kind::Port];
     let numbered: &[Kind] = &[Kind::Ipv4, Kind::Protocol, Kind::Port, Kind::Mark];
     let mut batch = Transaction::new();
@@ -122,9 +127,13 @@ fn lay_version_1(nft: &mut Nft, table: &Table) {
             ("services", plain(base.clone(), service, note::of_frontend(&entry.frontend))),
             (
                 "slots",
-                plain(concat(&[&base, &[0; 4]]), Some(Data::Bytes(socket(active, 0))), note::of_idle(active)),
+                plain(
+                    concat(&[&base, &[0; 4]]),
+                    Some(Data::Bytes(socket(active, 0))),
+                    note::of_backend(active),
+                ),
             ),
-            ("idle", plain(concat(&[&base, &backend_id(down)]), None, note::of_idle(down))),
+            ("idle", plain(concat(&[&base, &backend_id(down)]), None, note::of_backend(down))),
         ];
         for (set, element) in &elements {
             batch.add_elements(&layout.table, set, std::iter::once(element));
@@ -168,7 +177,7 @@ fn another_versions_tables_are_laid_anew_and_flows_go_on() {
 
             let mut plane = plane();
             assert_eq!(run(plane.observe()).unwrap(), table, "frontends and backends of version 1");
-            let layout = Layout::new(Family::V4);
+            let layout = Layout::of(Family::V4, TABLE);
             let sets = nft.sets(&layout.table).unwrap();
             assert!(sets.contains(&"shapes".into()) && !sets.contains(&"slots".into()), "{sets:?}");
             assert_eq!(flows(), before, "no flow was ended");
@@ -195,7 +204,7 @@ fn what_a_change_left_half_way_goes_with_the_next() {
             ops.extend(held.backends.iter().map(put));
             let mut plane = plane();
             assert!(run(plane.apply(&ops)).failed.is_empty());
-            let layout = Layout::new(Family::V4);
+            let layout = Layout::of(Family::V4, TABLE);
             let mut nft = Nft::open().unwrap();
             let look =
                 |nft: &mut Nft| (nft.sets(&layout.table).unwrap(), nft.comments(&layout.table).unwrap());
@@ -315,7 +324,7 @@ fn a_client_that_the_kernel_has_no_room_to_remember_is_served() {
                 data: Some(Data::Bytes(vec![9; 8])),
                 ..Element::default()
             };
-            let (layout, clients) = (Layout::new(Family::V4), (0..65_535).map(of).collect::<Vec<_>>());
+            let (layout, clients) = (Layout::of(Family::V4, TABLE), (0..65_535).map(of).collect::<Vec<_>>());
             let mut nft = Nft::open().unwrap();
             let mut fill = |clients: &[Element]| {
                 let mut batch = Transaction::new();

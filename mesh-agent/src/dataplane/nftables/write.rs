@@ -3,13 +3,13 @@
 use super::{
     chain::timeouts,
     ids::{self, ALWAYS, SetId},
-    layout::Layout,
-    realize::{Place, Realized},
+    realize::Realized,
     sets::{Outline, chains, set},
     shape::{Shape, Target},
     state::{Spare, State},
 };
 use crate::{
+    dataplane::netfilter::{base::lay, elements::Place, layout::Layout},
     plan::{FrontendKey, Table},
     sys::nft::{Data, Element, Transaction},
 };
@@ -171,7 +171,7 @@ impl Step {
     fn bring(&self, batch: &mut Transaction, layout: &Layout, outline: &Outline) {
         let table = &layout.table;
         if self.lay {
-            lay(batch, layout, outline);
+            bare(batch, layout, outline);
         }
         for (set, out) in &self.out {
             batch.delete_elements(table, &set.to_string(), out.iter());
@@ -236,23 +236,10 @@ pub(super) fn way(target: Target) -> Element {
     Element { key: target.id().to_vec(), data: Some(Data::Goto(target.to_string())), ..Element::default() }
 }
 
-/// Table, sets and the chains that are always there.
-fn lay(batch: &mut Transaction, layout: &Layout, outline: &Outline) {
+/// Lays a table without frontends.
+fn bare(batch: &mut Transaction, layout: &Layout, outline: &Outline) {
     let table = &layout.table;
-    batch.delete_table(table);
-    batch.add_table(table);
-    for id in ALWAYS {
-        batch.add_set(table, &set(layout, id));
-    }
-    let bases = chains(layout, outline);
-    for base in &bases {
-        batch.add_chain(table, base.name, base.hook.as_ref());
-    }
-    for base in bases {
-        for (expressions, comment) in base.rules {
-            batch.add_rule(table, base.name, &expressions, &comment);
-        }
-    }
+    lay(batch, table, ALWAYS.map(|id| set(layout, id)), chains(layout, outline));
     let refusals = [way(Target::Reject), way(Target::Drop)];
     for local in [false, true] {
         batch.add_elements(table, &SetId::Shapes { local }.to_string(), refusals.iter());

@@ -30,10 +30,16 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
             format!("not there: {}; only the ebpf data plane needs it", lacking.join(", ")),
         ),
     });
-    findings.push(Finding::ok(
-        "ipvs",
-        if facts.ipvs { "there" } else { "not loaded; only the ipvs data plane needs it" },
-    ));
+    findings.push(match (facts.ipvs, facts.wanted.ipvs) {
+        (true, _) => Finding::ok("ipvs", "there"),
+        (false, false) => Finding::ok("ipvs", "not loaded; only the ipvs data plane needs it"),
+        (false, true) => Finding::with_fix(
+            "ipvs",
+            Level::Fail,
+            "this kernel has no IPVS, or has not loaded it",
+            "modprobe ip_vs, or set data_plane: auto",
+        ),
+    });
     findings.push(clock(facts));
 }
 

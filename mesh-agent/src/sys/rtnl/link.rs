@@ -49,6 +49,8 @@ pub enum Kind {
     Veth,
     /// A WireGuard device; what makes it up is in [`crate::sys::wireguard`].
     Wireguard,
+    /// A link that leads nowhere.
+    Dummy,
     /// Anything else.
     Other,
 }
@@ -71,7 +73,7 @@ pub struct Vxlan {
 pub struct NewLink {
     /// Its name.
     pub name: String,
-    /// A bridge or a VXLAN device.
+    /// A bridge, a VXLAN device or a dummy.
     pub kind: Kind,
     /// Its link-layer address.
     pub mac: Mac,
@@ -144,6 +146,7 @@ fn kind(info: &[LinkInfo]) -> Kind {
         (Some(InfoKind::Bridge), _) => Kind::Bridge,
         (Some(InfoKind::Veth), _) => Kind::Veth,
         (Some(InfoKind::Wireguard), _) => Kind::Wireguard,
+        (Some(InfoKind::Dummy), _) => Kind::Dummy,
         (Some(InfoKind::Vxlan), Some(InfoData::Vxlan(data))) => vxlan(data).map_or(Kind::Other, Kind::Vxlan),
         _ => Kind::Other,
     }
@@ -184,6 +187,7 @@ fn info(kind: &Kind) -> (InfoKind, Option<InfoData>) {
         }
         Kind::Veth => (InfoKind::Veth, None),
         Kind::Wireguard => (InfoKind::Wireguard, None),
+        Kind::Dummy => (InfoKind::Dummy, None),
         Kind::Bridge | Kind::Other => (InfoKind::Bridge, None),
     }
 }

@@ -102,14 +102,14 @@ impl Wireguard {
     /// # Errors
     /// What the kernel says: `ENODEV` when there is no such link, `EOPNOTSUPP` when it is of another kind.
     pub fn device(&mut self, link: u32) -> io::Result<Device> {
-        let request = message::to_device(self.0.request(message::GET, DUMP), link);
+        let request = message::to_device(self.0.id.request(message::GET, DUMP), link);
         let mut device = Device::default();
         self.0.ask(request, |attributes| message::read(&mut device, attributes))?;
         Ok(device)
     }
 
     fn set(&mut self, link: u32, fill: impl FnOnce(&mut super::nfnetlink::Request)) -> io::Result<()> {
-        let mut request = message::to_device(self.0.request(message::SET, ACK), link);
+        let mut request = message::to_device(self.0.id.request(message::SET, ACK), link);
         fill(&mut request);
         self.0.ask(request, |_| {})
     }

@@ -1,15 +1,12 @@
 //! Ends TCP connections whose backend is gone, and flows when their backend's drain deadline has come, on a thread of
 //! its own: to find them the kernel walks through its whole table of flows, for which no change should wait.
 
-use super::{
-    counters::Tally,
-    flows::{self, Cut, Cuts},
-};
-use crate::{plan::Table, sys::conntrack::Conntrack};
+use super::flows::{self, Cut, Cuts};
+use crate::{dataplane::blocking::locked, plan::Table};
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread::{Builder, JoinHandle},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -44,28 +41,29 @@ impl Plan {
 
 /// The thread and what it waits for.
 #[derive(Debug)]
-pub(super) struct Deadlines {
+pub(in crate::dataplane) struct Deadlines {
+    plane: &'static str,
     shared: Arc<(Mutex<Plan>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn now() -> u64 {
+/// Unix time in milliseconds.
+pub(in crate::dataplane) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Deadlines {
-    /// Starts the thread in the calling thread's network namespace.
-    pub(super) fn start(tally: Arc<Mutex<Tally>>) -> io::Result<Deadlines> {
+    /// Starts the thread of a data plane; `end` ends flows.
+    pub(in crate::dataplane) fn start(
+        plane: &'static str,
+        mut end: impl FnMut(&[Cut]) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Deadlines> {
         let shared: Arc<(Mutex<Plan>, Condvar)> = Arc::default();
-        let (theirs, mut conntrack) = (Arc::clone(&shared), Conntrack::open()?);
+        let theirs = Arc::clone(&shared);
         let work = move || {
-            let (plan, changed) = &*theirs;
-            let mut held = locked(plan);
+            let (planned, changed) = &*theirs;
+            let mut held = locked(planned);
             let mut not_before = 0;
             while !held.stop {
                 let gone = (!held.gone.is_empty()).then_some(not_before);
@@ -75,17 +73,14 @@ impl Deadlines {
                     Some(0) => {
                         let (cuts, due) = held.take(now());
                         drop(held);
-                        let done = flows::cut(&mut conntrack, &cuts);
-                        held = locked(plan);
-                        match done {
-                            Ok(ended) => locked(&tally).reset(ended),
-                            Err(error) => {
-                                tracing::warn!(plane = "nftables", %error, "cannot end flows, will retry");
-                                not_before = now() + RETRY_MS;
-                                let gone = cuts.into_iter().skip(due.len());
-                                held.gone.splice(..0, gone);
-                                held.due.entry(not_before).or_default().extend(due);
-                            }
+                        let done = end(&cuts);
+                        held = locked(planned);
+                        if let Err(error) = done {
+                            tracing::warn!(plane, %error, "cannot end flows, will retry");
+                            not_before = now() + RETRY_MS;
+                            let gone = cuts.into_iter().skip(due.len());
+                            held.gone.splice(..0, gone);
+                            held.due.entry(not_before).or_default().extend(due);
                         }
                     }
                     Some(ms) => {
@@ -95,19 +90,19 @@ impl Deadlines {
                 }
             }
         };
-        let thread = Builder::new().name("nftables-drain".into()).spawn(work)?;
-        Ok(Deadlines { shared, thread: Some(thread) })
+        let thread = Builder::new().name(format!("{plane}-drain")).spawn(work)?;
+        Ok(Deadlines { plane, shared, thread: Some(thread) })
     }
 
     /// Tells what the plane holds now, what is to be cut at once, and new deadlines.
-    pub(super) fn follow(&self, table: &Table, cuts: Cuts) {
+    pub(in crate::dataplane) fn follow(&self, table: &Table, cuts: Cuts) {
         let (plan, changed) = &*self.shared;
         let mut held = locked(plan);
         held.table = table.clone();
         held.gone.extend(cuts.now);
         if held.gone.len() > MOST {
             let over = held.gone.len() - MOST;
-            tracing::warn!(plane = "nftables", over, "too many backends went: flows of some are not reset");
+            tracing::warn!(plane = self.plane, over, "too many backends went: flows of some are not reset");
             held.gone.drain(..over);
         }
         for (at, cut) in cuts.later {

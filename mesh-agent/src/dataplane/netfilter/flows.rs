@@ -15,22 +15,32 @@ use std::{
 
 /// The flows of one frontend that have to end.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Cut {
-    pub(super) frontend: FrontendKey,
-    pub(super) service: ServiceKey,
+pub(in crate::dataplane) struct Cut {
+    pub(in crate::dataplane) frontend: FrontendKey,
+    pub(in crate::dataplane) service: ServiceKey,
     /// Those to this backend; without, all datagrams, also those from before the frontend was there.
-    pub(super) backend: Option<Backend>,
+    pub(in crate::dataplane) backend: Option<Backend>,
 }
 
 /// What has to end at once, and what later, by deadline (Unix ms).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Cuts {
-    pub(super) now: Vec<Cut>,
-    pub(super) later: Vec<(u64, Cut)>,
+pub(in crate::dataplane) struct Cuts {
+    pub(in crate::dataplane) now: Vec<Cut>,
+    pub(in crate::dataplane) later: Vec<(u64, Cut)>,
+}
+
+impl Cuts {
+    /// Takes out what cannot wait: a datagram that comes after a change must not go to who is gone, a connection may hear
+    /// of it a little later.
+    pub(in crate::dataplane) fn take_datagrams(&mut self) -> Vec<Cut> {
+        let (tcp, udp) = self.now.drain(..).partition(|cut| cut.frontend.protocol == Protocol::Tcp);
+        self.now = tcp;
+        udp
+    }
 }
 
 /// What follows for flows from a change of the table.
-pub(super) fn cuts(before: &Table, after: &Table, touched: &BTreeSet<FrontendKey>) -> Cuts {
+pub(in crate::dataplane) fn cuts(before: &Table, after: &Table, touched: &BTreeSet<FrontendKey>) -> Cuts {
     let mut cuts = Cuts::default();
     for key in touched {
         match (before.get(key), after.get(key)) {
@@ -72,7 +82,7 @@ fn between(cuts: &mut Cuts, old: &Entry, new: &Entry) {
 }
 
 /// The deadlines of an entry.
-pub(super) fn deadlines(cuts: &mut Cuts, entry: &Entry) {
+pub(in crate::dataplane) fn deadlines(cuts: &mut Cuts, entry: &Entry) {
     for backend in entry.backends.iter() {
         if let BackendState::Draining { deadline: Some(at) } = backend.state {
             cuts.later.push((at, of(entry, backend)));
@@ -81,7 +91,7 @@ pub(super) fn deadlines(cuts: &mut Cuts, entry: &Entry) {
 }
 
 /// Whether a cut that was planned for a deadline still stands: the backend may have come back, or got more time.
-pub(super) fn stands(table: &Table, at: u64, cut: &Cut) -> bool {
+pub(in crate::dataplane) fn stands(table: &Table, at: u64, cut: &Cut) -> bool {
     let held = table.get(&cut.frontend).zip(cut.backend.as_ref());
     held.is_some_and(|(entry, backend)| {
         let due = BackendState::Draining { deadline: Some(at) };
@@ -90,7 +100,7 @@ pub(super) fn stands(table: &Table, at: u64, cut: &Cut) -> bool {
 }
 
 /// Whether what was to be cut because it was gone is there again, at the same place: then its old flows are as good.
-pub(super) fn is_back(table: &Table, cut: &Cut) -> bool {
+pub(in crate::dataplane) fn is_back(table: &Table, cut: &Cut) -> bool {
     let held = table.get(&cut.frontend).zip(cut.backend.as_ref());
     held.is_some_and(|(entry, backend)| {
         let same = |b: &Backend| (&b.id, b.address, b.port) == (&backend.id, backend.address, backend.port);
@@ -98,16 +108,21 @@ pub(super) fn is_back(table: &Table, cut: &Cut) -> bool {
     })
 }
 
-/// Ends flows; how many of each backend of a service.
-pub(super) fn cut(
+/// What tells flows that nf_tables translated; IPVS leaves no such sign.
+pub(in crate::dataplane) const TRANSLATED: Option<Masked> =
+    Some(Masked { value: status::DST_NAT, mask: status::DST_NAT });
+
+/// Ends flows; how many of each backend of a service. Those of a backend all have `status`.
+pub(in crate::dataplane) fn cut(
     conntrack: &mut Conntrack,
     cuts: &[Cut],
+    status: Option<Masked>,
 ) -> io::Result<BTreeMap<(ServiceKey, BackendId, Protocol), u64>> {
     let mut ended = BTreeMap::new();
     if cuts.is_empty() {
         return Ok(ended);
     }
-    let wanted = Wanted::new(cuts);
+    let wanted = Wanted::new(cuts, status);
     let mut flows = Vec::new();
     conntrack.for_each(&wanted.filter, |flow| {
         if let Some(cut) = wanted.find(&flow) {
@@ -130,11 +145,15 @@ pub(super) fn cut(
 }
 
 /// Forgets flows, whatever their protocol.
-pub(super) fn forget(conntrack: &mut Conntrack, cuts: &[Cut]) -> io::Result<()> {
+pub(in crate::dataplane) fn forget(
+    conntrack: &mut Conntrack,
+    cuts: &[Cut],
+    status: Option<Masked>,
+) -> io::Result<()> {
     if cuts.is_empty() {
         return Ok(());
     }
-    let wanted = Wanted::new(cuts);
+    let wanted = Wanted::new(cuts, status);
     let mut flows = Vec::new();
     conntrack.for_each(&wanted.filter, |flow| flows.extend(wanted.find(&flow).map(|_| flow)))?;
     for flow in flows {
@@ -144,7 +163,7 @@ pub(super) fn forget(conntrack: &mut Conntrack, cuts: &[Cut]) -> io::Result<()> 
 }
 
 /// Whether a connection is at its end anyway.
-pub(super) fn over(flow: &FlowEntry) -> bool {
+pub(in crate::dataplane) fn over(flow: &FlowEntry) -> bool {
     matches!(flow.tcp, Some(TcpState::TimeWait | TcpState::Close))
 }
 
@@ -157,7 +176,7 @@ struct Wanted<'a> {
 }
 
 /// What is common to all cuts, so that the kernel need not tell of other flows.
-fn filter(cuts: &[Cut]) -> Filter {
+fn filter(cuts: &[Cut], status: Option<Masked>) -> Filter {
     fn common<T: PartialEq>(mut of: impl Iterator<Item = T>) -> Option<T> {
         let first = of.next()?;
         of.all(|other| other == first).then_some(first)
@@ -172,14 +191,14 @@ fn filter(cuts: &[Cut]) -> Filter {
         family,
         proto: common(cuts.iter().map(|cut| number(cut.frontend.protocol))),
         reply: conntrack::Side { src: common(backends()).flatten(), ..conntrack::Side::default() },
-        status: backends().all(|b| b.is_some()).then_some(Masked::all(status::DST_NAT)),
+        status: status.filter(|_| backends().all(|b| b.is_some())),
         ..Filter::default()
     }
 }
 
 impl<'a> Wanted<'a> {
-    fn new(cuts: &'a [Cut]) -> Wanted<'a> {
-        let mut wanted = Wanted { exact: HashMap::new(), any: HashMap::new(), filter: filter(cuts) };
+    fn new(cuts: &'a [Cut], status: Option<Masked>) -> Wanted<'a> {
+        let mut wanted = Wanted { exact: HashMap::new(), any: HashMap::new(), filter: filter(cuts, status) };
         for cut in cuts {
             let FrontendKey { listen, ports, protocol } = cut.frontend;
             let protocol = number(protocol);
@@ -213,8 +232,9 @@ impl<'a> Wanted<'a> {
 }
 
 /// Whether a flow goes to that port of a backend.
-pub(super) fn leads_to(flow: &FlowEntry, backend: &Backend, offset: u16) -> bool {
-    flow.status & status::DST_NAT != 0
+pub(in crate::dataplane) fn leads_to(flow: &FlowEntry, backend: &Backend, offset: u16) -> bool {
+    let (dialled, answers) = (&flow.original, &flow.reply);
+    (dialled.dst, dialled.dport) != (answers.src, answers.sport)
         && flow.reply.src == backend.address
         && flow.reply.sport == backend.port.saturating_add(offset)
 }

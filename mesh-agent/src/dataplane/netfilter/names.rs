@@ -6,16 +6,16 @@ use crate::sys::nft::Expr;
 pub const RESET: u32 = 0x4e52_5354;
 
 /// The chain of frontends without a backend that refuse aloud.
-pub(super) const REJECT: &str = "reject";
+pub(in crate::dataplane) const REJECT: &str = "reject";
 /// The chain of those that stay silent.
-pub(super) const DROP: &str = "drop";
+pub(in crate::dataplane) const DROP: &str = "drop";
 /// Changes with what rules and sets mean: what another version laid is laid anew.
 const VERSION: &str = "2";
 
 /// A rule: its expressions and its comment.
-pub(super) type Rule = (Vec<Expr>, String);
+pub(in crate::dataplane) type Rule = (Vec<Expr>, String);
 
 /// A comment that people read, and that changes with the rule.
-pub(super) fn comment(text: &str) -> String {
+pub(in crate::dataplane) fn comment(text: &str) -> String {
     format!("{text} (mesh-agent {VERSION})")
 }

@@ -51,7 +51,7 @@ struct BackNote<'a> {
     deadline: u64,
 }
 
-pub(super) fn of_frontend(frontend: &Frontend) -> Vec<u8> {
+pub(in crate::dataplane) fn of_frontend(frontend: &Frontend) -> Vec<u8> {
     let note = FrontNote {
         version: VERSION,
         namespace: frontend.service.namespace.as_str(),
@@ -69,7 +69,7 @@ pub(super) fn of_frontend(frontend: &Frontend) -> Vec<u8> {
 }
 
 /// The frontend at that key; its allow list is elsewhere.
-pub(super) fn frontend(
+pub(in crate::dataplane) fn frontend(
     bytes: &[u8],
     (address, protocol, port): (Option<IpAddr>, Protocol, u16),
     family: Family,
@@ -98,12 +98,12 @@ pub(super) fn frontend(
     })
 }
 
-pub(super) fn of_active(backend: &Backend) -> Vec<u8> {
+pub(in crate::dataplane) fn of_active(backend: &Backend) -> Vec<u8> {
     let (instance, node) = (backend.id.instance.as_str(), backend.id.node.as_str());
     postcard::to_stdvec(&ActiveNote { instance, node, weight: backend.weight }).unwrap_or_default()
 }
 
-pub(super) fn of_idle(backend: &Backend) -> Vec<u8> {
+pub(in crate::dataplane) fn of_backend(backend: &Backend) -> Vec<u8> {
     let (state, deadline) = match backend.state {
         BackendState::Active => (0, 0),
         BackendState::Down => (1, 0),
@@ -123,7 +123,7 @@ pub(super) fn of_idle(backend: &Backend) -> Vec<u8> {
 }
 
 /// The backend of an element that leads to `socket`, if it leads anywhere.
-pub(super) fn backend(bytes: &[u8], socket: Option<SocketAddr>) -> Option<Backend> {
+pub(in crate::dataplane) fn backend(bytes: &[u8], socket: Option<SocketAddr>) -> Option<Backend> {
     // The short one is never the start of a long one: what follows would be cut short.
     idle(bytes).or_else(|| {
         let (note, socket): (ActiveNote<'_>, _) = (postcard::from_bytes(bytes).ok()?, socket?);
@@ -186,7 +186,7 @@ mod tests {
         ] {
             let id = BackendId { instance: name(), node: name() };
             let backend = Backend { id, address, port: 65_535, weight: 65_535, state };
-            let note = of_idle(&backend);
+            let note = of_backend(&backend);
             assert!(note.len() <= 253, "{}", note.len());
             let socket = Some((address, 65_535).into());
             assert_eq!(super::backend(&note, socket), Some(backend.clone()));

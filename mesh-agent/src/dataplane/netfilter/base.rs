@@ -1,0 +1,103 @@
+//! Chains that the tables of every plane have, and how tables are laid. Pure but for libnftnl's buffers.
+
+use super::{
+    layout::Layout,
+    names::{DROP, REJECT, RESET, Rule, comment},
+    sets::Common,
+};
+use crate::sys::nft::{Expr, Hook, Set, Table, Transaction, reg};
+
+/// `RTN_LOCAL` of uapi `linux/rtnetlink.h`, as registers have it.
+pub(in crate::dataplane) const RTN_LOCAL: u32 = 2;
+
+/// A base chain, or a chain that is always there.
+pub(in crate::dataplane) struct Base {
+    pub(in crate::dataplane) name: &'static str,
+    pub(in crate::dataplane) hook: Option<Hook>,
+    pub(in crate::dataplane) rules: Vec<Rule>,
+}
+
+fn tcp(mut rest: Vec<Expr>) -> Vec<Expr> {
+    let mut rule = vec![Expr::meta(reg(0), libc::NFT_META_L4PROTO), Expr::cmp(reg(0), true, &[6])];
+    rule.append(&mut rest);
+    rule
+}
+
+/// Resets connections that are marked so.
+pub(in crate::dataplane) fn reset() -> Rule {
+    let mark = RESET.to_ne_bytes();
+    let marked = [
+        Expr::ct(reg(1), libc::NFT_CT_MARK),
+        Expr::cmp(reg(1), true, &mark),
+        // Not the resets themselves: RST is bit 2 of the flags at byte 13 (RFC 9293 section 3.1).
+        Expr::transport(reg(1), 13, 1),
+        Expr::mask(reg(1), reg(1), &[4]),
+        Expr::cmp(reg(1), true, &[0]),
+        Expr::tcp_reset(),
+    ];
+    (tcp(marked.to_vec()), comment("connections that lost their backend"))
+}
+
+/// The chains of frontends without a backend.
+pub(in crate::dataplane) fn refusals(layout: &Layout) -> [Base; 2] {
+    let refuse = vec![
+        (tcp(vec![Expr::tcp_reset()]), comment("refuse")),
+        (vec![Expr::port_unreachable(layout.port_unreachable())], comment("refuse")),
+    ];
+    let silent = vec![(vec![Expr::verdict(libc::NF_DROP)], comment("stay silent"))];
+    [Base { name: REJECT, hook: None, rules: refuse }, Base { name: DROP, hook: None, rules: silent }]
+}
+
+/// Whose source address has to change: only flows whose answers would not come back through us. `translated` goes on
+/// with those that go to a backend.
+pub(in crate::dataplane) fn source(layout: &Layout, translated: &[Expr], bridge: Option<&str>) -> Vec<Rule> {
+    let local = RTN_LOCAL.to_ne_bytes();
+    let foreign = || vec![Expr::source_type(reg(8)), Expr::cmp(reg(8), false, &local)];
+    // Rarely met sets first: looking up a kind of address walks the routes.
+    let mut hairpin = vec![layout.both_addresses(0), Expr::lookup(reg(0), Common::Hairpin.name())];
+    hairpin.extend(foreign());
+    hairpin.push(Expr::masquerade());
+    let mut past = vec![layout.destination(0), Expr::lookup(reg(0), Common::Masquerade.name())];
+    past.extend_from_slice(translated);
+    past.extend(foreign());
+    past.push(Expr::masquerade());
+    let mut same = translated.to_vec();
+    if let Some(bridge) = bridge {
+        same.extend(Expr::leaves_by(bridge, false));
+    }
+    let iif = |word| Expr::meta(reg(word), libc::NFT_META_IIF);
+    same.extend([
+        iif(0),
+        iif(1),
+        Expr::remember(reg(0), Common::SameDevice.name()),
+        Expr::meta(reg(1), libc::NFT_META_OIF),
+    ]);
+    same.extend([Expr::lookup(reg(0), Common::SameDevice.name()), Expr::masquerade()]);
+    vec![
+        (hairpin, comment("a backend that dials itself")),
+        (past, comment("backends outside the overlay")),
+        (same, comment("neighbours, who would answer each other directly")),
+    ]
+}
+
+/// Table, sets and the chains that are always there; what had its name is gone.
+pub(in crate::dataplane) fn lay(
+    batch: &mut Transaction,
+    table: &Table,
+    sets: impl IntoIterator<Item = Set>,
+    bases: Vec<Base>,
+) {
+    batch.delete_table(table);
+    batch.add_table(table);
+    for set in sets {
+        batch.add_set(table, &set);
+    }
+    for base in &bases {
+        batch.add_chain(table, base.name, base.hook.as_ref());
+    }
+    for base in bases {
+        for (expressions, comment) in base.rules {
+            batch.add_rule(table, base.name, &expressions, &comment);
+        }
+    }
+}
