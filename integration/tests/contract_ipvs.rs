@@ -9,8 +9,11 @@ struct Ipvs;
 
 impl KernelPlane for Ipvs {
     type Plane = IpvsPlane;
+    type Ground = ();
 
-    fn make() -> IpvsPlane {
+    fn ground() {}
+
+    fn make((): &()) -> IpvsPlane {
         IpvsPlane::start(IpvsConfig {
             // Where the fixture's instances are.
             node: Name::new("n2").expect("a good name"),
@@ -266,7 +269,7 @@ mod ipvs {
 
         let links_of = mesh_agent::overlay::OverlayConfig::of_links("mesh0", "mesh-vx");
         let clean = |dry_run| {
-            let cleaned = w.put.node().inside(|| mesh_agent::cleanup::clean(&links_of, dry_run));
+            let cleaned = w.put.node().inside(|| mesh_agent::cleanup::clean(&links_of, None, dry_run));
             let cleaned = cleaned.expect("the node's namespace");
             assert_eq!(cleaned.failed, Vec::<String>::new());
             cleaned.removed
