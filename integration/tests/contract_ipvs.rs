@@ -9,8 +9,11 @@ struct Ipvs;
 
 impl KernelPlane for Ipvs {
     type Plane = IpvsPlane;
+    type Ground = ();
 
-    fn make() -> IpvsPlane {
+    fn ground() {}
+
+    fn make((): &()) -> IpvsPlane {
         IpvsPlane::start(IpvsConfig {
             // Where the fixture's instances are.
             node: Name::new("n2").expect("a good name"),
@@ -37,41 +40,49 @@ impl KernelPlane for Ipvs {
 mod routed4 {
     use super::Ipvs;
     use mesh_integration::{
-        contract::kernel::Routed4, contract_suite, contract_suite_bytes, contract_suite_hosted,
+        contract::kernel::Routed4, contract_suite, contract_suite_bytes, contract_suite_conntrack,
+        contract_suite_hosted,
     };
     contract_suite!(Routed4<Ipvs>);
     contract_suite_bytes!(Routed4<Ipvs>);
     contract_suite_hosted!(Routed4<Ipvs>);
+    contract_suite_conntrack!(Routed4<Ipvs>);
 }
 
 mod routed6 {
     use super::Ipvs;
     use mesh_integration::{
-        contract::kernel::Routed6, contract_suite, contract_suite_bytes, contract_suite_hosted,
+        contract::kernel::Routed6, contract_suite, contract_suite_bytes, contract_suite_conntrack,
+        contract_suite_hosted,
     };
     contract_suite!(Routed6<Ipvs>);
     contract_suite_bytes!(Routed6<Ipvs>);
     contract_suite_hosted!(Routed6<Ipvs>);
+    contract_suite_conntrack!(Routed6<Ipvs>);
 }
 
 mod on_node4 {
     use super::Ipvs;
     use mesh_integration::{
-        contract::kernel::OnNode4, contract_suite, contract_suite_bytes, contract_suite_hosted,
+        contract::kernel::OnNode4, contract_suite, contract_suite_bytes, contract_suite_conntrack,
+        contract_suite_hosted,
     };
     contract_suite!(OnNode4<Ipvs>);
     contract_suite_bytes!(OnNode4<Ipvs>);
     contract_suite_hosted!(OnNode4<Ipvs>);
+    contract_suite_conntrack!(OnNode4<Ipvs>);
 }
 
 mod on_node6 {
     use super::Ipvs;
     use mesh_integration::{
-        contract::kernel::OnNode6, contract_suite, contract_suite_bytes, contract_suite_hosted,
+        contract::kernel::OnNode6, contract_suite, contract_suite_bytes, contract_suite_conntrack,
+        contract_suite_hosted,
     };
     contract_suite!(OnNode6<Ipvs>);
     contract_suite_bytes!(OnNode6<Ipvs>);
     contract_suite_hosted!(OnNode6<Ipvs>);
+    contract_suite_conntrack!(OnNode6<Ipvs>);
 }
 
 /// What went wrong in other programs that stand on IPVS, and what is IPVS's own.
@@ -266,7 +277,7 @@ mod ipvs {
 
         let links_of = mesh_agent::overlay::OverlayConfig::of_links("mesh0", "mesh-vx");
         let clean = |dry_run| {
-            let cleaned = w.put.node().inside(|| mesh_agent::cleanup::clean(&links_of, dry_run));
+            let cleaned = w.put.node().inside(|| mesh_agent::cleanup::clean(&links_of, None, dry_run));
             let cleaned = cleaned.expect("the node's namespace");
             assert_eq!(cleaned.failed, Vec::<String>::new());
             cleaned.removed

@@ -75,4 +75,6 @@ pub(crate) const GROUPS: &[Group] = &[
     long("overlay", Binary::Test("overlay"), 1200, &[]),
     group("nftables", Binary::Test("contract_nftables"), 700, SHORT_CONTRACT),
     long("nftables_whole", Binary::Test("contract_nftables"), 1800, &[]),
+    group("ipvs", Binary::Test("contract_ipvs"), 700, SHORT_CONTRACT),
+    long("ipvs_whole", Binary::Test("contract_ipvs"), 1800, &[]),
 ];
