@@ -40,41 +40,49 @@ impl KernelPlane for Ipvs {
 mod routed4 {
     use super::Ipvs;
     use mesh_integration::{
-        contract::kernel::Routed4, contract_suite, contract_suite_bytes, contract_suite_hosted,
+        contract::kernel::Routed4, contract_suite, contract_suite_bytes, contract_suite_conntrack,
+        contract_suite_hosted,
     };
     contract_suite!(Routed4<Ipvs>);
     contract_suite_bytes!(Routed4<Ipvs>);
     contract_suite_hosted!(Routed4<Ipvs>);
+    contract_suite_conntrack!(Routed4<Ipvs>);
 }
 
 mod routed6 {
     use super::Ipvs;
     use mesh_integration::{
-        contract::kernel::Routed6, contract_suite, contract_suite_bytes, contract_suite_hosted,
+        contract::kernel::Routed6, contract_suite, contract_suite_bytes, contract_suite_conntrack,
+        contract_suite_hosted,
     };
     contract_suite!(Routed6<Ipvs>);
     contract_suite_bytes!(Routed6<Ipvs>);
     contract_suite_hosted!(Routed6<Ipvs>);
+    contract_suite_conntrack!(Routed6<Ipvs>);
 }
 
 mod on_node4 {
     use super::Ipvs;
     use mesh_integration::{
-        contract::kernel::OnNode4, contract_suite, contract_suite_bytes, contract_suite_hosted,
+        contract::kernel::OnNode4, contract_suite, contract_suite_bytes, contract_suite_conntrack,
+        contract_suite_hosted,
     };
     contract_suite!(OnNode4<Ipvs>);
     contract_suite_bytes!(OnNode4<Ipvs>);
     contract_suite_hosted!(OnNode4<Ipvs>);
+    contract_suite_conntrack!(OnNode4<Ipvs>);
 }
 
 mod on_node6 {
     use super::Ipvs;
     use mesh_integration::{
-        contract::kernel::OnNode6, contract_suite, contract_suite_bytes, contract_suite_hosted,
+        contract::kernel::OnNode6, contract_suite, contract_suite_bytes, contract_suite_conntrack,
+        contract_suite_hosted,
     };
     contract_suite!(OnNode6<Ipvs>);
     contract_suite_bytes!(OnNode6<Ipvs>);
     contract_suite_hosted!(OnNode6<Ipvs>);
+    contract_suite_conntrack!(OnNode6<Ipvs>);
 }
 
 /// What went wrong in other programs that stand on IPVS, and what is IPVS's own.

@@ -5,9 +5,9 @@
 //! To add one: a folder here, an arm in [`AnyDataPlane`], a line in the contract suite.
 
 mod any;
-#[cfg(feature = "nftables")]
+#[cfg(any(feature = "ebpf", feature = "nftables"))]
 mod batch;
-#[cfg(feature = "nftables")]
+#[cfg(any(feature = "ebpf", feature = "nftables"))]
 mod blocking;
 mod counters;
 #[cfg(feature = "ebpf")]

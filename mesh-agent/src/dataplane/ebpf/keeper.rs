@@ -1,7 +1,7 @@
 //! What is to be done beside what the plane is told: deadlines come, flows grow old, links and addresses change.
 
-use super::{core::Core, locked};
-use crate::sys::rtnl::Watch;
+use super::core::Core;
+use crate::{dataplane::blocking::locked, sys::rtnl::Watch};
 use mesh_control::model::Snapshot;
 use std::{
     future::pending,

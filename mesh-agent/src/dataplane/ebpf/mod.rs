@@ -29,19 +29,20 @@ mod state;
 use self::core::Core;
 pub use self::core::leftovers;
 use super::{
+    batch::Batch,
+    blocking::{blocking, locked},
     counters::Counters,
     explain::{Explanation, Flow},
-    plane::{ApplyError, ApplyReport, Capabilities, DataPlane, PlaneError},
+    plane::{ApplyReport, Capabilities, DataPlane, PlaneError},
 };
-use crate::plan::{FrontendKey, Op, Table, apply_ops};
+use crate::plan::{Op, Table};
 use ipnetwork::IpNetwork;
 use keeper::Keeper;
 use mesh_control::model::{Addresses, NodeName, Protocol, Scheduler, Snapshot};
 use std::{
-    collections::BTreeSet,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 use tokio::sync::watch;
 
@@ -81,21 +82,8 @@ pub struct EbpfPlane {
     keeper: Keeper,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn failed(action: &'static str) -> impl Fn(io::Error) -> PlaneError {
     move |source| PlaneError { plane: NAME, action, source }
-}
-
-/// Lets other tasks of this thread go on elsewhere, where the runtime can: the calls block while the kernel works.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
-    }
 }
 
 impl EbpfPlane {
@@ -139,38 +127,12 @@ impl DataPlane for EbpfPlane {
     }
 
     async fn apply(&mut self, ops: &[Op]) -> ApplyReport {
-        let mut report = ApplyReport::default();
-        let (mut good, mut at) = (Vec::with_capacity(ops.len()), Vec::with_capacity(ops.len()));
-        for (index, op) in ops.iter().enumerate() {
-            if let Op::PutFrontend(frontend) = op
-                && let Some(reason) = realize::unsupported(frontend)
-            {
-                let error = ApplyError::Unsupported { frontend: frontend.key, reason };
-                report.failed.push((index, error));
-                continue;
-            }
-            good.push(op.clone());
-            at.push(index);
-        }
-        let refused = blocking(|| {
+        let report = blocking(|| {
             let mut core = locked(&self.core);
-            let mut work = core.table().clone();
-            for index in apply_ops(&mut work, &good) {
-                report.failed.push((at[index], ApplyError::NoSuchFrontend(good[index].frontend())));
-            }
-            let touched: BTreeSet<FrontendKey> = good.iter().map(Op::frontend).collect();
-            core.bring(&work, &touched)
+            let batch = Batch::new(core.table(), ops, realize::unsupported, |_| None);
+            let refused = core.bring(&batch.work, &batch.touched);
+            batch.report(&refused)
         });
-        for (key, error) in &refused {
-            for (op, index) in good.iter().zip(&at).filter(|(op, _)| op.frontend() == *key) {
-                let source = io::Error::new(error.kind(), error.to_string());
-                let failed = ApplyError::System { frontend: op.frontend(), action: "program", source };
-                report.failed.push((*index, failed));
-            }
-        }
-        report.failed.sort_by_key(|(index, _)| *index);
-        report.failed.dedup_by_key(|(index, _)| *index);
-        report.applied = ops.len() - report.failed.len();
         self.keeper.wake();
         report
     }
