@@ -10,7 +10,10 @@ mod setup;
 use anyhow::{Context, ensure};
 use mesh_integration::{BOUND, HostMesh, Load, echo, lab::Host, until, whoami, whoami_from};
 use serde_json::Value;
-use setup::{NFTABLES, Plane, USERSPACE, USERSPACE_OVERLAY, mirror, mirrored, one_in_each, start, until_met};
+use setup::{
+    EBPF, EBPF_AND_NFTABLES, NFTABLES, Plane, USERSPACE, USERSPACE_OVERLAY, mirror, mirrored, one_in_each,
+    start, until_met,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
@@ -56,6 +59,23 @@ on! { NFTABLES, nftables:
     a_rolling_update_of_32_instances_fails_nobody,
     megabytes_arrive_whole_through_every_node,
     three_hundred_services_answer_on_their_vips,
+}
+
+on! { EBPF, ebpf:
+    everybody_reaches_everything,
+    an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
+    a_dead_nodes_instances_get_nothing_more,
+    a_killed_agent_moves_no_packet,
+    a_rolling_update_of_32_instances_fails_nobody,
+    megabytes_arrive_whole_through_every_node,
+    three_hundred_services_answer_on_their_vips,
+}
+
+on! { EBPF_AND_NFTABLES, ebpf_and_nftables:
+    everybody_reaches_everything,
+    an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
+    a_killed_agent_moves_no_packet,
+    megabytes_arrive_whole_through_every_node,
 }
 
 async fn an_outside_client_reaches_containers_through_every_node_and_is_known_to_them(plane: &Plane) {

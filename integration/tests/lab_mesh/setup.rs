@@ -1,6 +1,7 @@
 //! The planes, and what every scenario begins with: three nodes, and instances in containers of two of them.
 
 use anyhow::ensure;
+use mesh_agent::dataplane::ebpf::Apart;
 use mesh_integration::{
     BOUND, HostMesh, agent_binary,
     lab::{Host, Lab},
@@ -17,14 +18,23 @@ use tokio::task::AbortHandle;
 pub(crate) struct Plane {
     /// In a node's configuration; V4 and V6 stand for its addresses.
     pub(crate) config: &'static str,
+    /// In that of every second node, where it has another data plane.
+    pub(crate) second: Option<&'static str>,
+    /// Whether a node has eBPF's data plane.
+    pub(crate) ebpf: bool,
     /// In `x-mesh` of a service whose instances are to know their clients.
     pub(crate) keeps_client: &'static str,
     /// Whether containers are attached to the overlay; else the way between those of two nodes is laid by hand.
     pub(crate) overlay: bool,
 }
 
-pub(crate) const USERSPACE: Plane =
-    Plane { config: "data_plane: userspace\n", keeps_client: "proxy_protocol: true", overlay: false };
+pub(crate) const USERSPACE: Plane = Plane {
+    config: "data_plane: userspace\n",
+    second: None,
+    ebpf: false,
+    keeps_client: "proxy_protocol: true",
+    overlay: false,
+};
 pub(crate) const USERSPACE_OVERLAY: Plane = Plane {
     config: "data_plane: userspace\noverlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n\
              publish: {addresses: [V4, \"V6\"]}\n",
@@ -34,9 +44,18 @@ pub(crate) const USERSPACE_OVERLAY: Plane = Plane {
 pub(crate) const NFTABLES: Plane = Plane {
     config: "data_plane: nftables\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
              overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n",
+    second: None,
+    ebpf: false,
     keeps_client: "",
     overlay: true,
 };
+pub(crate) const EBPF: Plane = Plane {
+    config: "data_plane: ebpf\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
+             overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n",
+    ebpf: true,
+    ..NFTABLES
+};
+pub(crate) const EBPF_AND_NFTABLES: Plane = Plane { second: Some(NFTABLES.config), ..EBPF };
 
 /// Where instances are: a container of a node.
 pub(crate) struct Container {
@@ -68,6 +87,14 @@ impl Container {
     }
 }
 
+/// The last byte of a node's address.
+fn lab_number(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => address.octets()[15],
+    }
+}
+
 /// Three nodes and a container on each of the first two.
 pub(crate) async fn start(plane: &Plane) -> (HostMesh, Vec<Container>) {
     let mut lab = Lab::of(3).unwrap();
@@ -84,9 +111,15 @@ pub(crate) async fn start(plane: &Plane) -> (HostMesh, Vec<Container>) {
             lab.node(other).route(network, lab.address(i)[0]).unwrap();
         }
     }
-    let configure =
-        |[v4, v6]: [IpAddr; 2]| plane.config.replace("V4", &v4.to_string()).replace("V6", &v6.to_string());
-    let mesh = HostMesh::start(lab, agent_binary!(), configure).unwrap();
+    let ground = plane.ebpf.then(|| Apart::new().unwrap());
+    let configure = |[v4, v6]: [IpAddr; 2]| {
+        let even = lab_number(v4) % 2 == 0;
+        let config = plane.second.filter(|_| even).unwrap_or(plane.config);
+        let config = config.replace("V4", &v4.to_string()).replace("V6", &v6.to_string());
+        config + &ground.as_ref().map(Apart::yaml).unwrap_or_default()
+    };
+    let mut mesh = HostMesh::start(lab, agent_binary!(), configure).unwrap();
+    mesh.ground = ground;
     mesh.until_ready().await;
     let mut containers = Vec::new();
     for (i, (host, mut addresses)) in (1..).zip(hosts) {

@@ -55,6 +55,8 @@ pub struct Listening {
 pub struct Wanted {
     /// A data plane in the kernel.
     pub kernel_plane: Need,
+    /// The eBPF plane.
+    pub ebpf: Need,
     /// Networks of the overlay.
     pub overlay: Vec<IpNetwork>,
     /// Networks of VIPs.
@@ -93,8 +95,12 @@ impl Wanted {
             kernel_plane: match config.data_plane {
                 PlaneChoice::Auto => Need::Preferred,
                 PlaneChoice::Nftables => Need::Required,
-                PlaneChoice::Ebpf => Need::No,
+                PlaneChoice::Ebpf => Need::Preferred,
                 PlaneChoice::Userspace => Need::No,
+            },
+            ebpf: match config.data_plane {
+                PlaneChoice::Ebpf => Need::Required,
+                _ => Need::No,
             },
             overlay: config.overlay.iter().map(|overlay| overlay.network).collect(),
             vips: config.vip_cidr.clone(),
@@ -115,6 +121,7 @@ impl Wanted {
         };
         Wanted {
             kernel_plane: Need::Preferred,
+            ebpf: Need::No,
             overlay: Vec::new(),
             vips: Vec::new(),
             dynamic_ports: None,

@@ -17,6 +17,7 @@ fn good() -> Facts {
     Facts {
         wanted: Wanted {
             kernel_plane: Need::Required,
+            ebpf: Need::No,
             overlay: vec!["10.77.0.0/16".parse().unwrap()],
             vips: vec!["10.96.0.0/16".parse().unwrap()],
             dynamic_ports: PortRange::new(30_000, 32_767).ok(),
