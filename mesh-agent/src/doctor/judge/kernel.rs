@@ -31,8 +31,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
 /// What the eBPF data plane needs.
 fn ebpf(facts: &Facts) -> Finding {
     let bpf = facts.bpf;
-    let old = facts.kernel.split('.').take(2).map(str::parse::<u32>).collect::<Result<Vec<_>, _>>();
-    let tcx = old.is_ok_and(|version| version >= [TCX.0, TCX.1]);
+    let tcx = numbers(&facts.kernel).is_some_and(|version| version >= TCX);
     let needs = [
         (bpf.syscall, "bpf(2)"),
         (bpf.btf, "BTF"),
@@ -53,13 +52,18 @@ fn ebpf(facts: &Facts) -> Finding {
     }
 }
 
-fn version(release: &str) -> Finding {
+/// The first two numbers of a release, as `uname -r` says it.
+fn numbers(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn version(release: &str) -> Finding {
+    let Some(version) = numbers(release) else {
         let found = format!("`{release}` is no kernel version");
         return Finding::with_fix("kernel", Level::Warn, found, "uname -r");
     };
-    match (major, minor) {
+    match version {
         old if old < OLDEST => {
             let found = format!("Linux {release} is older than {}.{}", OLDEST.0, OLDEST.1);
             Finding::with_fix(
