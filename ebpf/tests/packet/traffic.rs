@@ -47,12 +47,14 @@ fn exchange(client: &TcpStream, server: &TcpStream) {
     thread::scope(|scope| {
         for stream in [client, server] {
             scope.spawn(move || {
-                (&*stream).write_all(&pattern()).unwrap();
-                stream.shutdown(std::net::Shutdown::Write).unwrap();
+                let mut to: &TcpStream = stream;
+                to.write_all(&pattern()).unwrap();
+                to.shutdown(std::net::Shutdown::Write).unwrap();
             });
             scope.spawn(move || {
                 let mut got = Vec::new();
-                (&*stream).read_to_end(&mut got).unwrap();
+                let mut from: &TcpStream = stream;
+                from.read_to_end(&mut got).unwrap();
                 assert!(got == pattern(), "what arrives is what was sent");
             });
         }
