@@ -87,6 +87,7 @@ on! { IPVS, ipvs:
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
     a_dead_nodes_instances_get_nothing_more,
     a_killed_agent_moves_no_packet,
+    a_rolling_update_of_32_instances_fails_nobody,
     megabytes_arrive_whole_through_every_node,
     three_hundred_services_answer_on_their_vips,
 }
