@@ -35,6 +35,15 @@ pub(in crate::dataplane) fn find<'a>(table: &'a Table, flow: &Flow) -> Option<&'
     })
 }
 
+/// The address of a frontend as `nft` writes it in our sets.
+pub(in crate::dataplane) fn address(listen: &Listen) -> String {
+    match listen {
+        Listen::Vip(a) | Listen::Address(a) => a.to_string(),
+        Listen::AnyLocal(Family::V4) => "0.0.0.0".into(),
+        Listen::AnyLocal(Family::V6) => "::".into(),
+    }
+}
+
 /// Why a backend gets no new flow.
 pub(in crate::dataplane) fn reason(backend: &Backend, denied: bool) -> Option<String> {
     Some(match backend.state {
@@ -98,11 +107,7 @@ pub(super) fn explain(
     let counter = side.counters.get(&key).copied().unwrap_or(0);
     let target = realize(layout, place, entry, counter).target;
     let family = if layout.family == Family::V4 { "ip" } else { "ip6" };
-    let address = match key.listen {
-        Listen::Vip(a) | Listen::Address(a) => a.to_string(),
-        Listen::AnyLocal(Family::V4) => "0.0.0.0".into(),
-        Listen::AnyLocal(Family::V6) => "::".into(),
-    };
+    let address = address(&key.listen);
     let (protocol, port) = (key.protocol, flow.destination.port());
     let name = &layout.table.name;
     let mut objects = vec![
