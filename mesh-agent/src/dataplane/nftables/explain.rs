@@ -12,7 +12,7 @@ use crate::{
         explain::{Candidate, Explanation, Flow},
         netfilter::{
             elements::{Place, backend_id},
-            explain::{find, reason},
+            explain::{address, find, reason},
             layout::{Layout, octets},
         },
     },
