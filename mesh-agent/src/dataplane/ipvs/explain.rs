@@ -3,18 +3,18 @@
 use super::{
     host::Ground,
     realize::{scheduler, unsupported, virtual_of},
-    rules::TABLE,
+    rules::{MARKS, TABLE},
     state::State,
 };
 use crate::{
     dataplane::{
         explain::{Candidate, Explanation, Flow},
-        netfilter::explain::{find, reason},
+        netfilter::explain::{address, find, reason},
     },
     plan::{BackendId, Entry},
     sys::ipvs::Virtual,
 };
-use mesh_control::model::{Protocol, Scheduler};
+use mesh_control::model::Scheduler;
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read},
@@ -132,11 +132,9 @@ pub(super) fn explain(ground: &Ground, state: &State, schedulers: &[Scheduler], 
         objects.push(format!("ipvs {of} -> {at} weight {}", destination.weight));
     }
     let family = if of.is_ipv6() { "ip6" } else { "ip" };
-    let protocol = if key.protocol == Protocol::Tcp { "tcp" } else { "udp" };
-    objects.push(format!(
-        "{family} {TABLE} map marks {{ {} . {protocol} . {port} : {mark:#010x} }}",
-        key.listen
-    ));
+    let (address, protocol) = (address(&key.listen), key.protocol);
+    objects
+        .push(format!("{family} {TABLE} map {MARKS} {{ {address} . {protocol} . {port} : {mark:#010x} }}"));
     Explanation {
         frontend: Some(key),
         service: Some(frontend.service.clone()),

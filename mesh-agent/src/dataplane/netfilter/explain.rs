@@ -23,6 +23,15 @@ pub(in crate::dataplane) fn find<'a>(table: &'a Table, flow: &Flow) -> Option<&'
     })
 }
 
+/// The address of a frontend as `nft` writes it in our sets.
+pub(in crate::dataplane) fn address(listen: &Listen) -> String {
+    match listen {
+        Listen::Vip(a) | Listen::Address(a) => a.to_string(),
+        Listen::AnyLocal(Family::V4) => "0.0.0.0".into(),
+        Listen::AnyLocal(Family::V6) => "::".into(),
+    }
+}
+
 /// Why a backend gets no new flow.
 pub(in crate::dataplane) fn reason(backend: &Backend, denied: bool) -> Option<String> {
     Some(match backend.state {

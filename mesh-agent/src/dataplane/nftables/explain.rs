@@ -12,7 +12,7 @@ use crate::{
         explain::{Candidate, Explanation, Flow},
         netfilter::{
             elements::{Place, backend_id},
-            explain::{find, reason},
+            explain::{address, find, reason},
             layout::{Layout, octets},
         },
     },
@@ -70,11 +70,7 @@ pub(super) fn explain(nft: &mut Nft, state: &State, place: &Place, flow: &Flow) 
     });
     let target = side.realize_held(place, entry).target;
     let family = if layout.family == Family::V4 { "ip" } else { "ip6" };
-    let address = match key.listen {
-        Listen::Vip(a) | Listen::Address(a) => a.to_string(),
-        Listen::AnyLocal(Family::V4) => "0.0.0.0".into(),
-        Listen::AnyLocal(Family::V6) => "::".into(),
-    };
+    let address = address(&key.listen);
     let (protocol, port) = (key.protocol, flow.destination.port());
     let name = &layout.table.name;
     let [a, b] = [0, 4].map(|at| target.id()[at..].first_chunk().map_or(0, |word| u32::from_ne_bytes(*word)));
