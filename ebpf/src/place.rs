@@ -23,6 +23,16 @@ fn is_bpffs(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|fs| u64::try_from(fs.f_type).is_ok_and(|kind| kind == BPF_FS))
 }
 
+/// Why a kernel of that release (as `uname -r` says it) cannot run the programs. A release that is none is not judged.
+#[must_use]
+pub fn too_old(release: &str) -> Option<String> {
+    const TCX: (u32, u32) = (6, 6);
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return None };
+    ((major, minor) < TCX)
+        .then(|| format!("Linux {release} has no tcx: boot Linux {}.{} or later", TCX.0, TCX.1))
+}
+
 /// The BPF file system that [`bpffs`] would give, unless it would have to be mounted.
 #[must_use]
 pub fn mounted_bpffs(wanted: Option<&Path>) -> Option<PathBuf> {
@@ -87,4 +97,22 @@ pub fn netns_cookie() -> io::Result<u64> {
         )
     };
     if done == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_before_tcx_are_told() {
+        for (release, old) in [
+            ("5.15.0-91-generic", true),
+            ("6.5.13", true),
+            ("6.6.0", false),
+            ("7.0-rc1", false),
+            ("x", false),
+        ] {
+            assert_eq!(too_old(release).is_some(), old, "{release}");
+        }
+    }
 }

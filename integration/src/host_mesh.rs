@@ -5,6 +5,7 @@ use crate::{
     lab::{Host, Lab},
 };
 use anyhow::{Context, Result};
+use mesh_agent::dataplane::ebpf::Apart;
 use mesh_agent::demo::{
     instances::{Instances, Opened},
     layout::Node as Place,
@@ -27,6 +28,8 @@ pub struct HostMesh {
     instances: Instances,
     /// The hosts; told of when the test fails.
     pub lab: Lab,
+    /// What the agents' configurations name, if it has to outlive them.
+    pub ground: Option<Apart>,
 }
 
 impl HostMesh {
@@ -76,7 +79,7 @@ impl HostMesh {
             file.write_all(text.as_bytes())?;
         }
         let agents = Agents::start(binary, nodes, &services, key, folder)?;
-        Ok(HostMesh { agents, instances: Instances::default(), lab })
+        Ok(HostMesh { agents, instances: Instances::default(), lab, ground: None })
     }
 
     /// Puts a host on the overlay of node `i` by `mesh-agent attach`; its addresses.

@@ -4,7 +4,6 @@
 //! `until(what, BOUND, condition)` waits. `Lab::of(3)` gives hosts that are network namespaces.
 
 mod agents;
-pub mod cgroup;
 mod command;
 pub mod contract;
 mod host_mesh;

@@ -1,36 +1,21 @@
 //! The eBPF plane keeps the contract, with real packets between network namespaces: clients of other hosts, whose packets
 //! are translated, and of the node itself, whose sockets are; IPv4 and IPv6. Needs root.
 
-use mesh_agent::dataplane::ebpf::{EbpfConfig, EbpfPlane, Sizes};
+use mesh_agent::dataplane::ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes};
 use mesh_control::model::{Addresses, Name};
-use mesh_ebpf::place::private_bpffs;
-use mesh_integration::{cgroup::Cgroup, contract::kernel::KernelPlane};
-use std::{
-    os::fd::{AsRawFd, OwnedFd},
-    sync::Arc,
-};
+use mesh_integration::contract::kernel::KernelPlane;
 
 struct Ebpf;
 
-/// Pins and a cgroup that go with the test.
-#[derive(Debug)]
-struct Ground {
-    bpffs: OwnedFd,
-    cgroup: Arc<Cgroup>,
-}
-
 impl KernelPlane for Ebpf {
     type Plane = EbpfPlane;
-    type Ground = Ground;
+    type Ground = Apart;
 
-    fn ground() -> Ground {
-        Ground {
-            bpffs: private_bpffs().expect("a BPF file system"),
-            cgroup: Cgroup::join().expect("a cgroup"),
-        }
+    fn ground() -> Apart {
+        Apart::new().expect("a BPF file system and a cgroup")
     }
 
-    fn make(ground: &Ground) -> EbpfPlane {
+    fn make(ground: &Apart) -> EbpfPlane {
         let networks = |all: [&str; 2]| all.map(|n| n.parse().expect("a network")).into();
         let mut addresses = Addresses::default();
         for address in ["10.10.0.1", "fd10::1"] {
@@ -44,8 +29,8 @@ impl KernelPlane for Ebpf {
             overlay: Vec::new(),
             bridge: None,
             snapshots: None,
-            bpffs: Some(format!("/proc/self/fd/{}", ground.bpffs.as_raw_fd()).into()),
-            cgroup: Some(ground.cgroup.path().to_owned()),
+            bpffs: Some(ground.bpffs()),
+            cgroup: Some(ground.cgroup().to_owned()),
             sizes: Sizes { flows: 1 << 12, ..Sizes::default() },
             new_flows: 0,
         })

@@ -65,6 +65,21 @@ const SHORT_CONTRACT: &[&str] = &[
     "on_node6::weighted_round_robin",
 ];
 
+/// Of the same what IPVS does by means of its own, and what went wrong in other programs that stand on it.
+const IPVS: &[&str] = &[
+    "ipvs::",
+    "routed4::a_client_stays_with_its_backend",
+    "routed4::a_port_published_everywhere",
+    "routed4::a_removed_tcp_backend",
+    "routed4::draining_tcp",
+    "routed4::observing_gives",
+    "routed4::the_backend_sees",
+    "on_node6::down_keeps_tcp",
+    "on_node6::draining_udp",
+    "on_node6::teardown_leaves",
+    "on_node6::weighted_round_robin",
+];
+
 /// All of them, in the order they run. A new one is one line here.
 pub(crate) const GROUPS: &[Group] = &[
     group("netlink", Binary::Unit("mesh-agent"), 300, &["sys::"]),
@@ -74,7 +89,9 @@ pub(crate) const GROUPS: &[Group] = &[
     long("lab_mesh", Binary::Test("lab_mesh"), 1200, &[]),
     long("overlay", Binary::Test("overlay"), 1200, &[]),
     group("nftables", Binary::Test("contract_nftables"), 700, SHORT_CONTRACT),
+    group("ipvs", Binary::Test("contract_ipvs"), 700, IPVS),
+    group("wireguard", Binary::Test("overlay"), 500, &["sealed::"]),
     long("nftables_whole", Binary::Test("contract_nftables"), 1800, &[]),
-    group("ipvs", Binary::Test("contract_ipvs"), 700, SHORT_CONTRACT),
     long("ipvs_whole", Binary::Test("contract_ipvs"), 1800, &[]),
+    long("ebpf_whole", Binary::Test("contract_ebpf"), 1800, &[]),
 ];

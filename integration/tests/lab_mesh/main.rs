@@ -15,8 +15,8 @@ use mesh_integration::{
 };
 use serde_json::Value;
 use setup::{
-    IPVS, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE, USERSPACE_OVERLAY, mirror, mirrored, one_in_each,
-    start, until_met,
+    EBPF, EBPF_AND_NFTABLES, IPVS, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE, USERSPACE_OVERLAY, mirror,
+    mirrored, one_in_each, start, until_met,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -72,6 +72,16 @@ on! { NFTABLES_SEALED, nftables_sealed:
     between_nodes_nothing_is_in_plain,
 }
 
+on! { EBPF, ebpf:
+    everybody_reaches_everything,
+    an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
+    a_dead_nodes_instances_get_nothing_more,
+    a_killed_agent_moves_no_packet,
+    a_rolling_update_of_32_instances_fails_nobody,
+    megabytes_arrive_whole_through_every_node,
+    three_hundred_services_answer_on_their_vips,
+}
+
 on! { IPVS, ipvs:
     everybody_reaches_everything,
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
@@ -80,6 +90,13 @@ on! { IPVS, ipvs:
     a_rolling_update_of_32_instances_fails_nobody,
     megabytes_arrive_whole_through_every_node,
     three_hundred_services_answer_on_their_vips,
+}
+
+on! { EBPF_AND_NFTABLES, ebpf_and_nftables:
+    everybody_reaches_everything,
+    an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
+    a_killed_agent_moves_no_packet,
+    megabytes_arrive_whole_through_every_node,
 }
 
 async fn an_outside_client_reaches_containers_through_every_node_and_is_known_to_them(plane: &Plane) {

@@ -53,6 +53,7 @@ fn the_documented_example_is_read_and_shows_the_defaults() {
     let defaults = Config {
         node: NodeConfig { zone: None, ..shown.node },
         cluster: ClusterConfig { join: vec![], data_dir: None, ..shown.cluster },
+        ebpf: EbpfConfig { bpffs: None, cgroup: None, ..shown.ebpf },
         userspace: UserspaceConfig { workers: None, ..shown.userspace },
         admin: AdminConfig { listen: None, ..shown.admin },
         overlay: vec![],

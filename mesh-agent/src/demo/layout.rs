@@ -98,6 +98,8 @@ pub struct Layout {
     vip_cidr: Ipv4Network,
     /// The plane of the kernel that moves the packets, if it is one.
     kernel: Option<KernelPlane>,
+    /// What configurations say besides, in whole lines.
+    pub further: String,
 }
 
 /// A data plane in the kernel: its nodes have network namespaces of their own and containers on an overlay.
@@ -224,6 +226,7 @@ impl Layout {
             vip_cidr: Ipv4Network::new(Ipv4Addr::new(vips[0], vips[1], 128, 0), 17)
                 .map_err(|e| e.to_string())?,
             kernel: None,
+            further: String::new(),
         })
     }
 
@@ -305,7 +308,8 @@ impl Layout {
                  publish: {{addresses: [{address}]}}\n"
             ),
             Some(plane) => {
-                format!("data_plane: {}\noverlay: {{cidr: [10.88.0.0/16]}}\n", plane.name())
+                let name = plane.name();
+                format!("data_plane: {name}\noverlay: {{cidr: [10.88.0.0/16]}}\n{}", self.further)
             }
         };
         format!(

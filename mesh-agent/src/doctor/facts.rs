@@ -57,6 +57,8 @@ pub struct Wanted {
     pub kernel_plane: Need,
     /// Whether that is IPVS.
     pub ipvs: bool,
+    /// The eBPF plane.
+    pub ebpf: Need,
     /// Networks of the overlay.
     pub overlay: Vec<IpNetwork>,
     /// Whether it is encrypted.
@@ -102,10 +104,14 @@ impl Wanted {
                 PlaneChoice::Auto => Need::Preferred,
                 // IPVS has tables of nf_tables beside it.
                 PlaneChoice::Nftables | PlaneChoice::Ipvs => Need::Required,
-                PlaneChoice::Ebpf => Need::No,
+                PlaneChoice::Ebpf => Need::Preferred,
                 PlaneChoice::Userspace => Need::No,
             },
             ipvs: config.data_plane == PlaneChoice::Ipvs,
+            ebpf: match config.data_plane {
+                PlaneChoice::Ebpf => Need::Required,
+                _ => Need::No,
+            },
             overlay: config.overlay.iter().map(|overlay| overlay.network).collect(),
             encrypted: config.overlay_links.encryption.is_some(),
             vips: config.vip_cidr.clone(),
@@ -127,6 +133,7 @@ impl Wanted {
         Wanted {
             kernel_plane: Need::Preferred,
             ipvs: false,
+            ebpf: Need::No,
             overlay: Vec::new(),
             encrypted: false,
             vips: Vec::new(),

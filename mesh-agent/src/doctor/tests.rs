@@ -19,6 +19,7 @@ fn good() -> Facts {
             encrypted: false,
             kernel_plane: Need::Required,
             ipvs: false,
+            ebpf: Need::No,
             overlay: vec!["10.77.0.0/16".parse().unwrap()],
             vips: vec!["10.96.0.0/16".parse().unwrap()],
             dynamic_ports: PortRange::new(30_000, 32_767).ok(),

@@ -65,6 +65,10 @@ pub fn leftovers(bpffs: Option<&Path>) -> io::Result<Vec<PathBuf>> {
 
 impl Core {
     pub(super) fn open(config: EbpfConfig) -> io::Result<Core> {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        if let Some(why) = place::too_old(release.trim()) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
         let bpffs = place::bpffs(config.bpffs.as_deref())?;
         let cgroup = config.cgroup.clone().map_or_else(place::cgroups, Ok)?;
         let mut core = Core {

@@ -12,6 +12,7 @@
 //! (`note`), so the whole table can be read back and compared (`observe`), also by another run of the agent. All is
 //! pinned: without an agent it goes on.
 
+mod apart;
 mod change;
 mod core;
 mod counters;
@@ -27,7 +28,7 @@ mod space;
 mod state;
 
 use self::core::Core;
-pub use self::core::leftovers;
+pub use self::{apart::Apart, core::leftovers};
 use super::{
     batch::Batch,
     blocking::{blocking, locked},

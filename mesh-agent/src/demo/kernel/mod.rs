@@ -1,4 +1,4 @@
-//! `mesh-agent demo --data-plane nftables`: nodes in network namespaces of their own, instances in containers on the
+//! `mesh-agent demo --data-plane nftables` or `ebpf`: nodes in network namespaces of their own, instances in containers on the
 //! overlay between them, and a client outside. The kernel moves the packets.
 
 mod containers;
@@ -29,7 +29,15 @@ use story::Story;
 pub async fn run(options: &Options, plane: KernelPlane, exe: &Path) -> Result<(), DemoError> {
     let mut stop = Stop::new().map_err(|e| DemoError::System("cannot watch signals", e))?;
     let folder = Folder::create()?;
-    let layout = Layout::on_overlay(plane, options, &folder.0).map_err(DemoError::Options)?;
+    let mut layout = Layout::on_overlay(plane, options, &folder.0).map_err(DemoError::Options)?;
+    // Pins are the host's, not a namespace's: they would outlive the demo. This goes last.
+    #[cfg(feature = "ebpf")]
+    let apart = (plane == KernelPlane::Ebpf)
+        .then(crate::dataplane::ebpf::Apart::new)
+        .transpose()
+        .map_err(DemoError::namespaces("cannot set up eBPF"))?;
+    #[cfg(feature = "ebpf")]
+    layout.further.extend(apart.as_ref().map(crate::dataplane::ebpf::Apart::yaml));
     let network = Network::build(&layout)?;
     let key = mesh_control::generate_key().map_err(|e| DemoError::NotReady(e.to_string()))?;
     write_configs(&layout, &key).map_err(|e| DemoError::System("cannot write the demo's files", e))?;

@@ -7,6 +7,8 @@ use crate::doctor::{
 
 /// The netdev egress hook, which gives replies of the routing mesh back to the node they came in on.
 const EGRESS: (u32, u32) = (5, 16);
+/// What the eBPF data plane's programs for packets hang on.
+const TCX: (u32, u32) = (6, 6);
 /// What the data planes are written for.
 const OLDEST: (u32, u32) = (5, 4);
 /// No clock that is right shows less: 2026-01-01.
@@ -18,18 +20,7 @@ const SKEW: u64 = 60;
 pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
     findings.push(version(&facts.kernel));
     features(facts, findings);
-    let bpf = facts.bpf;
-    let lacking: Vec<&str> = [(bpf.syscall, "bpf(2)"), (bpf.btf, "BTF"), (bpf.cgroup2, "a mounted cgroup2")]
-        .into_iter()
-        .filter_map(|(there, what)| (!there).then_some(what))
-        .collect();
-    findings.push(match &lacking[..] {
-        [] => Finding::ok("ebpf", "bpf(2), BTF and cgroup2 are there"),
-        lacking => Finding::ok(
-            "ebpf",
-            format!("not there: {}; only the ebpf data plane needs it", lacking.join(", ")),
-        ),
-    });
+    findings.push(ebpf(facts));
     findings.push(match (facts.ipvs, facts.wanted.ipvs) {
         (true, _) => Finding::ok("ipvs", "there"),
         (false, false) => Finding::ok("ipvs", "not loaded; only the ipvs data plane needs it"),
@@ -43,13 +34,42 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
     findings.push(clock(facts));
 }
 
-fn version(release: &str) -> Finding {
+/// What the eBPF data plane needs.
+fn ebpf(facts: &Facts) -> Finding {
+    let bpf = facts.bpf;
+    let tcx = numbers(&facts.kernel).is_some_and(|version| version >= TCX);
+    let needs = [
+        (bpf.syscall, "bpf(2)"),
+        (bpf.btf, "BTF"),
+        (bpf.cgroup2, "a mounted cgroup2"),
+        (tcx, "tcx (Linux 6.6)"),
+    ];
+    let lacking: Vec<&str> = needs.into_iter().filter_map(|(there, what)| (!there).then_some(what)).collect();
+    if lacking.is_empty() {
+        return Finding::ok("ebpf", "bpf(2), BTF, cgroup2 and tcx are there");
+    }
+    let found = format!("not there: {}; only the ebpf data plane needs it", lacking.join(", "));
+    match facts.wanted.ebpf.missing() {
+        Level::Ok => Finding::ok("ebpf", found),
+        level => {
+            let fix = "boot Linux 6.6 or later with BPF, BTF and cgroup2, or set data_plane: nftables";
+            Finding::with_fix("ebpf", level, found, fix)
+        }
+    }
+}
+
+/// The first two numbers of a release, as `uname -r` says it.
+fn numbers(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn version(release: &str) -> Finding {
+    let Some(version) = numbers(release) else {
         let found = format!("`{release}` is no kernel version");
         return Finding::with_fix("kernel", Level::Warn, found, "uname -r");
     };
-    match (major, minor) {
+    match version {
         old if old < OLDEST => {
             let found = format!("Linux {release} is older than {}.{}", OLDEST.0, OLDEST.1);
             Finding::with_fix(

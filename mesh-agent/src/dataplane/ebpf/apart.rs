@@ -1,36 +1,71 @@
-//! A cgroup of this process's own, so that programs of the kernel for sockets see the sockets of a test and no others.
+//! Pins and a cgroup of this process's own, for tests and demos: the programs see the sockets of its children and no
+//! others, and all is gone with it.
 
+use mesh_ebpf::place;
 use std::{
     fs, io,
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-/// What a test's cgroups are called.
-const PREFIX: &str = "mesh-test-";
+/// What such cgroups are called, with the number of the process.
+const PREFIX: &str = "mesh-agent-apart-";
+
+/// A BPF file system that is mounted nowhere, and a cgroup that this process is in while this lives.
+#[derive(Debug)]
+pub struct Apart {
+    bpffs: OwnedFd,
+    cgroup: Arc<Cgroup>,
+}
+
+impl Apart {
+    /// Makes both; sockets that are opened and processes that are started from now on are in the cgroup.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new() -> io::Result<Apart> {
+        Ok(Apart { bpffs: place::private_bpffs()?, cgroup: Cgroup::join()? })
+    }
+
+    /// The file system, as it is seen by every process that may look into this one.
+    #[must_use]
+    pub fn bpffs(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.bpffs.as_raw_fd()))
+    }
+
+    /// The cgroup's folder.
+    #[must_use]
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup.path
+    }
+
+    /// The section of a configuration, in one line.
+    #[must_use]
+    pub fn yaml(&self) -> String {
+        format!("ebpf: {{bpffs: {}, cgroup: {}}}\n", self.bpffs().display(), self.cgroup().display())
+    }
+}
 
 /// This process is in it from its making on, and out of it when it goes.
 #[derive(Debug)]
-pub struct Cgroup {
+struct Cgroup {
     path: PathBuf,
     /// Where the process was before.
     before: PathBuf,
 }
 
-/// Tests of one process share theirs.
+/// All of one process share theirs.
 static SHARED: Mutex<Weak<Cgroup>> = Mutex::new(Weak::new());
 
 impl Cgroup {
     /// Makes it (cgroups(7), version 2) and joins it.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn join() -> io::Result<Arc<Cgroup>> {
+    fn join() -> io::Result<Arc<Cgroup>> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cgroup) = shared.upgrade() {
             return Ok(cgroup);
         }
-        let root = mesh_ebpf::place::cgroups()?;
+        let root = place::cgroups()?;
         let own = fs::read_to_string("/proc/self/cgroup")?;
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or("");
         // A process that was killed left its own behind.
@@ -49,12 +84,6 @@ impl Cgroup {
         *shared = Arc::downgrade(&cgroup);
         Ok(cgroup)
     }
-
-    /// Its folder.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 fn enter(cgroup: &Path) -> io::Result<()> {
@@ -64,7 +93,7 @@ fn enter(cgroup: &Path) -> io::Result<()> {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         if let Err(error) = enter(&self.before).and_then(|()| fs::remove_dir(&self.path)) {
-            eprintln!("{} is left behind: {error}", self.path.display());
+            tracing::warn!(cgroup = %self.path.display(), %error, "left behind");
         }
     }
 }
