@@ -110,9 +110,9 @@ fn failed(action: &'static str) -> impl Fn(io::Error) -> PlaneError {
     move |source| PlaneError { plane: NAME, action, source }
 }
 
-/// The schedulers that this kernel has, tried on a mark of ours without a number, which no service has.
+/// The schedulers that this kernel has, tried on the mark of UDP port 0, which no packet has.
 fn schedulers(ipvs: &mut Ipvs) -> Result<Vec<Scheduler>, IpvsError> {
-    let of = Virtual::Mark { mark: MARK, v6: false };
+    let of = Virtual::Mark { mark: rules::mark(0, Protocol::Udp, 0), v6: false };
     let mut all = Vec::new();
     for (scheduler, _) in Scheduler::ALL {
         let (name, flags) = realize::scheduler(scheduler);
