@@ -1,9 +1,9 @@
 //! Between the plan of the tunnels and the kernel.
 
 use super::{
-    end::{End, NAMES, Stamp, age},
+    end::{End, NAMES, Stamp, age, port},
     guard,
-    plan::{Move, Observed, Scene, Tunnels, no_ipv6, port, refused},
+    plan::{Move, Observed, Scene, Tunnels, no_ipv6, refused},
 };
 use crate::{
     overlay::{

@@ -20,6 +20,12 @@ use mesh_control::model::{Tunnel, TunnelKey};
 /// The names of the devices: one, and another while the key is changed.
 pub const NAMES: [&str; 2] = ["mesh-wg", "mesh-wg2"];
 
+/// The UDP port of a slot.
+#[must_use]
+pub fn port(config: &Encryption, slot: usize) -> u16 {
+    config.port.saturating_add(u16::from(slot > 0))
+}
+
 /// A device of this program.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct End {
@@ -93,8 +99,7 @@ impl End {
     #[must_use]
     pub fn announced(&self, config: &Encryption, now: u64) -> Option<Tunnel> {
         let told = self.stamp.retired.is_none_or(|at| now.saturating_sub(at) < config.hold.as_secs());
-        let port = config.port.saturating_add(u16::from(self.slot > 0));
-        self.key().filter(|_| told).map(|key| Tunnel { key, port })
+        self.key().filter(|_| told).map(|key| Tunnel { key, port: port(config, self.slot) })
     }
 
     /// Its public key.

@@ -9,7 +9,7 @@
 
 use super::{
     address,
-    end::{End, NAMES, Turn, age, turn},
+    end::{End, NAMES, Turn, age, port, turn},
 };
 use crate::{
     overlay::{
@@ -77,15 +77,15 @@ impl fmt::Display for Move {
             Move::Make { slot, mtu } => write!(f, "make link {} with a new key (mtu {mtu})", NAMES[*slot]),
             Move::Key(_, name) => write!(f, "give {name} a new key"),
             Move::Port(_, name, port) => write!(f, "give {name} the UDP port {port}"),
-            Move::Put(_, node, peer) => write!(f, "seal for {node} with {}", tail(&peer.key)),
-            Move::Drop(_, key) => write!(f, "forget the key {}", tail(key)),
+            Move::Put(_, node, peer) => write!(f, "seal for {node} with {}", short(&peer.key)),
+            Move::Drop(_, key) => write!(f, "forget the key {}", short(key)),
             Move::Step(step) => step.fmt(f),
         }
     }
 }
 
 /// A key is too long for people; its start tells it.
-fn tail(key: &Key) -> String {
+fn short(key: &Key) -> String {
     mesh_control::model::TunnelKey(*key).to_string().chars().take(8).collect()
 }
 
@@ -98,12 +98,6 @@ pub struct Tunnels {
     pub turning: bool,
     /// For people.
     pub problems: Vec<String>,
-}
-
-/// The UDP port of a slot.
-#[must_use]
-pub fn port(encryption: &Encryption, slot: usize) -> u16 {
-    encryption.port.saturating_add(u16::from(slot > 0))
 }
 
 /// All that is to be said of a mesh.
