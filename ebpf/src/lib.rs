@@ -49,7 +49,7 @@ impl Default for Sizes {
             backends: 1 << 17,
             slots: 1 << 20,
             flows: 1 << 17,
-            cached: 1 << 10,
+            cached: 1 << 14,
             clients: 1 << 16,
         }
     }

@@ -33,6 +33,9 @@ const PORT: u16 = 65_000;
 const FRONTS: u16 = 50_000;
 /// Directions of flows there is room for; beyond, the oldest go.
 const ROOM: u32 = 1 << 20;
+/// Lines of the cache, as by default.
+const LINES: u32 = 1 << 14;
+
 /// As `floors/packet.rs` has it.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -221,10 +224,9 @@ pub(super) fn run(rounds: usize, json: bool) -> anyhow::Result<()> {
         &["traffic", "program", "median", "least", "of LRU only"],
     );
     for (title, load_is, lines) in [
-        ("1,000 flows", Load::Flows(1000), 4096),
-        ("60,000 flows", Load::Flows(60_000), 4096),
-        ("60,000 flows, 65,536 lines of cache", Load::Flows(60_000), 65_536),
-        ("new flows", Load::New, 4096),
+        ("1,000 flows", Load::Flows(1000), LINES),
+        ("60,000 flows", Load::Flows(60_000), LINES),
+        ("new flows", Load::New, LINES),
     ] {
         let contenders = [
             floor(load_is, "parse and one port", "floor_parse")?,

@@ -160,8 +160,7 @@ impl Family for V6 {
     }
 }
 
-/// An address as two numbers. LLVM 22 crashes over copies that are aligned to 16 bytes, which `u128` and comparisons of
-/// 16 bytes lead to on this target.
+/// An address as two numbers, which this target compares at once.
 #[inline(always)]
 pub fn halves(address: V6) -> [u64; 2] {
     // SAFETY: numbers of the same size.

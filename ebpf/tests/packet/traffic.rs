@@ -43,16 +43,18 @@ fn pattern() -> Vec<u8> {
 }
 
 /// Sends a lot both ways at once and compares it.
-fn exchange(client: TcpStream, server: TcpStream) {
+fn exchange(client: &TcpStream, server: &TcpStream) {
     thread::scope(|scope| {
-        for stream in [&client, &server] {
+        for stream in [client, server] {
             scope.spawn(move || {
-                (&*stream).write_all(&pattern()).unwrap();
-                stream.shutdown(std::net::Shutdown::Write).unwrap();
+                let mut to: &TcpStream = stream;
+                to.write_all(&pattern()).unwrap();
+                to.shutdown(std::net::Shutdown::Write).unwrap();
             });
             scope.spawn(move || {
                 let mut got = Vec::new();
-                (&*stream).read_to_end(&mut got).unwrap();
+                let mut from: &TcpStream = stream;
+                from.read_to_end(&mut got).unwrap();
                 assert!(got == pattern(), "what arrives is what was sent");
             });
         }
@@ -74,14 +76,14 @@ fn connections_reach_containers_and_programs_of_the_host() {
             let (server, peer) = listener.accept().unwrap();
             server.set_read_timeout(Some(PATIENCE)).unwrap();
             assert_eq!(peer.ip(), plan.client, "the client keeps its address");
-            exchange(stream, server);
+            exchange(&stream, &server);
         }
         // A container dials the frontend of which it is the backend.
         let listener = container.run(|| TcpListener::bind((plan.container, port::BACKEND)).unwrap());
         let stream = connect(&container, (plan.vip, port::CONTAINER)).unwrap();
         let (server, peer) = listener.accept().unwrap();
         assert_eq!(peer.ip(), plan.gateway);
-        exchange(stream, server);
+        exchange(&stream, &server);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A packet's bytes, in the reach of the program.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, xdp_md},
+    bindings::__sk_buff,
     helpers::generated::bpf_skb_pull_data,
 };
 use core::{arch::asm, mem::offset_of};
@@ -48,7 +48,7 @@ pub trait Frame: Copy {
 /// A field of a context that is declared as 32 bits and becomes a pointer when it is loaded. The compiler would copy it
 /// with an instruction of 32 bits, after which it is none.
 #[inline(always)]
-fn pointer<C, const OFFSET: usize>(context: *mut C) -> usize {
+fn pointer<const OFFSET: usize>(context: *mut __sk_buff) -> usize {
     let pointer;
     // SAFETY: the context is the kernel's and has this field.
     unsafe {
@@ -74,12 +74,12 @@ impl Skb {
 impl Frame for Skb {
     #[inline(always)]
     fn start(self) -> usize {
-        pointer::<__sk_buff, { offset_of!(__sk_buff, data) }>(self.0)
+        pointer::<{ offset_of!(__sk_buff, data) }>(self.0)
     }
 
     #[inline(always)]
     fn end(self) -> usize {
-        pointer::<__sk_buff, { offset_of!(__sk_buff, data_end) }>(self.0)
+        pointer::<{ offset_of!(__sk_buff, data_end) }>(self.0)
     }
 
     #[inline(always)]
@@ -96,35 +96,5 @@ impl Frame for Skb {
     #[inline(always)]
     fn device(self) -> u32 {
         self.get().ifindex
-    }
-}
-
-/// A buffer of a driver: what programs at XDP get. All that can be read is readable.
-#[derive(Clone, Copy)]
-pub struct Xdp(pub *mut xdp_md);
-
-impl Frame for Xdp {
-    #[inline(always)]
-    fn start(self) -> usize {
-        pointer::<xdp_md, { offset_of!(xdp_md, data) }>(self.0)
-    }
-
-    #[inline(always)]
-    fn end(self) -> usize {
-        pointer::<xdp_md, { offset_of!(xdp_md, data_end) }>(self.0)
-    }
-
-    #[inline(always)]
-    fn len(self) -> u32 {
-        (self.end() - self.start()) as u32
-    }
-
-    #[inline(always)]
-    fn pull(self) {}
-
-    #[inline(always)]
-    fn device(self) -> u32 {
-        // SAFETY: as in `Skb::get`.
-        unsafe { (*self.0).ingress_ifindex }
     }
 }

@@ -41,7 +41,7 @@ pub trait Ip: Family {
     fn header(words: &mut [u32], source: Self, destination: Self, protocol: u8, len: u32);
     /// Whether pings of it are answered here.
     fn answers(self) -> bool;
-    /// Whether it is the same. `==` would do but for the compiler, see [`halves`].
+    /// Whether it is the same, compared by words.
     fn is(self, other: Self) -> bool;
     /// Whether it is a node's.
     fn is_node(self) -> bool;

@@ -2,7 +2,7 @@
 
 use super::{
     answer::Error,
-    checksum::{fold64, hops},
+    checksum::{apply, fold32, fold64, hops},
     frame::{Frame, Skb},
     ip::Ip,
     parse::{Kind, Packet, TCP, UDP, read, write},
@@ -59,35 +59,63 @@ fn longest<A: Ip>(skb: Skb, packet: &Packet<A>) -> u32 {
 /// partial, for a device to complete, or 0 where UDP has none), and the kernel's own sum over the packet.
 #[inline(always)]
 fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, ttl: u8) -> bool {
+    // What the kernel's own sum changes by.
+    let mut sum = if A::HEADER_SUM { 0 } else { u64::from(hops(packet.ttl, ttl)) };
     let whole = packet.kind == Kind::Ports;
+    let udp = packet.key.protocol == UDP;
+    let offset = packet.l4 + if udp { 6 } else { 16 };
+    let mut helpers = false;
     if whole {
         let Some(ports) = skb.at::<u32>(packet.l4 as usize) else { return false };
         write(ports, u32::from(rewrite.source_port) | u32::from(rewrite.destination_port) << 16);
+        let Some(at) = skb.at::<u16>(offset as usize) else { return false };
+        let old = read(at);
+        if skb.get().gso_size != 0 || may_be_partial(packet, old) {
+            helpers = true;
+        } else if !udp || old != 0 {
+            let new = apply(old, fold64(u64::from(rewrite.addresses) + u64::from(rewrite.ports)));
+            write(at, if udp && new == 0 { u16::MAX } else { new });
+            if A::HEADER_SUM {
+                // The header adds up to nothing, whatever its addresses; TCP and UDP count them without having them.
+                sum = u64::from(!rewrite.addresses);
+            }
+        } else if !A::HEADER_SUM {
+            sum += u64::from(rewrite.addresses) + u64::from(rewrite.ports);
+        } else {
+            sum = u64::from(rewrite.ports);
+        }
+    } else if !A::HEADER_SUM {
+        sum += u64::from(rewrite.addresses);
     }
     if !A::write(skb, packet.l3 as usize, rewrite.source, rewrite.destination, rewrite.addresses, ttl) {
         return false;
     }
-    if whole {
-        let (offset, zero) = match packet.key.protocol {
-            UDP => (packet.l4 + 6, u64::from(BPF_F_MARK_MANGLED_0)),
-            _ => (packet.l4 + 16, 0),
-        };
+    if helpers {
+        let zero = if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
         let pseudo = zero | u64::from(BPF_F_PSEUDO_HDR);
         // SAFETY: the context is the kernel's; the offset is checked by the helper.
-        unsafe { bpf_l4_csum_replace(skb.0, offset, 0, u64::from(rewrite.addresses), pseudo) };
-        if rewrite.ports != 0 && rewrite.ports != u32::MAX {
-            // SAFETY: as above.
-            unsafe { bpf_l4_csum_replace(skb.0, offset, 0, u64::from(rewrite.ports), zero) };
+        unsafe {
+            bpf_l4_csum_replace(skb.0, offset, 0, u64::from(rewrite.addresses), pseudo);
+            bpf_l4_csum_replace(skb.0, offset, 0, u64::from(rewrite.ports), zero);
+        }
+        if !A::HEADER_SUM {
+            // It took the addresses for changed within a header that has a sum of its own: what it took comes back.
+            sum += u64::from(rewrite.addresses);
         }
     }
-    if !A::HEADER_SUM {
-        // The helper above takes the addresses for changed within a header that has a sum of its own. IPv6's has
-        // none: what it took from the kernel's sum comes back, and the hop limit counts.
-        let change = u64::from(rewrite.addresses) + u64::from(hops(packet.ttl, ttl));
-        // SAFETY: as above.
-        unsafe { bpf_csum_update(skb.0, fold64(change)) };
-    }
+    // SAFETY: as above.
+    unsafe { bpf_csum_update(skb.0, fold64(sum)) };
     true
+}
+
+/// Whether a checksum can be one that is left to the device: then it is the sum of the pseudo header alone, and ports do
+/// not count yet. One packet in 65,536 only looks so, and is left to the helpers, which know.
+#[inline(always)]
+fn may_be_partial<A: Ip>(packet: &Packet<A>, checksum: u16) -> bool {
+    let len = packet.len - (packet.l4 - packet.l3) + u32::from(packet.key.protocol);
+    let pseudo = packet.key.source.sum() + packet.key.destination.sum() + u64::from(len.to_be());
+    let pseudo = fold32(fold64(pseudo));
+    checksum == pseudo || checksum == !pseudo && matches!(checksum, 0 | u16::MAX)
 }
 
 /// To where a rewrite says.
