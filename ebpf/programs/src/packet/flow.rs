@@ -130,6 +130,11 @@ pub fn resolve<A: Steps>(skb: Skb, line: u32) -> Act {
         forget(packet, flow, config);
         return Act::BEGIN;
     }
+    if flags & (MARKS | ACK) == SYN | ACK && reply && flow.bits & direction::CLOSED != 0 {
+        // The backend answers a connection that came to it another way, from a port that the client uses again.
+        forget(packet, flow, config);
+        return Act::NEXT;
+    }
     let backend = BACKENDS.get(flow.backend);
     let Some(backend) = backend.filter(|backend| keeps(backend, flow.generation)) else {
         return gone(packet, flow, config, flags);
