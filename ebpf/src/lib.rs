@@ -46,7 +46,7 @@ impl Default for Sizes {
 
 impl Sizes {
     /// The maps by name.
-    fn each(&self) -> [(&'static str, u32); 31] {
+    fn each(&self) -> [(&'static str, u32); 30] {
         [
             ("services4", self.ports),
             ("services6", self.ports),
@@ -71,7 +71,6 @@ impl Sizes {
             ("flows6", self.flows),
             ("cache4", self.cached),
             ("cache6", self.cached),
-            ("cache_epochs", self.cached),
             ("udp_out4", self.flows),
             ("udp_out6", self.flows),
             ("udp_back4", self.flows),

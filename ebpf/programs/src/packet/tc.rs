@@ -67,12 +67,18 @@ fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
         Kind::Ports => {}
         Kind::LaterFragment => {
             if !recall(packet) {
-                return if packet.key.destination.is_vip(config) { turn_away::<A>(skb, Act::drop(Drop::Fragment)) } else { NEXT };
+                return if packet.key.destination.is_vip(config) {
+                    turn_away::<A>(skb, Act::drop(Drop::Fragment))
+                } else {
+                    NEXT
+                };
             }
         }
         Kind::Echo if packet.key.destination.answers() => return pong(skb, packet),
         Kind::Error => {}
-        Kind::Malformed if packet.key.destination.is_vip(config) => return turn_away::<A>(skb, Act::drop(Drop::Malformed)),
+        Kind::Malformed if packet.key.destination.is_vip(config) => {
+            return turn_away::<A>(skb, Act::drop(Drop::Malformed));
+        }
         _ => return NEXT,
     }
     let line = line(&packet.key, config);
@@ -83,7 +89,8 @@ fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
     if packet.kind == Kind::Error || !holds(cached, packet, epoch, config) {
         // Nobody's, until it is this flow's.
         cached.epoch = epoch.wrapping_sub(1);
-        let act = if packet.kind == Kind::Error { A::concern(skb, line) } else { decide::<A>(skb, packet, line) };
+        let act =
+            if packet.kind == Kind::Error { A::concern(skb, line) } else { decide::<A>(skb, packet, line) };
         match act.kind() {
             act::SEND if packet.kind == Kind::Error => return leave(&cached.rewrite),
             act::SEND => keep(cached, packet, epoch),
