@@ -71,7 +71,7 @@ impl Sizes {
             "locals4" | "locals6" => 4096,
             "nodes4" | "nodes6" => 16_384,
             "flows4" | "flows6" | "udp_out4" | "udp_out6" | "udp_back4" | "udp_back6" => self.flows,
-            "cache4" | "cache6" | "cache_epochs" => self.cached,
+            "cache4" | "cache6" => self.cached,
             _ => return None,
         })
     }

@@ -98,10 +98,10 @@ fn chain(count: u16) -> impl Iterator<Item = (FlowKey<V4>, u16)> {
 /// This project's program; `lines` of its cache.
 fn ours(load_is: Load, lines: u32) -> anyhow::Result<Contender> {
     let mut loader = EbpfLoader::new();
-    for name in ["cache4", "cache_epochs"] {
-        loader.map_max_entries(name, lines);
-    }
-    loader.map_max_entries("services4", u32::from(FRONTS) + 2).map_max_entries("flows4", ROOM);
+    loader
+        .map_max_entries("cache4", lines)
+        .map_max_entries("services4", u32::from(FRONTS) + 2)
+        .map_max_entries("flows4", ROOM);
     let mut ebpf = loader.load(OBJECT)?;
     load(&mut ebpf, "tc_ingress")?;
     set(&mut ebpf, "config", Config { epoch: 1, hz: 1000, cached: lines - 1, ..Config::default() })?;

@@ -222,11 +222,14 @@ pub struct Cached<A> {
     pub key: FlowKey<A>,
     /// What becomes of it.
     pub rewrite: Rewrite<A>,
-    /// [`Config::epoch`] plus the line's in `cache_epochs` when it was cached: of another it is not used.
+    /// [`Config::epoch`] plus that of its share of the lines in `cache_epochs` when it was cached: of another it is not used.
     pub epoch: u32,
     /// When it was looked up in `flows`: jiffies, low half. It is used for a second.
     pub since: u32,
 }
+
+/// Entries of `cache_epochs`, a power of two: every so many lines of the cache share one.
+pub const CACHE_EPOCH_COUNT: u32 = 1024;
 
 /// What later fragments of a packet are known by: key of `fragments4`/`fragments6`. The value is the two ports, source
 /// first, network order.

@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use mesh_ebpf_common::{
-    Backend, BackendCounts, Cached, Chosen, Config, Dialled, Drop, Flow, FlowKey, FragmentKey, Frontend,
-    FrontendCounts, MemberKey, Pace, Peer, PeerKey, SETS, Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS,
+    Backend, BackendCounts, CACHE_EPOCH_COUNT, Cached, Chosen, Config, Dialled, Drop, Flow, FlowKey, FragmentKey,
+    Frontend, FrontendCounts, MemberKey, Pace, Peer, PeerKey, SETS, Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS,
 };
 
 /// The loader gives every map its size; this one only has to be above 0.
@@ -47,7 +47,7 @@ maps! {
     "flows6" FLOWS6: LruHashMap<FlowKey<V6>, Flow<V6>> = LATER, 0;
     "cache4" CACHE4: PerCpuArray<Cached<V4>> = LATER, 0;
     "cache6" CACHE6: PerCpuArray<Cached<V6>> = LATER, 0;
-    "cache_epochs" CACHE_EPOCHS: Array<u32> = LATER, 0;
+    "cache_epochs" CACHE_EPOCHS: Array<u32> = CACHE_EPOCH_COUNT, 0;
     "fragments4" FRAGMENTS4: LruHashMap<FragmentKey<V4>, [u16; 2]> = 4096, 0;
     "fragments6" FRAGMENTS6: LruHashMap<FragmentKey<V6>, [u16; 2]> = 4096, 0;
     "pace" PACE: PerCpuArray<Pace> = 1, 0;

@@ -126,7 +126,7 @@ impl Bed {
         ] {
             loader.map_max_entries(name, 256);
         }
-        for name in ["cache4", "cache6", "cache_epochs"] {
+        for name in ["cache4", "cache6"] {
             loader.map_max_entries(name, 64);
         }
         let mut ebpf =

@@ -113,7 +113,8 @@ fn balance(ctx: &TcContext) -> Option<i32> {
         },
         None => {
             let key = &headers.key;
-            let front = ServiceKey { address: key.destination, port: key.destination_port, protocol: TCP, pad: 0 };
+            let front =
+                ServiceKey { address: key.destination, port: key.destination_port, protocol: TCP, pad: 0 };
             // SAFETY: entries are not written to while the benchmark runs.
             let front = unsafe { FRONTS.get(front) }?;
             let mixed = u32::from_ne_bytes(key.source)

@@ -119,9 +119,8 @@ pub fn error<A: Steps>(skb: Skb, error: u32, mtu: u32) -> i32 {
     words[head] = Error::code::<A>(error);
     words[head + 1] = if A::HEADER_SUM { u32::from((mtu as u16).swap_bytes()) << 16 } else { mtu.to_be() };
     // SAFETY: the rest of the buffer in IPv6, and as much in IPv4; what is not quoted is 0.
-    let sum = unsafe {
-        bpf_csum_diff(core::ptr::null_mut(), 0, words[head..].as_mut_ptr(), 8 + QUOTE, 0) as u32
-    };
+    let sum =
+        unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, words[head..].as_mut_ptr(), 8 + QUOTE, 0) as u32 };
     let around = if A::HEADER_SUM { 0 } else { pseudo(packet, A::ICMP, len) };
     words[head] |= u32::from(!fold32(fold64(u64::from(sum) + around))) << 16;
     replace(skb, packet.leaves, words.as_ptr(), head as u32 * 4 + len)

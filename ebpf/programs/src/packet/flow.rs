@@ -15,7 +15,9 @@ use crate::{
     maps::{BACKEND_COUNTS, BACKENDS, CACHE_EPOCHS, CONFIG},
 };
 use aya_ebpf::helpers::generated::bpf_jiffies64;
-use mesh_ebpf_common::{Backend, Cached, Config, Drop, Flow, FlowKey, Rewrite, direction, state};
+use mesh_ebpf_common::{
+    Backend, CACHE_EPOCH_COUNT, Cached, Config, Drop, Flow, FlowKey, Rewrite, direction, state,
+};
 
 /// Flags of TCP that the cache does not answer for.
 const MARKS: u8 = FIN | SYN | RST;
@@ -59,7 +61,7 @@ pub fn line<A>(key: &FlowKey<A>, config: &Config) -> u32 {
 /// What a line of the cache is good for.
 #[inline(always)]
 pub fn epoch(line: u32, config: &Config) -> u32 {
-    CACHE_EPOCHS.get(line).map_or(0, |epoch| *epoch).wrapping_add(config.epoch)
+    CACHE_EPOCHS.get(line % CACHE_EPOCH_COUNT).map_or(0, |epoch| *epoch).wrapping_add(config.epoch)
 }
 
 /// Whether a line of the cache is what becomes of a packet. It is not asked for those that say something of TCP.
@@ -251,7 +253,7 @@ fn forget<A: Ip>(packet: &Packet<A>, flow: &Flow<A>, config: &Config) {
     let key = turned(flow, packet.key.protocol);
     let _ = A::flows().remove(&key);
     let _ = A::flows().remove(&packet.key);
-    if let Some(epoch) = CACHE_EPOCHS.get_ptr_mut(line(&packet.key, config)) {
+    if let Some(epoch) = CACHE_EPOCHS.get_ptr_mut(line(&packet.key, config) % CACHE_EPOCH_COUNT) {
         // SAFETY: a number of this map. Of two CPUs that raise it at once one may do so in vain: both have raised it.
         unsafe { *epoch = (*epoch).wrapping_add(1) };
     }

@@ -1,9 +1,6 @@
 //! A packet's bytes, in the reach of the program.
 
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::bpf_skb_pull_data,
-};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_pull_data};
 use core::{arch::asm, mem::offset_of};
 
 /// Bytes that [`Frame::pull`] makes readable: IPv6 with a few extension headers.

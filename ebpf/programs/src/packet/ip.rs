@@ -36,7 +36,14 @@ pub trait Ip: Family {
     fn parse<F: Frame, const QUOTED: bool>(frame: F, l3: usize, packet: &mut Packet<Self>);
     /// Writes addresses and the time to live; keeps the header's checksum right. `difference` is
     /// that of the addresses. False where the packet has no such header.
-    fn write<F: Frame>(frame: F, l3: usize, source: Self, destination: Self, difference: u32, ttl: u8) -> bool;
+    fn write<F: Frame>(
+        frame: F,
+        l3: usize,
+        source: Self,
+        destination: Self,
+        difference: u32,
+        ttl: u8,
+    ) -> bool;
     /// A header of 20 or 40 bytes for `len` bytes after it, at the start of `words`; checksum of it included.
     fn header(words: &mut [u32], source: Self, destination: Self, protocol: u8, len: u32);
     /// Whether pings of it are answered here.
@@ -83,19 +90,13 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn write<F: Frame>(
-        frame: F,
-        l3: usize,
-        source: V4,
-        destination: V4,
-        difference: u32,
-        ttl: u8,
-    ) -> bool {
+    fn write<F: Frame>(frame: F, l3: usize, source: V4, destination: V4, difference: u32, ttl: u8) -> bool {
         let Some(header) = frame.at::<[u32; 5]>(l3) else { return false };
         let header = header.cast::<u32>();
         let third = read(header.wrapping_add(2));
         let new = third & 0xff00 | u32::from(ttl);
-        let change = u64::from(difference) + u64::from(self::difference(u64::from(third & 0xffff), u64::from(new)));
+        let change =
+            u64::from(difference) + u64::from(self::difference(u64::from(third & 0xffff), u64::from(new)));
         let sum = apply((third >> 16) as u16, fold64(change));
         write(header.wrapping_add(2), new | u32::from(sum) << 16);
         write(header.wrapping_add(3), u32::from_ne_bytes(source));

@@ -47,9 +47,9 @@ fn longest<A: Ip>(skb: Skb, packet: &Packet<A>) -> u32 {
         return packet.len;
     }
     let header = match packet.key.protocol {
-        TCP => skb.at::<[u32; 5]>(packet.l4 as usize).map_or(20, |header| {
-            u32::from(read(header.cast::<u8>().wrapping_add(12)) >> 4) * 4
-        }),
+        TCP => skb
+            .at::<[u32; 5]>(packet.l4 as usize)
+            .map_or(20, |header| u32::from(read(header.cast::<u8>().wrapping_add(12)) >> 4) * 4),
         _ => 8,
     };
     packet.l4 - packet.l3 + header + segment

@@ -79,7 +79,19 @@ impl<A: Copy> Packet<A> {
             protocol: 0,
             pad: [0; 3],
         };
-        Packet { key, l3: 0, l4: 0, len: 0, id: 0, kind: Kind::Malformed, first: false, flags: 0, ttl: 0, splits: false, leaves }
+        Packet {
+            key,
+            l3: 0,
+            l4: 0,
+            len: 0,
+            id: 0,
+            kind: Kind::Malformed,
+            first: false,
+            flags: 0,
+            ttl: 0,
+            splits: false,
+            leaves,
+        }
     }
 }
 
@@ -149,7 +161,8 @@ pub fn parse4<F: Frame, const QUOTED: bool>(frame: F, l3: usize, packet: &mut Pa
     packet.id = second & 0xffff;
     packet.splits = fragment & 0x4000 == 0;
     if fragment & 0x1fff != 0 {
-        packet.kind = if matches!(packet.key.protocol, TCP | UDP) { Kind::LaterFragment } else { Kind::Other };
+        packet.kind =
+            if matches!(packet.key.protocol, TCP | UDP) { Kind::LaterFragment } else { Kind::Other };
         return;
     }
     packet.first = fragment & 0x2000 != 0;

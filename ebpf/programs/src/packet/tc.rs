@@ -67,12 +67,18 @@ fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
         Kind::Ports => {}
         Kind::LaterFragment => {
             if !recall(packet) {
-                return if packet.key.destination.is_vip(config) { turn_away::<A>(skb, Act::drop(Drop::Fragment)) } else { NEXT };
+                return if packet.key.destination.is_vip(config) {
+                    turn_away::<A>(skb, Act::drop(Drop::Fragment))
+                } else {
+                    NEXT
+                };
             }
         }
         Kind::Echo if packet.key.destination.answers() => return pong(skb, packet),
         Kind::Error => {}
-        Kind::Malformed if packet.key.destination.is_vip(config) => return turn_away::<A>(skb, Act::drop(Drop::Malformed)),
+        Kind::Malformed if packet.key.destination.is_vip(config) => {
+            return turn_away::<A>(skb, Act::drop(Drop::Malformed));
+        }
         _ => return NEXT,
     }
     let line = line(&packet.key, config);
