@@ -102,20 +102,20 @@ fn keeps(backend: &Backend, generation: u32) -> bool {
         && backend.state & (state::ACTIVE | state::KEEPS) != 0
 }
 
-/// The line of the cache in which a packet's rewrite is made.
+/// The line of the cache in which a packet's rewrite is made. It is nobody's until [`keep`].
 #[inline(always)]
 pub fn rewrite<A: Ip>(line: u32) -> Option<&'static mut Rewrite<A>> {
     // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
-    A::cache().get_ptr_mut(line).map(|cached| unsafe { &mut (*cached).rewrite })
+    let cached = unsafe { &mut *A::cache().get_ptr_mut(line)? };
+    cached.key.protocol = 0;
+    Some(&mut cached.rewrite)
 }
 
 /// Looks a packet's flow up, notes what its TCP says, and makes its rewrite in a line of the cache. On the way out
 /// only answers are ours.
 #[inline(always)]
 pub fn resolve<A: Steps>(skb: Skb, line: u32) -> Act {
-    let (Some(config), Some(work), Some(rewrite)) = (config(), work::<A>(), rewrite::<A>(line)) else {
-        return Act::NEXT;
-    };
+    let (Some(config), Some(work)) = (config(), work::<A>()) else { return Act::NEXT };
     let packet = &work.packet;
     let Some(flow) = A::flows().get_ptr_mut(&packet.key) else { return Act::BEGIN };
     // SAFETY: an entry of this map stays memory of this map while the program runs; should it be evicted and taken for
@@ -142,6 +142,7 @@ pub fn resolve<A: Steps>(skb: Skb, line: u32) -> Act {
         return gone(packet, flow, config, flags);
     };
     note(packet, flow, flags, config);
+    let Some(rewrite) = rewrite(line) else { return Act::NEXT };
     fill(rewrite, packet, flow);
     if packet.leaves || (!reply && backend.state & state::HERE != 0) {
         rewrite.device = 0;

@@ -22,7 +22,7 @@ use mesh_ebpf_common::{Drop, FlowKey, direction, state};
 /// Translates an error, where it is about a packet of ours; then its way on is in a line of the cache.
 #[inline(always)]
 pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
-    let (Some(work), Some(rewrite)) = (work::<A>(), rewrite::<A>(line)) else { return Act::NEXT };
+    let Some(work) = work::<A>() else { return Act::NEXT };
     let packet = &work.packet;
     let mut inner = Packet::new(A::ZERO, packet.leaves);
     A::parse::<Skb, true>(skb, packet.l4 as usize + 8, &mut inner);
@@ -45,6 +45,7 @@ pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
     if packet.leaves && !reply {
         return Act::NEXT;
     }
+    let Some(rewrite) = rewrite(line) else { return Act::NEXT };
     fill(rewrite, packet, flow);
     if !packet.key.source.is(key.source) {
         // From a router on the way: it stays who it is.

@@ -33,7 +33,9 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
 /// Packets that go out.
 #[classifier]
 pub fn tc_egress(ctx: TcContext) -> i32 {
-    enter(Skb(ctx.as_ptr().cast()), true)
+    let skb = Skb(ctx.as_ptr().cast());
+    // What came in by a device was seen there.
+    if skb.get().ingress_ifindex == 0 { enter(skb, true) } else { NEXT }
 }
 
 /// Tells the families apart. What has a VLAN's tag is for the VLAN's own device, and a device without Ethernet is none
@@ -87,9 +89,11 @@ fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
     // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
     let cached = unsafe { &mut *cached };
     if packet.kind == Kind::Error || !holds(cached, packet, epoch, config) {
-        // Nobody's, until it is this flow's.
-        cached.epoch = epoch.wrapping_sub(1);
-        let act = if packet.kind == Kind::Error { A::concern(skb, line) } else { decide::<A>(skb, packet, config, line) };
+        let act = if packet.kind == Kind::Error {
+            A::concern(skb, line)
+        } else {
+            decide::<A>(skb, packet, config, line)
+        };
         match act.kind() {
             act::SEND if packet.kind == Kind::Error => return leave(&cached.rewrite),
             act::SEND => keep(cached, packet, epoch),
