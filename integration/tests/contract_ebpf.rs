@@ -18,7 +18,9 @@ impl KernelPlane for Ebpf {
     fn make(ground: &Apart) -> EbpfPlane {
         let networks = |all: [&str; 2]| all.map(|n| n.parse().expect("a network")).into();
         let mut addresses = Addresses::default();
-        ["10.10.0.1", "fd10::1"].map(|address| addresses.set(address.parse().expect("an address")));
+        for address in ["10.10.0.1", "fd10::1"] {
+            addresses.set(address.parse().expect("an address"));
+        }
         EbpfPlane::start(EbpfConfig {
             // Where the fixture's instances are.
             node: Name::new("n2").expect("a good name"),

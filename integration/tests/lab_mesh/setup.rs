@@ -113,7 +113,7 @@ pub(crate) async fn start(plane: &Plane) -> (HostMesh, Vec<Container>) {
     }
     let ground = plane.ebpf.then(|| Apart::new().unwrap());
     let configure = |[v4, v6]: [IpAddr; 2]| {
-        let even = lab_number(v4) % 2 == 0;
+        let even = lab_number(v4).is_multiple_of(2);
         let config = plane.second.filter(|_| even).unwrap_or(plane.config);
         let config = config.replace("V4", &v4.to_string()).replace("V6", &v6.to_string());
         config + &ground.as_ref().map(Apart::yaml).unwrap_or_default()

@@ -108,7 +108,7 @@ async fn run(
             None => return,
             Some(Ok(())) => {}
             Some(Err(error)) => {
-                tracing::warn!(plane = super::NAME, %error, "cannot follow the host, will retry")
+                tracing::warn!(plane = super::NAME, %error, "cannot follow the host, will retry");
             }
         }
     }
