@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 NODES ?= 3
-# userspace, or nftables, which needs root
+# userspace, or ebpf or nftables, which need root
 DATAPLANE ?= userspace
 CARGO ?= cargo
 # nextest's closing line is what CI reads; cargo test is the way out where nextest cannot be installed.
@@ -18,7 +18,7 @@ help: ## Show the targets
 setup: ## Install what is missing (Debian packages, cargo-nextest, cargo-deny)
 	@scripts/setup
 
-demo: ## Bring up a mesh of NODES agents on this machine (Ctrl-C removes it; DATAPLANE=nftables as root)
+demo: ## Bring up a mesh of NODES agents on this machine (Ctrl-C removes it; DATAPLANE=ebpf or nftables as root)
 	@scripts/setup demo
 	$(CARGO) build --release --locked -p mesh-agent
 	@exec target/release/mesh-agent demo --nodes $(NODES) --data-plane $(DATAPLANE) $(DEMO_ARGS)

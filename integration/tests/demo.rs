@@ -224,10 +224,19 @@ async fn met_by(client: &Value, at: &str, count: usize) -> BTreeSet<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_nftables_containers_see_the_clients_own_address_through_every_node() {
+    containers_see_the_clients_own_address_through_every_node("nftables").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_ebpf_containers_see_the_clients_own_address_through_every_node() {
+    containers_see_the_clients_own_address_through_every_node("ebpf").await;
+}
+
+async fn containers_see_the_clients_own_address_through_every_node(plane: &str) {
     if !lab::possible() {
         return;
     }
-    let mut demo = Demo::of(&["--data-plane", "nftables", "--json"]);
+    let mut demo = Demo::of(&["--data-plane", plane, "--json"]);
     let pid = demo.child.id().unwrap();
     let line = demo.line().await;
     let told: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));

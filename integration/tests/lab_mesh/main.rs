@@ -267,11 +267,13 @@ async fn a_killed_agent_moves_no_packet(plane: &Plane) {
         loads.push((Load::from(&mesh.lab.client, own, at), node));
     }
     let at: SocketAddr = (mesh.node(3).place.address, 8080).into();
-    let mut kept = mesh.lab.client.inside(|| TcpStream::connect_timeout(&at, BOUND)).flatten().unwrap();
     for (i, (load, node)) in (1..).zip(&loads) {
         load.answers(20).await;
+        // Whoami waits for a request as long as one of these turns takes.
+        let mut kept = mesh.lab.client.inside(|| TcpStream::connect_timeout(&at, BOUND)).flatten().unwrap();
         mesh.crash(i).await.unwrap();
-        load.answers(100).await;
+        // Sooner than the others take the node for dead, and part with its instances.
+        load.answers(40).await;
         mesh.start_agent(i).unwrap();
         until("the agent holds its table again", BOUND, || async {
             let (status, body) = node.metrics("/readyz").await?;
@@ -282,16 +284,16 @@ async fn a_killed_agent_moves_no_packet(plane: &Plane) {
         })
         .await;
         load.answers(100).await;
+        kept.set_read_timeout(Some(BOUND)).unwrap();
+        kept.write_all(b"GET / HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        kept.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "a connection from before: {answer}");
     }
     for (load, _) in loads {
         let seen = load.stop();
         assert_eq!((seen.failed, seen.by_instance.len()), (Vec::new(), 2));
     }
-    kept.set_read_timeout(Some(BOUND)).unwrap();
-    kept.write_all(b"GET / HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    kept.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "a connection from before: {answer}");
 }
 
 async fn a_rolling_update_of_32_instances_fails_nobody(plane: &Plane) {

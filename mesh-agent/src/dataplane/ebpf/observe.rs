@@ -26,7 +26,7 @@ use std::{
 const STEP: u32 = 4096;
 
 /// All that is held. What stands for something is taken out; the rest is debris.
-struct Read {
+struct Found {
     services4: HashMap<ServiceKey<V4>, kernel::Service>,
     services6: HashMap<ServiceKey<V6>, kernel::Service>,
     frontends: Vec<kernel::Frontend>,
@@ -69,8 +69,8 @@ fn forget<K: Eq + Hash, V>(map: &mut HashMap<K, V>, keys: impl Iterator<Item = K
     }
 }
 
-impl Read {
-    fn from_kernel(maps: &Maps) -> io::Result<Read> {
+impl Found {
+    fn of(maps: &Maps) -> io::Result<Found> {
         let (services4, services6) = (all(&maps.services4)?, all(&maps.services6)?);
         let services = || services4.values().chain(services6.values());
         let slots = services().map(|s: &kernel::Service| s.base.saturating_add(s.slots)).max().unwrap_or(0);
@@ -78,7 +78,7 @@ impl Read {
         let used = backend_notes.keys().max().map_or(0, |most| most.saturating_add(1));
         let vips4 = maps.vips4.entries()?.into_iter().map(|(vip, n)| (vip.into(), n));
         let vips6 = maps.vips6.entries()?.into_iter().map(|(vip, n)| (vip.into(), n));
-        Ok(Read {
+        Ok(Found {
             slots: maps.slots.range(0, slots)?,
             services4,
             services6,
@@ -166,7 +166,7 @@ pub(super) fn read(maps: &Maps, place: &Place, unix: u64) -> io::Result<State> {
     let names: Names =
         maps.names.entries()?.into_iter().map(|(key, bytes)| (key, note::read_name(&bytes))).collect();
     let mut state = State::empty(maps.sizes());
-    let mut read = Read::from_kernel(maps)?;
+    let mut read = Found::of(maps)?;
     let mut notes: BTreeMap<u32, _> = maps.frontend_notes.entries()?.into_iter().collect();
     read.frontends = maps.frontends.range(0, notes.keys().max().map_or(0, |most| most.saturating_add(1)))?;
     let (mut lists, mut backends) = (read.lists(), read.members(&names));
@@ -186,7 +186,7 @@ pub(super) fn read(maps: &Maps, place: &Place, unix: u64) -> io::Result<State> {
 
 fn adopt(
     state: &mut State,
-    read: &mut Read,
+    read: &mut Found,
     place: &Place,
     unix: u64,
     index: u32,
@@ -213,7 +213,7 @@ fn adopt(
 }
 
 /// What is left over.
-fn debris(state: &mut State, read: Read, frontends: impl Iterator<Item = u32>, names: &Names) {
+fn debris(state: &mut State, read: Found, frontends: impl Iterator<Item = u32>, names: &Names) {
     let wanted = state.vips();
     let debris = &mut state.debris;
     for index in frontends {

@@ -29,6 +29,7 @@ use story::Story;
 pub async fn run(options: &Options, plane: KernelPlane, exe: &Path) -> Result<(), DemoError> {
     let mut stop = Stop::new().map_err(|e| DemoError::System("cannot watch signals", e))?;
     let folder = Folder::create()?;
+    #[cfg_attr(not(feature = "ebpf"), expect(unused_mut, reason = "only eBPF says something further"))]
     let mut layout = Layout::on_overlay(plane, options, &folder.0).map_err(DemoError::Options)?;
     // Pins are the host's, not a namespace's: they would outlive the demo. This goes last.
     #[cfg(feature = "ebpf")]
