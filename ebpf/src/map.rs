@@ -4,7 +4,7 @@ use crate::notes::{AllowNote, AllowPlace, BackendNote, FrontendNote};
 use crate::raw::{self, Command, Cursor};
 use mesh_ebpf_common::{
     AllowKey, Backend, BackendCounts, Config, Dialled, Flow, FlowKey, Frontend, FrontendCounts, MemberKey,
-    NAME_LEN, Service, ServiceKey, Sticky, StickyKey, V4, V6,
+    NAME_LEN, Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS,
 };
 use std::{
     io,
@@ -28,7 +28,21 @@ macro_rules! plain {
     )+ };
 }
 
-plain!(u8, u32, u64, i64, V4, V6, [u8; NAME_LEN], ServiceKey<V4>, ServiceKey<V6>, Service, Frontend, Backend);
+plain!(
+    u8,
+    u32,
+    u64,
+    i64,
+    V4,
+    V6,
+    [u8; NAME_LEN],
+    [u64; WAYS as usize],
+    ServiceKey<V4>,
+    ServiceKey<V6>,
+    Service,
+    Frontend,
+    Backend
+);
 plain!(FlowKey<V4>, FlowKey<V6>, Flow<V4>, Flow<V6>, Dialled, StickyKey, Sticky, MemberKey, AllowKey<V4>);
 plain!(AllowKey<V6>, Config, FrontendCounts, BackendCounts, FrontendNote, BackendNote, AllowPlace, AllowNote);
 

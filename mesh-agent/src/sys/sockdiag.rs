@@ -56,6 +56,14 @@ impl SocketId {
         };
         Remote::new(address, port)
     }
+
+    /// Its number, as `SO_COOKIE` and programs know it.
+    #[must_use]
+    pub fn cookie(&self) -> u64 {
+        let mut cookie = [0; 8];
+        cookie.copy_from_slice(&self.id[ID - 8..]);
+        u64::from_ne_bytes(cookie)
+    }
 }
 
 impl SockDiag {

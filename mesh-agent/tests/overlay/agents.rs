@@ -34,7 +34,7 @@ fn start(world: &World, folder: &Path, i: usize, encryption: &str) -> Agent {
         "node: {{name: n{i}, address: 192.0.2.{}}}\n\
          cluster: {{keys: [{KEY}], join: [192.0.2.1, 192.0.2.2]}}\n\
          overlay: {{cidr: [10.128.0.0/14, 'fd00:4d::/48'], encryption: {encryption}}}\n\
-         vip_cidr: [10.96.0.0/16]\n\
+         vip_cidr: [10.96.0.0/16]\ndata_plane: nftables\n\
          dns: {{enabled: false}}\nmetrics: {{listen: none}}\n\
          admin: {{socket: {}}}\n",
         i + 1,

@@ -191,7 +191,7 @@ impl Core {
             return Ok(());
         }
         self.host.bump(&set_up.maps)?;
-        self.tally.reset(flows::cut(&mut self.diag, &set_up.maps.dialled, &change.cuts)?);
+        self.tally.reset(flows::cut(&mut self.diag, &set_up.maps, &change.cuts)?);
         Ok(())
     }
 

@@ -5,14 +5,13 @@ use crate::sys::{clock, sockdiag::SockDiag};
 use mesh_control::model::Protocol;
 use mesh_ebpf::{
     Map, Plain,
-    common::{Dialled, Flow, FlowKey, direction},
+    common::{Dialled, Flow, FlowKey, WAYS, direction, socket_set},
 };
 use std::{
     collections::{BTreeMap, HashMap},
     hash::Hash,
     io,
-    net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
+    net::IpAddr,
 };
 
 /// Seconds without a packet after which a flow is forgotten, by protocol and state; conntrack's own for most
@@ -32,9 +31,30 @@ mod idle {
     pub(super) const ONE_WAY: u64 = 30;
 }
 
-/// Ends the sockets that are connected to what these cuts name; how many of each backend of a service. Of datagram
-/// sockets the kernel does not tell what they dialled, so those go that are connected to the backend's address.
-pub(super) fn cut(diag: &mut SockDiag, map: &OwnedFd, cuts: &[Cut]) -> io::Result<BTreeMap<BackendKey, u64>> {
+/// Where it is written what a socket dialled.
+enum Known {
+    /// In the table.
+    Dialled(Dialled),
+    /// Nowhere: it dialled the backend itself.
+    Nothing,
+    /// Its set of the table is full, so it may be in socket storage.
+    Stored,
+}
+
+fn known(maps: &Maps, cookie: u64) -> io::Result<Known> {
+    let set = socket_set(cookie);
+    let cookies = maps.cookies.get(&set)?.unwrap_or_default();
+    for (way, at) in (0..WAYS).zip(cookies) {
+        if at == cookie {
+            return Ok(maps.sockets.get(&(set * WAYS + way))?.map_or(Known::Nothing, Known::Dialled));
+        }
+    }
+    Ok(if cookies.contains(&0) { Known::Nothing } else { Known::Stored })
+}
+
+/// Ends the sockets that are connected through what these cuts name; how many of each backend of a service. Of datagram
+/// sockets the kernel tells no storage, so of those that may be there all go that are connected to the backend.
+pub(super) fn cut(diag: &mut SockDiag, maps: &Maps, cuts: &[Cut]) -> io::Result<BTreeMap<BackendKey, u64>> {
     let mut ended = BTreeMap::new();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let cuts = || cuts.iter().filter(|cut| cut.protocol == protocol);
@@ -45,18 +65,21 @@ pub(super) fn cut(diag: &mut SockDiag, map: &OwnedFd, cuts: &[Cut]) -> io::Resul
         });
         let Some(some) = cuts().next() else { continue };
         let port = Some(some.remote.port()).filter(|p| cuts().all(|c| c.ports == 1 && c.remote.port() == *p));
-        let find = |remote: SocketAddr, value: Option<&[u8]>| match (protocol, value) {
-            (Protocol::Tcp, value) => {
-                let dialled = mesh_ebpf::value::<Dialled>(value?)?;
-                by_place.get(&(dialled.backend, dialled.generation)).copied()
-            }
-            (Protocol::Udp, _) => by_address.get(&remote.ip())?.iter().copied().find(|cut| cut.is_at(remote)),
-        };
-        let mut found = Vec::new();
-        diag.connected(number(protocol), port, map, |socket, value| {
-            found.extend(find(socket.remote(), value).map(|cut| (socket, cut)));
+        let mut connected = Vec::new();
+        diag.connected(number(protocol), port, &maps.dialled, |socket, value| {
+            let remote = socket.remote();
+            let there = by_address.get(&remote.ip()).and_then(|all| all.iter().find(|cut| cut.is_at(remote)));
+            connected.extend(there.map(|cut| (socket, *cut, value.and_then(mesh_ebpf::value::<Dialled>))));
         })?;
-        for (socket, cut) in found {
+        for (socket, there, stored) in connected {
+            let through = |dialled: Dialled| by_place.get(&(dialled.backend, dialled.generation)).copied();
+            let cut = match (known(maps, socket.cookie())?, protocol) {
+                (Known::Dialled(dialled), _) => through(dialled),
+                (Known::Nothing, _) => None,
+                (Known::Stored, Protocol::Tcp) => stored.and_then(through),
+                (Known::Stored, Protocol::Udp) => Some(there),
+            };
+            let Some(cut) = cut else { continue };
             if diag.destroy(&socket)? {
                 *ended.entry((cut.service.clone(), cut.backend.clone(), protocol)).or_default() += 1;
             }

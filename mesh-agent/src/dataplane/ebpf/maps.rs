@@ -7,8 +7,8 @@ use super::{
 use mesh_ebpf::{
     Kernel, Map, PerCpu, Shared,
     common::{
-        AllowKey, Backend, BackendCounts, Config, Flow, FlowKey, Frontend, FrontendCounts, MemberKey,
-        Service, ServiceKey, Sticky, StickyKey, V4, V6,
+        AllowKey, Backend, BackendCounts, Config, Dialled, Flow, FlowKey, Frontend, FrontendCounts,
+        MemberKey, Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS,
     },
     notes::{AllowNote, AllowPlace, BackendNote, FrontendNote},
 };
@@ -42,7 +42,9 @@ pub(super) struct Maps {
     pub(super) frontend_notes: Map<u32, FrontendNote>,
     pub(super) backend_notes: Map<u32, BackendNote>,
     pub(super) allow_notes: Map<AllowPlace, AllowNote>,
-    /// What each socket dialled.
+    /// What each socket dialled: their cookies, what belongs to them, and storage for those without a place.
+    pub(super) cookies: Map<u32, [u64; WAYS as usize]>,
+    pub(super) sockets: Map<u32, Dialled>,
     pub(super) dialled: OwnedFd,
     /// The memory of `active`.
     open_flows: Shared,
@@ -80,6 +82,8 @@ impl Maps {
             frontend_notes: kernel.map("frontend_notes")?,
             backend_notes: kernel.map("backend_notes")?,
             allow_notes: kernel.map("allow_notes")?,
+            cookies: kernel.map("cookies")?,
+            sockets: kernel.map("sockets")?,
             dialled: kernel.raw_map("dialled")?,
             cached: kernel.entries("cache4")?,
         })
