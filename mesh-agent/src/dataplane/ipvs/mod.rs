@@ -5,7 +5,7 @@
 //!  published port  ─▶ mark of that port ─▶ local               ─▶ IPVS: service by mark   ─▶ destination
 //! ```
 //!
-//! IPVS moves the packets; what it lacks stands in tables of nf_tables beside it ([`rules`]): marks, lists of sources, what
+//! IPVS moves the packets; what it lacks stands in tables of nf_tables beside it (`rules`): marks, lists of sources, what
 //! a frontend without a backend says, resets, and the names of services and backends, so that all can be read back.
 //! What stands for a frontend is a pure function of it (`realize`), a change is the difference to what the kernel holds
 //! (`write`), never a deletion of what stays.
