@@ -73,14 +73,11 @@ pub(super) fn explain(nft: &mut Nft, state: &State, place: &Place, flow: &Flow) 
     let address = address(&key.listen);
     let (protocol, port) = (key.protocol, flow.destination.port());
     let name = &layout.table.name;
-    let [a, b] = [0, 4].map(|at| target.id()[at..].first_chunk().map_or(0, |word| u32::from_ne_bytes(*word)));
+    let shape = u32::from_ne_bytes(target.id());
     let shapes = SetId::Shapes { local: matches!(key.listen, Listen::AnyLocal(_)) };
     let mut objects = vec![
-        format!(
-            "{family} {name} map {} {{ {address} . {protocol} . {port} : {a:#x} . {b:#x} }}",
-            SetId::Services
-        ),
-        format!("{family} {name} map {shapes} {{ {a:#x} . {b:#x} : goto {target} }}"),
+        format!("{family} {name} map {} {{ {address} . {protocol} . {port} : {shape:#x} }}", SetId::Services),
+        format!("{family} {name} map {shapes} {{ {shape:#x} : goto {target} }}"),
         format!("{family} {name} chain {target}"),
     ];
     let maps = target.shape().into_iter().flat_map(ids::of);

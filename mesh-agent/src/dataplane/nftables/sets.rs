@@ -23,10 +23,11 @@ pub(super) fn set(layout: &Layout, id: SetId) -> Set {
     let numbered = layout.kinds(&[Ipv4, Protocol, Port, Mark], &[Ipv6, Protocol, Port, Mark]);
     let named = layout.kinds(&[Ipv4, Protocol, Port, Mark, Mark], &[Ipv6, Protocol, Port, Mark, Mark]);
     let at = layout.kinds(&[Ipv4, Port], &[Ipv6, Port]);
-    let number: &'static [Kind] = &[Mark, Mark];
+    let (shape, number): (&'static [Kind], &'static [Kind]) = (&[Mark], &[Mark, Mark]);
     let (key, holds) = match id {
-        SetId::Services | SetId::Ids(_) => (key, Holds::Data(number)),
-        SetId::Shapes { .. } => (number, Holds::Verdicts),
+        SetId::Services => (key, Holds::Data(shape)),
+        SetId::Ids(_) => (key, Holds::Data(number)),
+        SetId::Shapes { .. } => (shape, Holds::Verdicts),
         SetId::Slots(_) => (numbered, Holds::Data(at)),
         SetId::Picks(_) => (numbered, Holds::Data(number)),
         SetId::Backends(_) => (named, Holds::Data(at)),
@@ -119,9 +120,18 @@ fn destination(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
     rules
 }
 
-/// From a packet's key to its chain.
-fn lead(layout: &Layout, local: bool) -> [Expr; 2] {
-    let id = reg(layout.key_words());
+/// From a packet's key to its chain. The number of the shape goes through the packet's mark, which is put back at once:
+/// `nft` 1.0.6 ends with a failed assertion when it lists a rule that looks up what comes straight out of a map, and with
+/// it the list of everything on the host.
+fn lead(layout: &Layout, local: bool) -> [Expr; 6] {
+    let [number, mark, shape] = [0, 1, 2].map(|word| reg(layout.key_words() + word));
     let name = |set: SetId| set.to_string();
-    [Expr::map(reg(0), id, &name(SetId::Services)), Expr::map(id, 0, &name(SetId::Shapes { local }))]
+    [
+        Expr::meta(mark, libc::NFT_META_MARK),
+        Expr::map(reg(0), number, &name(SetId::Services)),
+        Expr::set_meta(number, libc::NFT_META_MARK),
+        Expr::meta(shape, libc::NFT_META_MARK),
+        Expr::set_meta(mark, libc::NFT_META_MARK),
+        Expr::map(shape, 0, &name(SetId::Shapes { local })),
+    ]
 }

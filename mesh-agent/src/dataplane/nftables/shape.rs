@@ -122,8 +122,9 @@ impl Target {
     }
 
     /// What frontends carry that lead there: a hash of its name.
-    pub(super) fn id(self) -> [u8; 8] {
-        hashed(self.to_string().bytes())
+    pub(super) fn id(self) -> [u8; 4] {
+        let [a, b, c, d, ..] = hashed(self.to_string().bytes());
+        [a, b, c, d]
     }
 
     /// Its shape, when it picks.

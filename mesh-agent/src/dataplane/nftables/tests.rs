@@ -353,3 +353,43 @@ fn a_backend_that_is_back_at_its_place_keeps_its_flows() {
     assert!(!is_back(&table, &cut(&Backend { port: 1, ..there.clone() })), "it moved");
     assert!(!is_back(&Table::new(), &cut(there)), "all is gone");
 }
+
+/// What people look at must be printable: `nft` knows fewer rules than the kernel. Chains with affinity or a limit are not: see
+/// docs/dataplane.md.
+#[test]
+fn nft_lists_plain_chains() {
+    let Some(netns) = namespace() else { return };
+    netns
+        .run(|| {
+            let mut plane = plane();
+            let to = SocketAddr::new(VIP.ip(), 7000);
+            let mut port = 1000;
+            let mut ops = Vec::new();
+            for scheduler in [Scheduler::Rr, Scheduler::Random, Scheduler::Maglev] {
+                for listen in [Listen::Vip(VIP.ip()), Listen::AnyLocal(Family::V4)] {
+                    let Entry { frontend, backends } = entry(Protocol::Tcp, to);
+                    let mut frontend = Frontend::clone(&frontend);
+                    port += 1;
+                    frontend.key.ports = PortRange::single(port).unwrap();
+                    (frontend.key.listen, frontend.scheduler) = (listen, scheduler);
+                    frontend.allow = vec!["127.0.0.0/8".parse().unwrap()];
+                    let key = frontend.key;
+                    ops.push(Op::PutFrontend(Arc::new(frontend)));
+                    ops.extend(backends.iter().map(|b| Op::PutBackend { frontend: key, backend: b.clone() }));
+                }
+            }
+            let report = run(plane.apply(&ops));
+            assert!(report.failed.is_empty(), "{:?}", report.failed);
+            let listed = match std::process::Command::new("nft").args(["list", "ruleset"]).output() {
+                Ok(listed) => listed,
+                Err(error) => {
+                    assert!(std::env::var_os("CI").is_none(), "nft is needed here: {error}");
+                    return eprintln!("SKIPPED: no nft: {error}");
+                }
+            };
+            let text = String::from_utf8_lossy(&listed.stdout);
+            assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+            assert!(text.contains("chain next1") && text.contains("vmap @shapes-local"), "{text}");
+        })
+        .unwrap();
+}
