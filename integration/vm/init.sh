@@ -4,7 +4,7 @@
 /bin/busybox mkdir -p /proc /sys /dev /busybox /run /tmp /etc /root /var /mnt
 /bin/busybox --install -s /busybox
 # The real tools first: busybox has poorer ones of the same names.
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/busybox HOME=/root TMPDIR=/tmp CI=true RUST_BACKTRACE=1 MESH_TEST_SLOW=6
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/busybox HOME=/root TMPDIR=/tmp CI=true MESH_VM=1 RUST_BACKTRACE=1 MESH_TEST_SLOW=6
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
