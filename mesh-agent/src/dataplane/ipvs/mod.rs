@@ -32,6 +32,7 @@ use super::{
     counters::Counters,
     explain::{Explanation, Flow},
     netfilter::{
+        apply::{Bring, apply},
         deadline::{Deadlines, now},
         elements::Place,
         flows::{self, Cut, Cuts},
@@ -158,51 +159,6 @@ impl IpvsPlane {
         })
     }
 
-    /// Brings the kernel from what it holds to `work`, where they differ in `touched`.
-    fn bring(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> io::Result<()> {
-        let kernel = &mut *locked(&self.kernel);
-        if self.state.link.is_none() && touched.iter().any(|key| work.contains_key(key)) {
-            self.state.link = Some(self.ground.prepare(&mut kernel.ipvs)?);
-        }
-        for key in touched.iter().filter(|key| work.contains_key(*key)) {
-            let Listen::Address(address) = key.listen else { continue };
-            let most =
-                || io::Error::other("ports are published on too many single addresses: use fewer, or all");
-            self.state.numbers =
-                numbered(&self.state.numbers, &self.state.table, address).ok_or_else(most)?;
-        }
-        let change = Change::plan(&self.state, &self.place, work, touched, now());
-        locked(&self.tally).before(kernel, &self.state, &change)?;
-        if !change.is_quiet(&self.state) {
-            kernel.nft.commit(change.transaction(&self.state, &self.outline))?;
-        }
-        // Until it is done no drain ends: a backend that comes back just then would lose its destination.
-        let mut shown = locked(&self.shown);
-        run(&mut kernel.ipvs, &change.commands)?;
-        if let Some(link) = self.state.link {
-            for vip in &change.vips.0 {
-                self.ground.set_vip(link, *vip, true)?;
-                self.state.vips.insert(*vip);
-            }
-            for vip in &change.vips.1 {
-                self.ground.set_vip(link, *vip, false)?;
-                self.state.vips.remove(vip);
-            }
-        }
-        let mut cuts = flows::cuts(&self.state.table, work, touched);
-        change.done(&mut self.state, work);
-        for key in touched.iter().filter(|key| !work.contains_key(*key)) {
-            locked(&self.tally).forget(key);
-        }
-        let datagrams = cuts.take_datagrams();
-        *shown = (self.state.table.clone(), self.state.numbers.clone());
-        drop(shown);
-        self.deadlines.follow(&self.state.table, cuts);
-        let ended = flows::cut(&mut kernel.conntrack, &datagrams, None);
-        locked(&self.tally).reset(ended?);
-        Ok(())
-    }
-
     /// Tells the thread that ends drains what there is now.
     fn follow(&self, cuts: Cuts) {
         *locked(&self.shown) = (self.state.table.clone(), self.state.numbers.clone());
@@ -250,29 +206,6 @@ impl IpvsPlane {
         self.follow(cuts);
         Ok(found.table)
     }
-
-    /// After the kernel refused a change: reads what it holds, tries again, then each frontend on its own, so that one
-    /// that the kernel refuses does not stop the others.
-    fn one_by_one(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> Vec<(FrontendKey, io::Error)> {
-        let again = self.read().and_then(|_| self.bring(work, touched));
-        if again.is_ok() {
-            return Vec::new();
-        }
-        let mut refused = Vec::new();
-        for key in touched {
-            let mut table = self.state.table.clone();
-            match work.get(key) {
-                Some(entry) => drop(table.insert(*key, entry.clone())),
-                None => drop(table.remove(key)),
-            }
-            if let Err(error) = self.bring(&table, &BTreeSet::from([*key])) {
-                refused.push((*key, error));
-                // What was done half way is read; when not even that works, the next one says so.
-                let _read = self.read();
-            }
-        }
-        refused
-    }
 }
 
 /// Does commands; that what is to go is not there is well.
@@ -317,6 +250,67 @@ fn end(kernel: &mut Kernel, state: &Mutex<(Table, Numbers)>, due: &[Cut]) -> io:
     flows::cut(&mut kernel.conntrack, due, None)
 }
 
+impl Bring for IpvsPlane {
+    const NAME: &'static str = NAME;
+
+    fn table(&self) -> &Table {
+        &self.state.table
+    }
+
+    fn bring(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> io::Result<()> {
+        let kernel = &mut *locked(&self.kernel);
+        if self.state.link.is_none() && touched.iter().any(|key| work.contains_key(key)) {
+            self.state.link = Some(self.ground.prepare(&mut kernel.ipvs)?);
+        }
+        for key in touched.iter().filter(|key| work.contains_key(*key)) {
+            let Listen::Address(address) = key.listen else { continue };
+            let most =
+                || io::Error::other("ports are published on too many single addresses: use fewer, or all");
+            self.state.numbers =
+                numbered(&self.state.numbers, &self.state.table, address).ok_or_else(most)?;
+        }
+        let change = Change::plan(&self.state, &self.place, work, touched, now());
+        locked(&self.tally).before(kernel, &self.state, &change)?;
+        if !change.is_quiet(&self.state) {
+            kernel.nft.commit(change.transaction(&self.state, &self.outline))?;
+        }
+        // Until it is done no drain ends: a backend that comes back just then would lose its destination.
+        let mut shown = locked(&self.shown);
+        run(&mut kernel.ipvs, &change.commands)?;
+        if let Some(link) = self.state.link {
+            for vip in &change.vips.0 {
+                self.ground.set_vip(link, *vip, true)?;
+                self.state.vips.insert(*vip);
+            }
+            for vip in &change.vips.1 {
+                self.ground.set_vip(link, *vip, false)?;
+                self.state.vips.remove(vip);
+            }
+        }
+        let mut cuts = flows::cuts(&self.state.table, work, touched);
+        change.done(&mut self.state, work);
+        for key in touched.iter().filter(|key| !work.contains_key(*key)) {
+            locked(&self.tally).forget(key);
+        }
+        let datagrams = cuts.take_datagrams();
+        *shown = (self.state.table.clone(), self.state.numbers.clone());
+        drop(shown);
+        self.deadlines.follow(&self.state.table, cuts);
+        let ended = flows::cut(&mut kernel.conntrack, &datagrams, None);
+        locked(&self.tally).reset(ended?);
+        Ok(())
+    }
+
+    fn read_again(&mut self) -> io::Result<()> {
+        self.read().map(drop)
+    }
+
+    fn refused(&mut self) {
+        // What was done half way is read; when not even that works, the next one says so.
+        let _read = self.read();
+    }
+}
+
 impl DataPlane for IpvsPlane {
     fn name(&self) -> &'static str {
         NAME
@@ -344,14 +338,7 @@ impl DataPlane for IpvsPlane {
             |frontend| realize::unsupported(frontend, &self.schedulers),
             realize::too_large,
         );
-        let refused = blocking(|| match self.bring(&batch.work, &batch.touched) {
-            Ok(()) => Vec::new(),
-            Err(error) => {
-                tracing::debug!(plane = NAME, %error, "a change was refused: again, one frontend at a time");
-                self.one_by_one(&batch.work, &batch.touched)
-            }
-        });
-        batch.report(&refused)
+        blocking(|| apply(self, batch))
     }
 
     fn counters(&self) -> Counters {

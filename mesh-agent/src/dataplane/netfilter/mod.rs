@@ -1,6 +1,7 @@
 //! What the planes on nf_tables and the kernel's table of flows have in common: how keys lie, notes on elements, the sets
 //! and chains that the tables of each of them have, and what becomes of flows when a backend goes.
 
+pub(super) mod apply;
 pub(super) mod base;
 pub(super) mod deadline;
 pub(super) mod elements;

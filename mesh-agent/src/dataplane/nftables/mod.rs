@@ -33,6 +33,7 @@ use super::{
     counters::Counters,
     explain::{Explanation, Flow},
     netfilter::{
+        apply::{Bring, apply},
         deadline::Deadlines,
         elements::Place,
         flows::{self, Cut, Cuts},
@@ -118,20 +119,6 @@ impl NftablesPlane {
         })
     }
 
-    /// Brings the kernel from what it holds to `work`, where they differ in `touched`, and ends the flows that it must.
-    fn bring(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> io::Result<()> {
-        let mut cuts = flows::cuts(&self.state.table, work, touched);
-        self.program(work, touched)?;
-        for key in touched.iter().filter(|key| !work.contains_key(*key)) {
-            locked(&self.tally).forget(key);
-        }
-        let datagrams = cuts.take_datagrams();
-        self.deadlines.follow(&self.state.table, cuts);
-        let ended = flows::cut(&mut locked(&self.conntrack), &datagrams, flows::TRANSLATED);
-        locked(&self.tally).reset(ended?);
-        Ok(())
-    }
-
     fn program(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> io::Result<()> {
         let change = Change::plan(&self.state, &self.place, work, touched);
         if !change.is_empty() {
@@ -162,26 +149,30 @@ impl NftablesPlane {
         self.deadlines.follow(&self.state.table, cuts);
         Ok(())
     }
+}
 
-    /// After the kernel refused a change: reads what it holds, tries again, then each frontend on its own, so that one
-    /// that the kernel refuses does not stop the others.
-    fn one_by_one(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> Vec<(FrontendKey, io::Error)> {
-        let again = self.read().and_then(|()| self.bring(work, touched));
-        if again.is_ok() {
-            return Vec::new();
+impl Bring for NftablesPlane {
+    const NAME: &'static str = NAME;
+
+    fn table(&self) -> &Table {
+        &self.state.table
+    }
+
+    fn bring(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> io::Result<()> {
+        let mut cuts = flows::cuts(&self.state.table, work, touched);
+        self.program(work, touched)?;
+        for key in touched.iter().filter(|key| !work.contains_key(*key)) {
+            locked(&self.tally).forget(key);
         }
-        let mut refused = Vec::new();
-        for key in touched {
-            let mut table = self.state.table.clone();
-            match work.get(key) {
-                Some(entry) => drop(table.insert(*key, entry.clone())),
-                None => drop(table.remove(key)),
-            }
-            if let Err(error) = self.bring(&table, &BTreeSet::from([*key])) {
-                refused.push((*key, error));
-            }
-        }
-        refused
+        let datagrams = cuts.take_datagrams();
+        self.deadlines.follow(&self.state.table, cuts);
+        let ended = flows::cut(&mut locked(&self.conntrack), &datagrams, flows::TRANSLATED);
+        locked(&self.tally).reset(ended?);
+        Ok(())
+    }
+
+    fn read_again(&mut self) -> io::Result<()> {
+        self.read()
     }
 }
 
@@ -208,14 +199,7 @@ impl DataPlane for NftablesPlane {
 
     async fn apply(&mut self, ops: &[Op]) -> ApplyReport {
         let batch = Batch::new(&self.state.table, ops, realize::unsupported, realize::too_large);
-        let refused = blocking(|| match self.bring(&batch.work, &batch.touched) {
-            Ok(()) => Vec::new(),
-            Err(error) => {
-                tracing::debug!(plane = NAME, %error, "a change was refused: again, one frontend at a time");
-                self.one_by_one(&batch.work, &batch.touched)
-            }
-        });
-        batch.report(&refused)
+        blocking(|| apply(self, batch))
     }
 
     fn counters(&self) -> Counters {
