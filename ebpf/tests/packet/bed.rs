@@ -7,18 +7,19 @@
 //! ```
 
 use crate::{
-    maps::{v4, wide},
+    maps::v4,
     netns::Netns,
     packet::Packet,
     plan::{Plan, ip, port},
+    tables::{Tables, wide},
 };
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{LpmTrie, lpm_trie::Key},
     programs::{SchedClassifier, TcAttachType, TestRun as _, TestRunOptions},
 };
 use mesh_ebpf::{
-    OBJECT,
+    Sizes,
     common::{Backend, Config, Frontend, Service, ServiceKey, flag, mode, state},
 };
 use std::{
@@ -79,10 +80,20 @@ pub(crate) enum Way {
 /// The node.
 pub(crate) struct Bed {
     pub(crate) netns: Netns,
-    pub(crate) ebpf: Ebpf,
+    ebpf: Ebpf,
     frontends: u32,
     /// Next client port, so that cases do not meet.
     client_port: AtomicU16,
+}
+
+impl Tables for Bed {
+    fn ebpf(&self) -> &Ebpf {
+        &self.ebpf
+    }
+
+    fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
 }
 
 impl Bed {
@@ -102,35 +113,10 @@ impl Bed {
             }
         };
         wire(&netns);
-        let mut loader = EbpfLoader::new();
-        for name in [
-            "services4",
-            "services6",
-            "slots",
-            "backends",
-            "active",
-            "backend_counts",
-            "frontends",
-            "turns",
-            "frontend_counts",
-            "members",
-            "affinity",
-            "allow4",
-            "allow6",
-            "locals4",
-            "locals6",
-            "nodes4",
-            "nodes6",
-            "vips4",
-            "vips6",
-        ] {
-            loader.map_max_entries(name, 256);
-        }
-        for name in ["cache4", "cache6"] {
-            loader.map_max_entries(name, 64);
-        }
-        let mut ebpf =
-            loader.map_max_entries("flows4", flows).map_max_entries("flows6", flows).load(OBJECT).unwrap();
+        let few = 256;
+        let sizes =
+            Sizes { frontends: few, ports: few, backends: few, slots: few, flows, cached: 64, clients: few };
+        let mut ebpf = mesh_ebpf::open(&sizes, None).unwrap();
         for name in ["tc_ingress", "tc_egress"] {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap();

@@ -16,4 +16,6 @@ mod packet;
 mod plan;
 mod shapes;
 mod state;
+#[path = "../socket/tables.rs"]
+mod tables;
 mod traffic;

@@ -1,33 +1,15 @@
 //! What the node's maps have.
 
-use crate::{bed::Bed, packet::Packet, plan::Plan};
-use aya::{
-    Pod,
-    maps::{Array, HashMap, MapError, PerCpuArray},
+use crate::{
+    bed::Bed,
+    packet::Packet,
+    plan::Plan,
+    tables::{Tables as _, wide},
 };
 use mesh_ebpf::common::{
     Backend, BackendCounts, Cached, Config, Drop, Flow, FlowKey, Service, ServiceKey, V4, V6,
 };
 use std::net::IpAddr;
-
-/// A type of the maps, to aya.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-pub(crate) struct Raw<T>(pub(crate) T);
-
-// SAFETY: the types of the maps are plain numbers without padding.
-unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
-
-pub(crate) fn wide(ip: IpAddr) -> V6 {
-    match ip {
-        IpAddr::V4(ip) => {
-            let mut wide = [0; 16];
-            wide[..4].copy_from_slice(&ip.octets());
-            wide
-        }
-        IpAddr::V6(ip) => ip.octets(),
-    }
-}
 
 pub(crate) fn v4(ip: IpAddr) -> V4 {
     wide(ip)[..4].try_into().unwrap()
@@ -44,39 +26,6 @@ impl Bed {
             self.look::<_, Service>("services6", key)
         };
         service.unwrap().frontend
-    }
-
-    /// Writes into an array.
-    pub(crate) fn set<T: Copy + 'static>(&mut self, map: &str, index: u32, value: T) {
-        let mut map = Array::<_, Raw<T>>::try_from(self.ebpf.map_mut(map).unwrap()).unwrap();
-        map.set(index, Raw(value), 0).unwrap();
-    }
-
-    /// Reads from an array.
-    pub(crate) fn get<T: Copy + 'static>(&self, map: &str, index: u32) -> T {
-        Array::<_, Raw<T>>::try_from(self.ebpf.map(map).unwrap()).unwrap().get(&index, 0).unwrap().0
-    }
-
-    /// Writes into a hash map.
-    pub(crate) fn put<K: Copy + 'static, V: Copy + 'static>(&mut self, map: &str, key: K, value: V) {
-        let mut map = HashMap::<_, Raw<K>, Raw<V>>::try_from(self.ebpf.map_mut(map).unwrap()).unwrap();
-        map.insert(Raw(key), Raw(value), 0).unwrap();
-    }
-
-    /// Removes from a hash map.
-    pub(crate) fn take<K: Copy + 'static, V: Copy + 'static>(&mut self, map: &str, key: K) {
-        let mut map = HashMap::<_, Raw<K>, Raw<V>>::try_from(self.ebpf.map_mut(map).unwrap()).unwrap();
-        map.remove(&Raw(key)).unwrap();
-    }
-
-    /// Reads from a hash map.
-    pub(crate) fn look<K: Copy + 'static, V: Copy + 'static>(&self, map: &str, key: K) -> Option<V> {
-        let map = HashMap::<_, Raw<K>, Raw<V>>::try_from(self.ebpf.map(map).unwrap()).unwrap();
-        match map.get(&Raw(key), 0) {
-            Ok(Raw(value)) => Some(value),
-            Err(MapError::KeyNotFound) => None,
-            Err(error) => panic!("{error}"),
-        }
     }
 
     /// Changes the facts of the node.
@@ -96,22 +45,18 @@ impl Bed {
 
     /// Packets that were dropped for a reason, on all CPUs.
     pub(crate) fn dropped(&self, reason: Drop) -> u64 {
-        let map = PerCpuArray::<_, u64>::try_from(self.ebpf.map("drops").unwrap()).unwrap();
-        map.get(&(reason as u32), 0).unwrap().iter().sum()
+        self.of_all_cpus::<u64>("drops", reason as u32).iter().sum()
     }
 
     /// What a backend got, and how many flows it has.
     pub(crate) fn counts(&self, backend: u32) -> (BackendCounts, i64) {
-        let map =
-            PerCpuArray::<_, Raw<BackendCounts>>::try_from(self.ebpf.map("backend_counts").unwrap()).unwrap();
-        let sum = map.get(&backend, 0).unwrap().iter().fold(BackendCounts::default(), |sum, Raw(one)| {
-            BackendCounts {
-                begun: sum.begun + one.begun,
-                ended: sum.ended + one.ended,
-                reset: sum.reset + one.reset,
-                bytes_in: sum.bytes_in + one.bytes_in,
-                bytes_out: sum.bytes_out + one.bytes_out,
-            }
+        let all = self.of_all_cpus("backend_counts", backend);
+        let sum = all.iter().fold(BackendCounts::default(), |sum, one: &BackendCounts| BackendCounts {
+            begun: sum.begun + one.begun,
+            ended: sum.ended + one.ended,
+            reset: sum.reset + one.reset,
+            bytes_in: sum.bytes_in + one.bytes_in,
+            bytes_out: sum.bytes_out + one.bytes_out,
         });
         (sum, self.get("active", backend))
     }
@@ -161,11 +106,7 @@ impl Bed {
     }
 
     fn at_hand<A: Copy + 'static>(&self, map: &str, of: impl Fn(&Cached<A>) -> Option<u32>) -> Option<u32> {
-        let map = PerCpuArray::<_, Raw<Cached<A>>>::try_from(self.ebpf.map(map).unwrap()).unwrap();
-        (0..64)
-            .flat_map(|line| map.get(&line, 0).unwrap().iter().map(|Raw(c)| of(c)).collect::<Vec<_>>())
-            .flatten()
-            .next()
+        (0..64).flat_map(|line| self.of_all_cpus(map, line)).find_map(|cached| of(&cached))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What flows remember: TCP's end, backends that go, limits, and what was evicted.
 
+use crate::tables::Tables as _;
 use crate::{
     bed::{Bed, Device, NEXT, Outcome, REDIRECT, SHOT, Way, arriving},
     packet::{ACK, FIN, Packet, RST, SYN, reset, tcp, udp},

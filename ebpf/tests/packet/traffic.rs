@@ -1,5 +1,6 @@
 //! Real hosts on real links: what the kernel makes of redirections, of checksums left to devices, and of large pieces.
 
+use crate::tables::Tables as _;
 use crate::{
     bed::{Bed, Device, Way},
     netns::Netns,

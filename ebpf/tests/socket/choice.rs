@@ -1,6 +1,9 @@
 //! Which backend is chosen. The packet programs choose by the same code.
 
-use crate::world::{Front, TCP, World, accept, wide};
+use crate::{
+    tables::{Tables as _, wide},
+    world::{Front, TCP, World, accept},
+};
 use mesh_ebpf::common::{Frontend, Sticky, StickyKey, flag, hash, state};
 use socket2::{Domain, Socket, Type};
 use std::{

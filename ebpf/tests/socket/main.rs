@@ -5,6 +5,7 @@
 mod cgroup;
 mod choice;
 mod netns;
+mod tables;
 mod tcp;
 mod udp;
 mod world;

@@ -2,6 +2,7 @@
 
 use crate::{
     netns::Netns,
+    tables::Tables as _,
     world::{Front, TCP, World, accept},
 };
 use mesh_ebpf::common::{SETS, Service, WAYS, flag};

@@ -2,6 +2,7 @@
 
 use crate::{
     netns::Netns,
+    tables::Tables as _,
     world::{Front, UDP, World, ready},
 };
 use mesh_ebpf::common::{Chosen, PeerKey, V4, flag, state};

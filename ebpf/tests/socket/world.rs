@@ -1,16 +1,20 @@
 //! A namespace with the socket programs in force, and their maps to write to.
 
-use crate::{cgroup::Cgroup, netns::Netns};
+use crate::{
+    cgroup::Cgroup,
+    netns::Netns,
+    tables::{Tables, wide},
+};
 use aya::{
-    Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    Ebpf,
+    maps::{LpmTrie, lpm_trie::Key},
     programs::{CgroupAttachMode, Program},
 };
 use mesh_ebpf::{
-    OBJECT,
+    Sizes,
     common::{
         Backend, BackendCounts, Config, Frontend, FrontendCounts, MemberKey, Service, ServiceKey, Sticky,
-        StickyKey, V4, V6, flag, state,
+        StickyKey, V4, flag, state,
     },
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,36 +30,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Protocols.
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
-
-/// The maps that are to have room.
-const MAPS: [&str; 18] = [
-    "services4",
-    "services6",
-    "backends",
-    "active",
-    "backend_counts",
-    "frontends",
-    "turns",
-    "frontend_counts",
-    "members",
-    "affinity",
-    "allow4",
-    "allow6",
-    "locals4",
-    "locals6",
-    "udp_out4",
-    "udp_out6",
-    "udp_back4",
-    "udp_back6",
-];
-
-/// A type of the maps, to aya.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-pub(crate) struct Raw<T>(T);
-
-// SAFETY: the types of the maps are plain numbers without padding.
-unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
 
 pub(crate) struct World {
     pub(crate) netns: Netns,
@@ -91,6 +65,16 @@ pub(crate) struct Made {
     pub(crate) backends: u32,
 }
 
+impl Tables for World {
+    fn ebpf(&self) -> &Ebpf {
+        &self.ebpf
+    }
+
+    fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+}
+
 impl World {
     /// `None` where that cannot be; on CI it must.
     pub(crate) fn new() -> Option<World> {
@@ -110,11 +94,10 @@ impl World {
             vips6: [[wide("fd00:96::".parse().unwrap()), wide("ffff:ffff::".parse().unwrap())], [[0; 16]; 2]],
             ..Config::default()
         };
-        let mut loader = EbpfLoader::new();
-        for name in MAPS {
-            loader.map_max_entries(name, 256);
-        }
-        let ebpf = loader.map_max_entries("slots", 8192).load(OBJECT).unwrap();
+        let (few, slots) = (256, 8192);
+        let sizes =
+            Sizes { frontends: few, ports: few, backends: few, slots, flows: few, cached: 1, clients: few };
+        let ebpf = mesh_ebpf::open(&sizes, None).unwrap();
         let mut world = World { netns, ebpf, cgroup, frontends: 0, slots: 0, backends: 0 };
         world.set("config", 0, config);
         world.attach();
@@ -134,35 +117,11 @@ impl World {
         }
     }
 
-    /// Writes into an array.
-    pub(crate) fn set<T: Copy + 'static>(&mut self, map: &str, index: u32, value: T) {
-        let mut map = Array::<_, Raw<T>>::try_from(self.ebpf.map_mut(map).unwrap()).unwrap();
-        map.set(index, Raw(value), 0).unwrap();
-    }
-
-    /// Reads from an array.
-    pub(crate) fn get<T: Copy + 'static>(&self, map: &str, index: u32) -> T {
-        Array::<_, Raw<T>>::try_from(self.ebpf.map(map).unwrap()).unwrap().get(&index, 0).unwrap().0
-    }
-
-    /// Writes into a hash map.
-    pub(crate) fn put<K: Copy + 'static, V: Copy + 'static>(&mut self, map: &str, key: K, value: V) {
-        let mut map = HashMap::<_, Raw<K>, Raw<V>>::try_from(self.ebpf.map_mut(map).unwrap()).unwrap();
-        map.insert(Raw(key), Raw(value), 0).unwrap();
-    }
-
-    /// How many entries a hash map has.
-    pub(crate) fn len<K: Copy + 'static, V: Copy + 'static>(&self, map: &str) -> usize {
-        HashMap::<_, Raw<K>, Raw<V>>::try_from(self.ebpf.map(map).unwrap()).unwrap().keys().count()
-    }
-
     /// Whether a client's backend is remembered still.
     pub(crate) fn remembers(&self, key: StickyKey) -> bool {
-        let map =
-            HashMap::<_, Raw<StickyKey>, Raw<Sticky>>::try_from(self.ebpf.map("affinity").unwrap()).unwrap();
         let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
         let now = u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap();
-        map.get(&Raw(key), 0).is_ok_and(|Raw(sticky)| sticky.until > now)
+        self.look("affinity", key).is_some_and(|sticky: Sticky| sticky.until > now)
     }
 
     /// Lets an IPv4 network in to a frontend that asks.
@@ -174,23 +133,18 @@ impl World {
 
     /// What a frontend turned away, on all CPUs.
     pub(crate) fn turned_away(&self, made: Made) -> FrontendCounts {
-        let map = PerCpuArray::<_, Raw<FrontendCounts>>::try_from(self.ebpf.map("frontend_counts").unwrap())
-            .unwrap();
-        map.get(&made.frontend, 0).unwrap().iter().fold(FrontendCounts::default(), |sum, Raw(one)| {
-            FrontendCounts {
-                no_backend: sum.no_backend + one.no_backend,
-                denied: sum.denied + one.denied,
-                limited: sum.limited + one.limited,
-            }
+        let all = self.of_all_cpus("frontend_counts", made.frontend);
+        all.iter().fold(FrontendCounts::default(), |sum, one: &FrontendCounts| FrontendCounts {
+            no_backend: sum.no_backend + one.no_backend,
+            denied: sum.denied + one.denied,
+            limited: sum.limited + one.limited,
         })
     }
 
     /// Flows that are open, were begun and were ended at a backend.
     pub(crate) fn flows(&self, backend: u32) -> (i64, u64, u64) {
-        let map =
-            PerCpuArray::<_, Raw<BackendCounts>>::try_from(self.ebpf.map("backend_counts").unwrap()).unwrap();
-        let counts = map.get(&backend, 0).unwrap();
-        let sum = |of: fn(&BackendCounts) -> u64| counts.iter().map(|Raw(one)| of(one)).sum::<u64>();
+        let counts: Vec<BackendCounts> = self.of_all_cpus("backend_counts", backend);
+        let sum = |of: fn(&BackendCounts) -> u64| counts.iter().map(of).sum::<u64>();
         (self.get("active", backend), sum(|c| c.begun), sum(|c| c.ended))
     }
 
@@ -288,16 +242,4 @@ pub(crate) fn ready<S: AsFd>(sockets: &[S]) -> usize {
     let patience = Timespec { tv_sec: i64::try_from(PATIENCE.as_secs()).unwrap(), tv_nsec: 0 };
     poll(&mut fds, Some(&patience)).unwrap();
     fds.iter().position(|fd| fd.revents().contains(PollFlags::IN)).expect("it comes to one of them")
-}
-
-/// As maps have addresses.
-pub(crate) fn wide(ip: IpAddr) -> V6 {
-    match ip {
-        IpAddr::V4(ip) => {
-            let mut wide = [0; 16];
-            wide[..4].copy_from_slice(&ip.octets());
-            wide
-        }
-        IpAddr::V6(ip) => ip.octets(),
-    }
 }
