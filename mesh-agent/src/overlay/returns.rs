@@ -3,10 +3,14 @@
 //!
 //! ```text
 //! ingress node:  client → node:8080 ─ dnat ─▶ 10.244.2.5:80 ─ mesh-vx ─▶ backend's node
-//! backend's node: in by mesh-vx, source not of the overlay: ct mark = number of the VTEP it came from
+//! backend's node: in by mesh-vx, source not of the overlay: zone and ct mark = number of the VTEP it came from
 //!                 answer of such a flow: mark = ct mark ─ ip rule ─▶ table 77 ─▶ mesh-vx
 //!                 egress of mesh-vx: destination MAC = that VTEP's, mark = 0 ─▶ VXLAN ─▶ ingress node
 //! ```
+//!
+//! A client may use one port of its own for connections to several nodes, which this one backend would take for the same.
+//! So each ingress node's flows have a conntrack zone of their own in the client's direction, and none in the answers':
+//! there conntrack finds that they clash, and gives the later flow another source port.
 //!
 //! One client's address cannot be kept: that of the backend's own node, dialling a port of another. Its answers would
 //! be at home before they were translated, so flows of nodes get the ingress node's address on the overlay.
@@ -35,7 +39,7 @@ const NODES: [&str; 2] = ["nodes4", "nodes6"];
 /// Mark → VTEP, in the netdev table.
 const MACS: &str = "macs";
 /// Changes with the rules: those of another version are laid anew.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 /// The marks of peers by link-layer address.
 pub type Marks = BTreeMap<Mac, u32>;
@@ -52,7 +56,8 @@ pub fn marks(held: &Marks, peers: &[Peer]) -> Marks {
         let Mac([.., a, b, c]) = mac;
         let own = u32::from_be_bytes([0, a, b, c]);
         let mut numbers = (0..=!RETURN_MASK).map(|n| RETURN_MARK | (own.wrapping_add(n) & !RETURN_MASK));
-        if let Some(mark) = numbers.find(|mark| !used.contains(mark)) {
+        // Zone 0 is that of all other flows.
+        if let Some(mark) = numbers.find(|mark| mark & 0xffff != 0 && !used.contains(mark)) {
             used.insert(mark);
             place.insert(mark);
         }
@@ -68,38 +73,50 @@ fn ours(word: u32) -> [Expr; 2] {
     [Expr::mask(reg(word), reg(word + 1), &mask), Expr::cmp(reg(word + 1), true, &RETURN_MARK.to_ne_bytes())]
 }
 
-/// Notes by which VTEP a foreign flow came in, one rule for each family of the overlay.
+/// What came by the overlay from outside of it, a rule for each family of the overlay; the number of its VTEP's mark
+/// is in register 2.
+fn foreign(device: &str, networks: &[IpNetwork], text: &'static str, only: &[Expr], then: &[Expr]) -> Rules {
+    let rule = |network: &IpNetwork| {
+        let (proto, offset, len) = match network {
+            IpNetwork::V4(_) => (2_u8, 12, 4),
+            IpNetwork::V6(_) => (10, 8, 16),
+        };
+        let (base, mask) = match network {
+            IpNetwork::V4(n) => (n.network().octets().to_vec(), n.mask().octets().to_vec()),
+            IpNetwork::V6(n) => (n.network().octets().to_vec(), n.mask().octets().to_vec()),
+        };
+        let mut rule = Expr::came_by(device, true).to_vec();
+        rule.extend([
+            Expr::meta(reg(0), libc::NFT_META_NFPROTO),
+            Expr::cmp(reg(0), true, &[proto]),
+            Expr::network(reg(0), offset, len),
+            Expr::mask(reg(0), reg(0), &mask),
+            Expr::cmp(reg(0), false, &base),
+        ]);
+        rule.extend_from_slice(only);
+        rule.extend([Expr::link(reg(0), 6, 6), Expr::map(reg(0), reg(2), VTEPS)]);
+        rule.extend_from_slice(then);
+        (text, rule)
+    };
+    networks.iter().map(rule).collect()
+}
+
+/// Keeps the flows of each VTEP apart, before conntrack sees them.
+fn zones(device: &str, networks: &[IpNetwork]) -> Rules {
+    foreign(device, networks, "apart from other nodes' flows", &[], &[Expr::set_zone(reg(2))])
+}
+
+/// Notes by which VTEP a foreign flow came in.
 fn arrivals(device: &str, networks: &[IpNetwork]) -> Rules {
-    networks
-        .iter()
-        .map(|network| {
-            let (proto, offset, len) = match network {
-                IpNetwork::V4(_) => (2_u8, 12, 4),
-                IpNetwork::V6(_) => (10, 8, 16),
-            };
-            let (base, mask) = match network {
-                IpNetwork::V4(n) => (n.network().octets().to_vec(), n.mask().octets().to_vec()),
-                IpNetwork::V6(n) => (n.network().octets().to_vec(), n.mask().octets().to_vec()),
-            };
-            // NF_CT_STATE_BIT(IP_CT_NEW).
-            let new = 8_u32.to_ne_bytes();
-            let mut rule = Expr::came_by(device, true).to_vec();
-            rule.extend([
-                Expr::meta(reg(0), libc::NFT_META_NFPROTO),
-                Expr::cmp(reg(0), true, &[proto]),
-                Expr::network(reg(0), offset, len),
-                Expr::mask(reg(0), reg(0), &mask),
-                Expr::cmp(reg(0), false, &base),
-                Expr::ct(reg(0), libc::NFT_CT_STATE),
-                Expr::mask(reg(0), reg(0), &new),
-                Expr::cmp(reg(0), false, &[0; 4]),
-                Expr::link(reg(0), 6, 6),
-                Expr::map(reg(0), reg(2), VTEPS),
-                Expr::set_ct(reg(2), libc::NFT_CT_MARK),
-            ]);
-            ("came in at another node", rule)
-        })
-        .collect()
+    // NF_CT_STATE_BIT(IP_CT_NEW).
+    let new = 8_u32.to_ne_bytes();
+    let only = [
+        Expr::ct(reg(0), libc::NFT_CT_STATE),
+        Expr::mask(reg(0), reg(0), &new),
+        Expr::cmp(reg(0), false, &[0; 4]),
+    ];
+    let note = [Expr::set_ct(reg(2), libc::NFT_CT_MARK)];
+    foreign(device, networks, "came in at another node", &only, &note)
 }
 
 /// Marks answers of such flows.
@@ -161,9 +178,11 @@ fn tables(bridge: &str, device: &str, networks: &[IpNetwork]) -> [(Table, Vec<Se
         // The priority of mangle tables: after conntrack, before NAT.
         Hook { kind, number, priority: -150, device: device.map(str::to_owned) }
     };
+    let early = Hook { priority: -300, ..hook(HookKind::Filter, libc::NF_INET_PRE_ROUTING, None) };
     let mut prerouting = arrivals(device, networks);
     prerouting.extend(answers(Some(device)));
     let inet = vec![
+        Chain { name: "raw", hook: early, rules: zones(device, networks) },
         Chain {
             name: "prerouting",
             hook: hook(HookKind::Filter, libc::NF_INET_PRE_ROUTING, None),

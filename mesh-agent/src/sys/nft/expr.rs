@@ -130,6 +130,14 @@ impl Expr {
         Expr::new(c"ct", &[(sys::NFTNL_EXPR_CT_SREG, sreg), (sys::NFTNL_EXPR_CT_KEY, key.unsigned_abs())])
     }
 
+    /// Puts the packet into the conntrack zone whose number the register's first two bytes are, as far as it goes in the
+    /// direction of its flow; answers stay in zone 0. Before conntrack only.
+    #[must_use]
+    pub fn set_zone(sreg: u32) -> Expr {
+        // IP_CT_DIR_ORIGINAL.
+        Expr::set_ct(sreg, libc::NFT_CT_ZONE).and(sys::NFTNL_EXPR_CT_DIR, Value::Bytes(vec![0]))
+    }
+
     /// Goes on only when the packet came in by this link (`yes`), or by another; not with this host's own. Uses the
     /// first four registers.
     #[must_use]
