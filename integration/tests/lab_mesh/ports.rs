@@ -34,14 +34,28 @@ pub(crate) async fn one_port_of_a_client_goes_through_every_node(plane: &Plane) 
     let (mut mesh, containers) = start(plane).await;
     let text = file(&mut mesh, &containers);
     mesh.write_service_file("ports.yaml", &text).unwrap();
-    let families = containers[0].addresses.len();
-    for (instance, port) in (1..).zip(PORTS) {
+    // Whether bridges let the host's tables see their packets, where they can.
+    for (turn, seen) in (0..).zip(["1", "0"]) {
+        for i in 1..=3 {
+            for family in ["iptables", "ip6tables"] {
+                let path = format!("net/bridge/bridge-nf-call-{family}");
+                if let Err(error) = mesh.lab.node(i).sysctl(&path, seen) {
+                    assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{path}: {error}");
+                }
+            }
+        }
+        everywhere(&mesh, containers[0].addresses.len(), OWN + 10 * turn).await;
+    }
+}
+
+async fn everywhere(mesh: &HostMesh, families: usize, port: u16) {
+    for (instance, published) in (1..).zip(PORTS) {
         for family in 0..families {
             let own = mesh.lab.client_address(0)[family];
             // Beginning at every node in its turn, so that the backend's own comes first, in between and last.
             for first in 0..3_u8 {
-                let ways: Vec<SocketAddr> =
-                    (0..3).map(|n| (mesh.lab.address((first + n) % 3 + 1)[family], port).into()).collect();
+                let at = |n: u8| (mesh.lab.address((first + n) % 3 + 1)[family], published).into();
+                let ways: Vec<SocketAddr> = (0..3).map(at).collect();
                 for at in &ways {
                     until(&format!("{at} is served"), BOUND, || async {
                         let met = mesh.lab.client.within(whoami_from(own, *at)).await??;
@@ -50,9 +64,9 @@ pub(crate) async fn one_port_of_a_client_goes_through_every_node(plane: &Plane) 
                     })
                     .await;
                 }
-                let from = SocketAddr::new(own, OWN + u16::from(first));
-                connections(&mesh, from, &ways);
-                datagrams(&mesh, from, &ways, &format!("echo-{instance}")).await;
+                let from = SocketAddr::new(own, port + u16::from(first));
+                connections(mesh, from, &ways);
+                datagrams(mesh, from, &ways, &format!("echo-{instance}")).await;
             }
         }
     }

@@ -10,7 +10,8 @@
 //!
 //! A client may use one port of its own for connections to several nodes, which this one backend would take for the same.
 //! So each ingress node's flows have a conntrack zone of their own in the client's direction, and none in the answers':
-//! there conntrack finds that they clash, and gives the later flow another source port.
+//! there conntrack finds that they clash, and gives the later flow another source port. Flows that conntrack does not see
+//! are told of by a mark (eBPF's programs, [`CLASH_MARK`]).
 //!
 //! One client's address cannot be kept: that of the backend's own node, dialling a port of another. Its answers would
 //! be at home before they were translated, so flows of nodes get the ingress node's address on the overlay.
@@ -18,7 +19,7 @@
 //! The number of rules does not grow with the nodes: two maps do. The mark has to be cleared on the way out, or the
 //! outer packet would take the same route again. Routes and the rule are the overlay's own ([`super::plan`]).
 
-use super::plan::{OverlayPlan, Peer, RETURN_MARK, RETURN_MASK};
+use super::plan::{CLASH_MARK, OverlayPlan, Peer, RETURN_MARK, RETURN_MASK};
 use crate::sys::{
     nft::{Data, Element, Expr, Family, Holds, Hook, HookKind, Kind, Nft, Set, Table, Transaction, reg},
     rtnl::Mac,
@@ -38,6 +39,8 @@ const VTEPS: &str = "vteps";
 const NODES: [&str; 2] = ["nodes4", "nodes6"];
 /// Mark → VTEP, in the netdev table.
 const MACS: &str = "macs";
+/// Source ports for flows that have to get another: those that systems do not give their own connections.
+const PORTS: [u16; 2] = [1024, 32_767];
 /// Changes with the rules: those of another version are laid anew.
 const VERSION: &str = "3";
 
@@ -152,6 +155,19 @@ fn departing(bridge: &str, device: &str) -> Rules {
     let of = [(NODES[0], 2, 12, 4), (NODES[1], 10, 8, 16)];
     let mut rules: Rules = ways.iter().flat_map(|way| of.map(|of| rule((of, way)))).collect();
     rules.push(("a container that leaves the overlay", out));
+    for (proto, offset, len) in [(libc::NFPROTO_IPV4, 12, 4), (libc::NFPROTO_IPV6, 8, 16)] {
+        let rule = vec![
+            Expr::meta(reg(0), libc::NFT_META_MARK),
+            Expr::cmp(reg(0), true, &CLASH_MARK.to_ne_bytes()),
+            Expr::meta(reg(0), libc::NFT_META_NFPROTO),
+            Expr::cmp(reg(0), true, &[u8::try_from(proto).unwrap_or_default()]),
+            Expr::network(reg(0), offset, len),
+            Expr::immediate(reg(4), &PORTS[0].to_be_bytes()),
+            Expr::immediate(reg(5), &PORTS[1].to_be_bytes()),
+            Expr::snat(proto, reg(0), [reg(4), reg(5)]),
+        ];
+        rules.push(("its answers have another's place", rule));
+    }
     rules
 }
 

@@ -340,6 +340,25 @@ impl Expr {
         )
     }
 
+    /// Gives the flow the source address in a register, and a free port at random out of the range in two; `family` is
+    /// `NFPROTO_*`.
+    #[must_use]
+    pub fn snat(family: libc::c_int, address: u32, ports: [u32; 2]) -> Expr {
+        // NF_NAT_RANGE_PROTO_RANDOM_FULLY of linux/netfilter/nf_nat.h.
+        let random = 1 << 4;
+        Expr::new(
+            c"nat",
+            &[
+                (sys::NFTNL_EXPR_NAT_TYPE, libc::NFT_NAT_SNAT.unsigned_abs()),
+                (sys::NFTNL_EXPR_NAT_FAMILY, family.unsigned_abs()),
+                (sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, address),
+                (sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, ports[0]),
+                (sys::NFTNL_EXPR_NAT_REG_PROTO_MAX, ports[1]),
+                (sys::NFTNL_EXPR_NAT_FLAGS, random),
+            ],
+        )
+    }
+
     /// Gives a new flow of its protocol the timeouts of a [`FlowTimeout`](super::FlowTimeout).
     #[must_use]
     pub fn set_timeout(name: &str) -> Expr {
