@@ -59,7 +59,9 @@ pub(super) fn services(options: &Options, json: bool) -> anyhow::Result<()> {
     let count = options.most();
     let service = move |n: u32| n.wrapping_mul(7919) % count;
     let direct = move |n| (endpoint(service(n), n % services::ENDPOINTS, 0), TARGET).into();
-    let mut ways = vec![Way::new("direct", direct)?, Way::new("direct", direct)?.tracked()?];
+    let bare = Way::new("one dnat rule for all", move |n| (vip(service(n)), PORT).into())?;
+    bare.path.translate()?;
+    let mut ways = vec![Way::new("direct", direct)?, Way::new("direct", direct)?.tracked()?, bare];
     for contender in Contender::all(options)? {
         // The other two are slow to load at this size.
         if matches!(contender, Contender::Ours | Contender::Iptables) {

@@ -4,7 +4,7 @@
 //!   client 10.1.0.2 ── 10.1.0.1 node 10.2.0.1 ── 10.2.0.2 server, which has every endpoint's address too
 //! ```
 
-use super::services::{BACKENDS, TARGET};
+use super::services::{BACKENDS, TARGET, VIPS};
 use crate::space::Space;
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -56,6 +56,15 @@ impl Path {
         let rules = "table ip track {\n chain forward {\n type filter hook forward priority 0;\n \
                      ct state invalid drop\n }\n}\n";
         self.node.run("nft", &["-f", "-"], rules).context("connection tracking alone").map(drop)
+    }
+
+    /// Makes the node translate what goes to any VIP by one rule, to one backend: what the kernel needs for that at least.
+    pub(super) fn translate(&self) -> anyhow::Result<()> {
+        let rules = format!(
+            "table ip bare {{\n chain prerouting {{\n type nat hook prerouting priority -100;\n \
+             ip daddr {VIPS} dnat to {SERVER}:{TARGET}\n }}\n}}\n"
+        );
+        self.node.run("nft", &["-f", "-"], &rules).context("one rule").map(drop)
     }
 
     /// Connects to each of these, one after the other, from the client: microseconds.

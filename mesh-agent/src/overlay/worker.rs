@@ -1,9 +1,10 @@
 //! What the task does to the kernel, one call at a time; it blocks for as long as the kernel takes.
 
 use super::{
-    apply::{Applied, OverlayError, apply, pending, underlay},
+    apply::{Applied, apply, pending},
     attach::{AttachError, AttachRequest, Attachment, Containers, Ground, attachments, detach},
     config::OverlayConfig,
+    host::{OverlayError, underlay},
     plan::{OverlayPlan, plan},
     step::Underlay,
     tunnel,
