@@ -11,7 +11,7 @@
 //! that are there and puts them into the links that are there: no packet meets none.
 
 use crate::{
-    OBJECT, Sizes,
+    Events, OBJECT, Sizes,
     map::{Map, PerCpu, Plain},
     notes, raw,
 };
@@ -172,6 +172,14 @@ impl Kernel {
     /// The kernel's.
     pub fn raw_map(&self, name: &str) -> io::Result<OwnedFd> {
         raw::get(&self.folder.join(name))
+    }
+
+    /// What the programs tell of packets that they do not forward; for one reader at a time.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn events(&self) -> io::Result<Events> {
+        Events::open(&self.folder.join("events"))
     }
 
     /// How many entries a map can have.

@@ -3,6 +3,7 @@
 //! `programs/` has their sources and `object/mesh.o` what comes of them (`make ebpf`), so that whoever has cargo alone
 //! builds the agent.
 
+mod events;
 mod kernel;
 mod map;
 pub mod notes;
@@ -10,6 +11,7 @@ pub mod place;
 mod raw;
 mod shared;
 
+pub use events::Events;
 pub use kernel::{Kernel, SetupError, folder, ids, other_layouts, remove};
 pub use map::{Map, PerCpu, Plain, value};
 pub use mesh_ebpf_common as common;

@@ -19,7 +19,7 @@ use aya::{
     programs::{SchedClassifier, TcAttachType, TestRun as _, TestRunOptions},
 };
 use mesh_ebpf::{
-    Sizes,
+    Events, Sizes,
     common::{Backend, Config, Frontend, Service, ServiceKey, flag, mode, state},
 };
 use std::{
@@ -128,6 +128,11 @@ impl Bed {
             bed.serve_all(&plan);
         }
         Some(bed)
+    }
+
+    /// What the programs tell of packets that they drop, from now on.
+    pub(crate) fn events(&mut self) -> Events {
+        Events::new(self.ebpf.take_map("events").unwrap()).unwrap()
     }
 
     fn serve_all(&mut self, plan: &Plan) {

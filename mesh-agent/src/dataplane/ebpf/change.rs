@@ -1,9 +1,9 @@
 //! What differs in the maps between two states of a frontend. Pure.
 
 use super::{
+    held::{Held, HeldBackend},
     note::{self, NameBytes},
-    realize::{first, narrow, number},
-    state::{Held, HeldBackend},
+    realize::{address, first, narrow, number},
 };
 use crate::plan::{BackendId, FrontendKey};
 use ipnetwork::IpNetwork;
@@ -99,7 +99,7 @@ pub(super) enum Ports {
 }
 
 pub(super) fn ports(key: &FrontendKey, service: kernel::Service) -> Ports {
-    let (wide, protocol) = (super::realize::address(key.listen), number(key.protocol));
+    let (wide, protocol) = (address(key.listen), number(key.protocol));
     let each = key
         .ports
         .iter()

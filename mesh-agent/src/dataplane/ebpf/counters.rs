@@ -6,7 +6,7 @@ use crate::{
     plan::BackendId,
 };
 use mesh_control::model::{Protocol, ServiceKey};
-use mesh_ebpf::common::{BackendCounts, FrontendCounts};
+use mesh_ebpf::common::{BackendCounts, Drop, FrontendCounts};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -107,5 +107,11 @@ pub(super) fn read(maps: &Maps, state: &State, tally: &mut Tally) -> io::Result<
             protocol: key.2,
         }
     });
-    Ok(Counters { backends: told.collect(), frontends })
+    let mut drops = Drop::NAMES.map(|reason| (reason, 0));
+    maps.drops.of_all_cpus(Drop::COUNT, |reason, cpus| {
+        if let Some(to) = usize::try_from(reason).ok().and_then(|at| drops.get_mut(at)) {
+            to.1 = cpus.iter().sum();
+        }
+    })?;
+    Ok(Counters { backends: told.collect(), frontends, drops: drops.into() })
 }

@@ -1,9 +1,10 @@
 //! Where a new flow would go, and which entries of which maps say so.
 
 use super::{
+    held::Held,
     maps::Maps,
     realize::{picked, service_hash, wide},
-    state::{Held, State},
+    state::State,
 };
 use crate::{
     dataplane::explain::{Candidate, Explanation, Flow},

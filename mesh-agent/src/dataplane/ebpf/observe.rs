@@ -2,10 +2,11 @@
 
 use super::{
     change::{self, Ports, allow_notes, allowed, members, v4, v6},
+    held::Held,
     maps::Maps,
     note::{self, Names},
     realize::Place,
-    state::{Held, State},
+    state::State,
 };
 use crate::plan::{Backend, Entry, Frontend, FrontendKey, Listen};
 use ipnetwork::IpNetwork;
