@@ -11,7 +11,7 @@
 //! that are there and puts them into the links that are there: no packet meets none.
 
 use crate::{
-    Events, OBJECT, Sizes,
+    Backends, Events, OBJECT, Sizes,
     map::{Map, PerCpu, Plain},
     notes, raw,
 };
@@ -164,6 +164,14 @@ impl Kernel {
     /// As [`Kernel::map`].
     pub fn per_cpu<V: Plain>(&self, name: &str) -> io::Result<PerCpu<V>> {
         Map::open_per_cpu(&self.folder.join(name))
+    }
+
+    /// The backends.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn backends(&self) -> io::Result<Backends> {
+        Backends::new(&self.map("backends")?)
     }
 
     /// A descriptor of a map whatever its types.

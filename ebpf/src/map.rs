@@ -277,11 +277,13 @@ impl<V: Plain> Map<u32, V> {
     /// The kernel's.
     pub fn clear(&self, indices: &[u32]) -> io::Result<()> {
         // SAFETY: any bytes are a value.
-        let mut values = vec![unsafe { zeroed::<V>() }; cpus()?];
-        for index in indices {
-            let (key, values) = (from_ref(index).cast(), values.as_mut_ptr().cast());
-            // SAFETY: a value for each CPU there can be.
-            unsafe { raw::element(Command::Update, &self.fd, key, values) }?;
+        let mut values = vec![unsafe { zeroed::<V>() }; cpus()? * AT_ONCE.min(indices.len())];
+        for indices in indices.chunks(AT_ONCE) {
+            let (mut keys, values) = (indices.to_vec(), values.as_mut_ptr().cast());
+            let none = Cursor { from: null(), to: null_mut() };
+            let keys = keys.as_mut_ptr().cast();
+            // SAFETY: a value for each index and each CPU there can be.
+            unsafe { raw::batch(Command::UpdateBatch, &self.fd, &none, keys, values, indices.len()) }.1?;
         }
         Ok(())
     }

@@ -128,6 +128,7 @@ fn entries_are_written_read_and_deleted_in_batches() {
 
     let counts = kernel.per_cpu::<mesh_ebpf_common::FrontendCounts>("frontend_counts").unwrap();
     counts.clear(&[3]).unwrap();
+    counts.clear(&(0..9000).collect::<Vec<_>>()).unwrap();
     let mut seen = 0;
     counts.of_all_cpus(9, |_, values| seen += usize::from(values.iter().all(|v| v.denied == 0))).unwrap();
     assert_eq!(seen, 9);

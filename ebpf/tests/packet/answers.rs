@@ -79,12 +79,12 @@ fn what_nobody_serves_is_refused_or_dropped() {
             });
             assert_eq!(bed.run(Way::In, Device::Nic, &make(one, limited)).verdict, REDIRECT);
             assert!(bed.bits(&make(one, limited)).is_some());
-            assert_eq!(bed.counts(bed.served(&plan, port::LIMITED, protocol)).1, 1);
+            assert_eq!(bed.counts(bed.served(&plan, port::LIMITED, protocol)).1.active, 1);
         }
         // Without a route nothing is begun, and nothing stays counted.
         for packet in [tcp(client, (plan.vip, port::LOST), SYN), udp(client, (plan.vip, port::LOST))] {
             vanishes(&bed, &packet, Drop::NoRoute);
-            assert_eq!(bed.counts(bed.served(&plan, port::LOST, packet.protocol())).1, 0);
+            assert_eq!(bed.counts(bed.served(&plan, port::LOST, packet.protocol())).1.active, 0);
         }
     }
     bed.configure(|config| (config.node4, config.node6) = ([0; 4], [0; 16]));

@@ -179,6 +179,7 @@ impl Bed {
                 frontend: index,
                 weight: 1,
                 id: u64::from(index),
+                ..Backend::default()
             };
             self.set("backends", index, backend);
             self.set("slots", index, index);
@@ -202,8 +203,14 @@ impl Bed {
             }
         }
         let offset = u16::from(number == port::SECOND);
-        let service =
-            Service { frontend: index, base: index, slots: u32::from(backend.is_some()), offset, flags };
+        let service = Service {
+            frontend: index,
+            base: index,
+            slots: u32::from(backend.is_some()),
+            offset,
+            flags,
+            ..Service::default()
+        };
         let number = number.to_be();
         if address.is_ipv4() {
             self.put(

@@ -2,6 +2,7 @@
 //! are translated, and of the node itself, whose sockets are; IPv4 and IPv6. Needs root.
 
 mod drops;
+mod evicted;
 mod hitless;
 
 use mesh_agent::dataplane::ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes};

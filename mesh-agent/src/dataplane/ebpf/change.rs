@@ -259,7 +259,10 @@ impl Change {
                 self.cuts.push(cut(id, before));
             }
             if !same {
-                self.new_backends.push(backend.index);
+                // Of a place that nobody ever had nothing is counted.
+                if backend.value.generation != 1 {
+                    self.new_backends.push(backend.index);
+                }
                 self.gone.extend(before.map(|_| (backend.index, service.clone(), id.clone(), key.protocol)));
             }
             if before.is_none_or(|before| before.value != backend.value) {

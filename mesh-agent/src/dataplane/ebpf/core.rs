@@ -7,6 +7,7 @@ use super::{
     drops::Told,
     explain, flows,
     host::Host,
+    leaks::Leaks,
     maps::Maps,
     observe,
     realize::Place,
@@ -43,6 +44,7 @@ pub(super) struct Core {
     pub(super) state: State,
     tally: Tally,
     told: Told,
+    leaks: Leaks,
 }
 
 /// What is pinned.
@@ -90,6 +92,7 @@ impl Core {
             state: State::empty([0; 3]),
             tally: Tally::default(),
             told: Told::default(),
+            leaks: Leaks::default(),
             config,
         };
         core.set_up()?;
@@ -214,7 +217,7 @@ impl Core {
         let now = self.now().since;
         let Some(set_up) = &mut self.set_up else { return Ok(()) };
         self.told.tell(std::iter::from_fn(|| set_up.events.next_event()), now);
-        flows::collect(&set_up.maps, &self.state)
+        flows::collect(&set_up.maps, &self.state, &mut self.leaks)
     }
 
     fn read(&mut self) -> io::Result<()> {

@@ -60,7 +60,8 @@ impl Held {
         }
         let slots: Vec<u32> = picked(entry).into_iter().map(|slot| indices[slot]).collect();
         let count = u32::try_from(slots.len()).unwrap_or(0);
-        let service = kernel::Service { frontend: index, base, slots: count, offset: 0, flags };
+        let service =
+            kernel::Service { frontend: index, base, slots: count, offset: 0, flags, turn: 0, pad: 0 };
         Held {
             service,
             policy,

@@ -23,6 +23,7 @@ mod flows;
 mod held;
 mod host;
 mod keeper;
+mod leaks;
 mod maps;
 mod note;
 mod observe;
