@@ -10,6 +10,7 @@ mod plan;
 mod process;
 mod proxy;
 mod serf;
+mod services;
 mod space;
 mod table;
 

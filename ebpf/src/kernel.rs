@@ -11,7 +11,7 @@
 //! that are there and puts them into the links that are there: no packet meets none.
 
 use crate::{
-    OBJECT, Sizes,
+    Backends, Events, OBJECT, Sizes,
     map::{Map, PerCpu, Plain},
     notes, raw,
 };
@@ -89,6 +89,29 @@ pub fn folder(bpffs: &Path, netns: u64) -> PathBuf {
     bpffs.join(ROOT).join(format!("v{LAYOUT}")).join(netns.to_string())
 }
 
+/// The kernel's numbers of all that is pinned below a folder, by path: who compares two such lists sees what was made
+/// anew. Of a folder that is not there, none.
+///
+/// # Errors
+/// The system's.
+pub fn ids(folder: &Path) -> io::Result<BTreeMap<PathBuf, u32>> {
+    let mut ids = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for file in fs::read_dir(next).into_iter().flatten() {
+            let path = file?.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            // SAFETY: maps, programs and links begin alike: a kind and a number.
+            let info: raw::ProgramInfo = unsafe { raw::info(&raw::get(&path)?) }?;
+            ids.insert(path.strip_prefix(folder).unwrap_or(&path).to_owned(), info.id);
+        }
+    }
+    Ok(ids)
+}
+
 /// 64-bit FNV-1a of the object: which programs these are.
 fn digest() -> u64 {
     OBJECT.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
@@ -143,12 +166,28 @@ impl Kernel {
         Map::open_per_cpu(&self.folder.join(name))
     }
 
+    /// The backends.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn backends(&self) -> io::Result<Backends> {
+        Backends::new(&self.map("backends")?)
+    }
+
     /// A descriptor of a map whatever its types.
     ///
     /// # Errors
     /// The kernel's.
     pub fn raw_map(&self, name: &str) -> io::Result<OwnedFd> {
         raw::get(&self.folder.join(name))
+    }
+
+    /// What the programs tell of packets that they do not forward; for one reader at a time.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn events(&self) -> io::Result<Events> {
+        Events::open(&self.folder.join("events"))
     }
 
     /// How many entries a map can have.
@@ -159,24 +198,6 @@ impl Kernel {
         // SAFETY: the beginning of `struct bpf_map_info`.
         let info: raw::MapInfo = unsafe { raw::info(&self.raw_map(name)?) }?;
         Ok(info.max_entries)
-    }
-
-    /// The numbers of all programs and maps in the kernel, to tell whether they are still the same ones.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn ids(&self) -> io::Result<BTreeMap<String, u32>> {
-        let mut ids = BTreeMap::new();
-        for (name, program) in &self.programs {
-            ids.insert(format!("program {name}"), program_id(program)?);
-        }
-        for file in fs::read_dir(&self.folder)?.flatten().filter(|file| !file.path().is_dir()) {
-            let map = raw::get(&file.path())?;
-            // SAFETY: the beginning of `struct bpf_map_info`.
-            let info: raw::MapInfo = unsafe { raw::info(&map) }?;
-            ids.insert(format!("map {}", file.file_name().to_string_lossy()), info.id);
-        }
-        Ok(ids)
     }
 
     /// Puts the programs for sockets to work in a cgroup.

@@ -3,6 +3,7 @@
 //! `programs/` has their sources and `object/mesh.o` what comes of them (`make ebpf`), so that whoever has cargo alone
 //! builds the agent.
 
+mod events;
 mod kernel;
 mod map;
 pub mod notes;
@@ -10,10 +11,11 @@ pub mod place;
 mod raw;
 mod shared;
 
-pub use kernel::{Kernel, SetupError, folder, other_layouts, remove};
+pub use events::Events;
+pub use kernel::{Kernel, SetupError, folder, ids, other_layouts, remove};
 pub use map::{Map, PerCpu, Plain, value};
 pub use mesh_ebpf_common as common;
-pub use shared::Shared;
+pub use shared::Backends;
 
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use aya_obj::Object;
@@ -61,12 +63,10 @@ impl Sizes {
         Some(match map {
             "services4" | "services6" | "allow4" | "allow6" | "allow_notes" => self.ports,
             "slots" => self.slots,
-            "backends" | "active" | "backend_counts" | "members" | "backend_notes" => self.backends,
+            "backends" | "backend_counts" | "members" | "backend_notes" => self.backends,
             // Of each an instance, and of all their nodes and services.
             "names" => self.backends.saturating_add(2 * self.frontends),
-            "frontends" | "turns" | "frontend_counts" | "frontend_notes" | "vips4" | "vips6" => {
-                self.frontends
-            }
+            "frontends" | "frontend_counts" | "frontend_notes" | "vips4" | "vips6" => self.frontends,
             "affinity" => self.clients,
             "locals4" | "locals6" => 4096,
             "nodes4" | "nodes6" => 16_384,

@@ -3,8 +3,8 @@
 use crate::notes::{AllowNote, AllowPlace, BackendNote, FrontendNote};
 use crate::raw::{self, Command, Cursor};
 use mesh_ebpf_common::{
-    AllowKey, Backend, BackendCounts, Config, Dialled, Flow, FlowKey, Frontend, FrontendCounts, MemberKey,
-    NAME_LEN, Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS,
+    AllowKey, Backend, BackendCounts, Config, Dialled, Event, Flow, FlowKey, Frontend, FrontendCounts,
+    MemberKey, NAME_LEN, Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS,
 };
 use std::{
     io,
@@ -44,7 +44,17 @@ plain!(
     Backend
 );
 plain!(FlowKey<V4>, FlowKey<V6>, Flow<V4>, Flow<V6>, Dialled, StickyKey, Sticky, MemberKey, AllowKey<V4>);
-plain!(AllowKey<V6>, Config, FrontendCounts, BackendCounts, FrontendNote, BackendNote, AllowPlace, AllowNote);
+plain!(
+    AllowKey<V6>,
+    Config,
+    Event,
+    FrontendCounts,
+    BackendCounts,
+    FrontendNote,
+    BackendNote,
+    AllowPlace,
+    AllowNote
+);
 
 /// The value that these bytes are; `None` when there are more or less of them.
 pub fn value<T: Plain>(bytes: &[u8]) -> Option<T> {
@@ -267,11 +277,13 @@ impl<V: Plain> Map<u32, V> {
     /// The kernel's.
     pub fn clear(&self, indices: &[u32]) -> io::Result<()> {
         // SAFETY: any bytes are a value.
-        let mut values = vec![unsafe { zeroed::<V>() }; cpus()?];
-        for index in indices {
-            let (key, values) = (from_ref(index).cast(), values.as_mut_ptr().cast());
-            // SAFETY: a value for each CPU there can be.
-            unsafe { raw::element(Command::Update, &self.fd, key, values) }?;
+        let mut values = vec![unsafe { zeroed::<V>() }; cpus()? * AT_ONCE.min(indices.len())];
+        for indices in indices.chunks(AT_ONCE) {
+            let (mut keys, values) = (indices.to_vec(), values.as_mut_ptr().cast());
+            let none = Cursor { from: null(), to: null_mut() };
+            let keys = keys.as_mut_ptr().cast();
+            // SAFETY: a value for each index and each CPU there can be.
+            unsafe { raw::batch(Command::UpdateBatch, &self.fd, &none, keys, values, indices.len()) }.1?;
         }
         Ok(())
     }

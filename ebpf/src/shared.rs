@@ -1,51 +1,126 @@
-//! Counters that programs and the agent change at once: an array whose memory both have (`BPF_F_MMAPABLE`, Linux 5.5).
+//! The array of backends, whose memory programs and the agent both have (`BPF_F_MMAPABLE`, Linux 5.5): the agent writes
+//! what a backend is and leaves its counters to the programs, which a system call would write over.
 
 use crate::map::Map;
+use mesh_ebpf_common::Backend;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::{
     ffi::c_void,
-    io, ptr,
-    sync::atomic::{AtomicI64, Ordering},
+    io,
+    mem::offset_of,
+    ptr,
+    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed, Ordering::Release},
 };
 
-/// The memory of an array of eight-byte counters.
+/// Words of a backend before its counters.
+const WORDS: usize = offset_of!(Backend, active) / 8;
+/// The word of port, state and generation, by which programs judge a backend: it is written last.
+const JUDGED: usize = offset_of!(Backend, port) / 8;
+
+const _: () = assert!(size_of::<Backend>() == 64 && WORDS == 5 && JUDGED == 2);
+
+/// The memory of `backends`.
 #[derive(Debug)]
-pub struct Shared {
+pub struct Backends {
     start: *mut c_void,
-    count: usize,
+    count: u32,
 }
 
 // SAFETY: the memory is the kernel's until the drop, and only atomic operations touch it.
-unsafe impl Send for Shared {}
+unsafe impl Send for Backends {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for Backends {}
 
-impl Shared {
-    /// Maps the counters of `map` into memory.
+impl Backends {
+    /// Maps it into this process.
     ///
     /// # Errors
     /// The kernel's; `PermissionDenied` when the map was not made for it.
-    pub fn new(map: &Map<u32, i64>) -> io::Result<Shared> {
-        let count = usize::try_from(map.capacity()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let (bytes, access) = (count * size_of::<i64>(), ProtFlags::READ | ProtFlags::WRITE);
+    pub(crate) fn new(map: &Map<u32, Backend>) -> io::Result<Backends> {
+        let (bytes, access) = (length(map.capacity()), ProtFlags::READ | ProtFlags::WRITE);
         // SAFETY: a new mapping at an address of the kernel's choice.
         let start = unsafe { mmap(ptr::null_mut(), bytes, access, MapFlags::SHARED, map.fd(), 0) }?;
-        Ok(Shared { start, count })
+        Ok(Backends { start, count: map.capacity() })
     }
 
-    /// Adds to a counter, as programs do; one that there is not is none.
-    pub fn add(&self, index: u32, by: i64) {
-        let Some(index) = usize::try_from(index).ok().filter(|index| *index < self.count) else { return };
+    /// How many there can be.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.count
+    }
+
+    fn at(&self, index: u32) -> Option<*mut Backend> {
+        let at = usize::try_from(index).ok().filter(|_| index < self.count)?;
         // SAFETY: within the mapping, which is aligned to a page.
-        let counter = unsafe { AtomicI64::from_ptr(self.start.cast::<i64>().add(index)) };
-        counter.fetch_add(by, Ordering::Relaxed);
+        Some(unsafe { self.start.cast::<Backend>().add(at) })
+    }
+
+    /// The words of what a backend is.
+    fn words(at: *mut Backend) -> impl Iterator<Item = &'static AtomicU64> {
+        // SAFETY: within the entry; words lie at an even eight.
+        (0..WORDS).map(move |word| unsafe { AtomicU64::from_ptr(at.cast::<u64>().add(word)) })
+    }
+
+    fn counters(at: *mut Backend) -> (&'static AtomicI64, &'static AtomicU64) {
+        // SAFETY: as above.
+        unsafe { (AtomicI64::from_ptr(&raw mut (*at).active), AtomicU64::from_ptr(&raw mut (*at).begun)) }
+    }
+
+    /// A backend with its counters; `None` beyond the end.
+    #[must_use]
+    pub fn get(&self, index: u32) -> Option<Backend> {
+        let at = self.at(index)?;
+        let mut backend = Backend::default();
+        let to = ptr::from_mut(&mut backend).cast::<u64>();
+        for (word, from) in Self::words(at).enumerate() {
+            // SAFETY: within the value.
+            unsafe { to.add(word).write(from.load(Relaxed)) };
+        }
+        let (active, begun) = Self::counters(at);
+        Some(Backend { active: active.load(Relaxed), begun: begun.load(Relaxed), ..backend })
+    }
+
+    /// Writes what a backend is; its counters stay.
+    ///
+    /// # Errors
+    /// `E2BIG` beyond the end.
+    pub fn put(&self, index: u32, backend: &Backend) -> io::Result<()> {
+        let at = self.at(index).ok_or_else(|| io::Error::from_raw_os_error(libc::E2BIG))?;
+        let from = ptr::from_ref(backend).cast::<u64>();
+        // SAFETY: within the value.
+        let word = |word| unsafe { from.add(word).read() };
+        let to = |wanted| Self::words(at).enumerate().filter(move |(word, _)| (*word == JUDGED) == wanted);
+        to(false).for_each(|(at, to)| to.store(word(at), Relaxed));
+        to(true).for_each(|(at, to)| to.store(word(at), Release));
+        Ok(())
+    }
+
+    /// Begins its counters anew.
+    pub fn clear(&self, index: u32) {
+        if let Some((active, begun)) = self.at(index).map(Self::counters) {
+            active.store(0, Relaxed);
+            begun.store(0, Relaxed);
+        }
+    }
+
+    /// Adds to the number of its open flows, unless another backend has its place by now.
+    pub fn add(&self, index: u32, generation: u32, flows: i64) {
+        if let Some(at) = self.at(index)
+            && self.get(index).is_some_and(|backend| backend.generation == generation)
+        {
+            Self::counters(at).0.fetch_add(flows, Relaxed);
+        }
     }
 }
 
-impl Drop for Shared {
+fn length(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(0) * size_of::<Backend>()
+}
+
+impl Drop for Backends {
     fn drop(&mut self) {
         // SAFETY: the mapping that was made, whose memory nobody has any more.
-        let done = unsafe { munmap(self.start, self.count * size_of::<i64>()) };
+        let done = unsafe { munmap(self.start, length(self.count)) };
         debug_assert!(done.is_ok(), "{done:?}");
     }
 }

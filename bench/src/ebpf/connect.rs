@@ -130,7 +130,7 @@ fn sample(to: &[SockAddr], listener: &Socket) -> io::Result<[Duration; 4]> {
 }
 
 /// What this thread took of a processor: others have it in between.
-fn cpu_time() -> io::Result<Duration> {
+pub(super) fn cpu_time() -> io::Result<Duration> {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel fills what the pointer leads to.
     if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) } != 0 {

@@ -78,7 +78,7 @@ impl Contender {
             Contender::Ours | Contender::Bystander => (OBJECT, &["connect4", "sock_release"]),
         };
         let mut loader = EbpfLoader::new();
-        for map in ["services4", "backends", "active", "backend_counts", "frontends", "turns", "slots"] {
+        for map in ["services4", "backends", "backend_counts", "frontends", "slots"] {
             loader.map_max_entries(map, 1 << 18);
         }
         let mut ebpf = loader.load(object)?;
@@ -137,7 +137,7 @@ fn ours(ebpf: &mut Ebpf, services: u32) -> anyhow::Result<()> {
     let services = frontends().map(|((service, protocol), frontend)| {
         let key = ServiceKey { address: vip(service).octets(), port: 80_u16.to_be(), protocol, pad: 0 };
         let (base, flags) = (frontend * BACKENDS, flag::PICK_NEXT);
-        (key, Service { frontend, base, slots: BACKENDS, offset: 0, flags })
+        (key, Service { frontend, base, slots: BACKENDS, flags, ..Service::default() })
     });
     hash(ebpf, "services4", services)
 }

@@ -8,10 +8,9 @@ mod path;
 mod pump;
 mod reprogram;
 mod rivals;
-mod services;
 mod tables;
 
-use crate::space::Space;
+use crate::{services, space::Space};
 use clap::Args;
 
 /// How much.

@@ -14,7 +14,7 @@
 pub mod hash;
 
 /// Version of this layout; part of the path under which maps are pinned, so that programs and maps always agree.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// An IPv4 address.
 pub type V4 = [u8; 4];
@@ -39,7 +39,7 @@ pub struct ServiceKey<A> {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Service {
-    /// Index into `frontends`, `turns` and `frontend_counts`.
+    /// Index into `frontends` and `frontend_counts`.
     pub frontend: u32,
     /// Its first slot in `slots`.
     pub base: u32,
@@ -49,6 +49,10 @@ pub struct Service {
     pub offset: u16,
     /// [`flag`]s.
     pub flags: u16,
+    /// Counts up with each pick in turn; programs write it. It is here, as whoever picks has just read the rest.
+    pub turn: u32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// Bits of [`Service::flags`].
@@ -93,7 +97,7 @@ pub struct Frontend {
     pub pad: u32,
 }
 
-/// A backend behind one frontend.
+/// A backend behind one frontend: 64 bytes, that is one line of a processor's cache, with all that a new flow needs.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Backend {
@@ -111,6 +115,12 @@ pub struct Backend {
     pub weight: u32,
     /// Hash of instance and node, as `plan::maglev::backend_hash`: key of `members`.
     pub id: u64,
+    /// Flows that are open. Programs write this and the next; the agent changes them as programs do, never with the rest.
+    pub active: i64,
+    /// Flows that were begun.
+    pub begun: u64,
+    /// Always 0.
+    pub pad: u64,
 }
 
 /// Bits of [`Backend::state`].
@@ -400,14 +410,10 @@ pub struct FrontendCounts {
     pub limited: u64,
 }
 
-/// What a backend got: value of the per-CPU `backend_counts`.
+/// What a backend got beside [`Backend::begun`]: value of the per-CPU `backend_counts`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BackendCounts {
-    /// Flows begun.
-    pub begun: u64,
-    /// Flows ended.
-    pub ended: u64,
     /// Flows reset by us.
     pub reset: u64,
     /// Bytes from clients, of flows that pass the packet programs.

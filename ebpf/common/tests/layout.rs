@@ -18,9 +18,9 @@ fn no_type_has_padding() {
     filled! {
         ServiceKey<V4> { address, port, protocol, pad };
         ServiceKey<V6> { address, port, protocol, pad };
-        Service { frontend, base, slots, offset, flags };
+        Service { frontend, base, slots, offset, flags, turn, pad };
         Frontend { service, sticky_ms, idle_ms, max_flows, pad };
-        Backend { address, port, state, generation, frontend, weight, id };
+        Backend { address, port, state, generation, frontend, weight, id, active, begun, pad };
         FlowKey<V4> { source, destination, source_port, destination_port, protocol, pad };
         FlowKey<V6> { source, destination, source_port, destination_port, protocol, pad };
         Flow<V4> { source, destination, source_port, destination_port, bits, backend, generation, frontend, seen };
@@ -47,7 +47,7 @@ fn no_type_has_padding() {
         AllowKey<V4> { prefix, frontend, address };
         AllowKey<V6> { prefix, frontend, address };
         FrontendCounts { no_backend, denied, limited };
-        BackendCounts { begun, ended, reset, bytes_in, bytes_out };
+        BackendCounts { reset, bytes_in, bytes_out };
         Config {
             netns, epoch, mode, overlay, tunnel, new_flows, hz, cached, pad, node4, overlay4, vips4, node6, overlay6, vips6
         };

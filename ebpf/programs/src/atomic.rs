@@ -17,6 +17,14 @@ pub fn add(counter: *mut u64, by: u64) {
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) by) };
 }
 
+/// As [`fetch_add`], with a value of four bytes.
+#[inline(always)]
+pub fn fetch_add_word(counter: *mut u32, mut by: u32) -> u32 {
+    // SAFETY: as above, with values of four bytes.
+    unsafe { asm!("w1 = atomic_fetch_add((u32 *)(r2 + 0), w1)", inout("r1") by, in("r2") counter) };
+    by
+}
+
 /// Writes where a zero was, and says whether one was. Linux 5.12.
 #[inline(always)]
 pub fn take(place: *mut u64, by: u64) -> bool {

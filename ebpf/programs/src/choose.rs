@@ -2,7 +2,7 @@
 
 use crate::{
     atomic,
-    maps::{ACTIVE, AFFINITY, BACKEND_COUNTS, BACKENDS, FRONTEND_COUNTS, FRONTENDS, MEMBERS, SLOTS, TURNS},
+    maps::{AFFINITY, BACKENDS, FRONTEND_COUNTS, FRONTENDS, MEMBERS, SLOTS},
     service::Family,
 };
 use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_ktime_get_coarse_ns};
@@ -36,13 +36,10 @@ pub fn choose<A: Family>(service: &Service, client: A) -> Result<(u32, &'static 
 /// A flow that [`choose`] began has ended. Another backend may have its entry by now.
 #[inline(always)]
 pub fn ended(index: u32, generation: u32) {
-    let Some(backend) = BACKENDS.get(index) else { return };
-    if backend.generation == generation {
-        if let Some(counts) = BACKEND_COUNTS.get_ptr_mut(index) {
-            // SAFETY: the entry of this CPU, which runs one program at a time.
-            unsafe { (*counts).ended += 1 };
-        }
-        add(index, -1);
+    let Some(backend) = BACKENDS.get_ptr_mut(index) else { return };
+    // SAFETY: an entry of an array stays where it is.
+    if unsafe { (*backend).generation } == generation {
+        atomic::add(active(backend), u64::MAX);
     }
 }
 
@@ -123,16 +120,16 @@ const FULL: u32 = u32::MAX - 1;
 /// program: inlined, its loops would multiply all paths of whoever chooses.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn mesh_schedule(service: *const Service, hint: u32, limit: u32) -> u32 {
+pub extern "C" fn mesh_schedule(held: *const Service, hint: u32, limit: u32) -> u32 {
     // SAFETY: a value of a map, which the verifier checks.
-    let Some(service) = (unsafe { service.as_ref() }) else { return NONE };
+    let Some(service) = (unsafe { held.as_ref() }) else { return NONE };
     let mut reason = NONE;
     if service.slots == 0 {
         return reason;
     }
     for pick in 0..PICKS {
         let slot = match service.flags & flag::PICK {
-            flag::PICK_NEXT => turn(service),
+            flag::PICK_NEXT => turn(held, service.slots),
             flag::PICK_HASH => scale(hint.rotate_left(8 * pick), service.slots),
             flag::PICK_LEAST if pick == 0 => hint,
             _ => any(service),
@@ -150,40 +147,34 @@ pub extern "C" fn mesh_schedule(service: *const Service, hint: u32, limit: u32) 
 /// Counts a flow in, if it may go there.
 #[inline(always)]
 fn enter(index: u32, limit: u32) -> Result<(), Drop> {
-    let backend = BACKENDS.get(index).ok_or(Drop::NoBackend)?;
-    if backend.state & state::ACTIVE == 0 {
+    let backend = BACKENDS.get_ptr_mut(index).ok_or(Drop::NoBackend)?;
+    // SAFETY: an entry of an array stays where it is.
+    if unsafe { (*backend).state } & state::ACTIVE == 0 {
         return Err(Drop::NoBackend);
     }
-    if limit != 0 {
-        let Some(active) = ACTIVE.get_ptr_mut(index) else { return Err(Drop::NoBackend) };
-        if atomic::fetch_add(active.cast(), 1).cast_signed() >= i64::from(limit) {
-            add(index, -1);
-            return Err(Drop::Limited);
-        }
-    }
-    // Before the atomic addition, which waits for all that is under way: so both wait for memory at once.
-    if let Some(counts) = BACKEND_COUNTS.get_ptr_mut(index) {
-        // SAFETY: the entry of this CPU, which runs one program at a time.
-        unsafe { (*counts).begun += 1 };
-    }
     if limit == 0 {
-        add(index, 1);
+        atomic::add(active(backend), 1);
+    } else if atomic::fetch_add(active(backend), 1).cast_signed() >= i64::from(limit) {
+        atomic::add(active(backend), u64::MAX);
+        return Err(Drop::Limited);
     }
+    // SAFETY: as above.
+    atomic::add(unsafe { &raw mut (*backend).begun }, 1);
     Ok(())
 }
 
 #[inline(always)]
-fn add(index: u32, by: i64) {
-    if let Some(active) = ACTIVE.get_ptr_mut(index) {
-        atomic::add(active.cast(), by.cast_unsigned());
-    }
+fn active(backend: *mut Backend) -> *mut u64 {
+    // SAFETY: as in `enter`.
+    unsafe { &raw mut (*backend).active }.cast()
 }
 
 /// The slots in turn.
 #[inline(always)]
-fn turn(service: &Service) -> u32 {
-    let Some(turn) = TURNS.get_ptr_mut(service.frontend) else { return 0 };
-    atomic::fetch_add(turn, 1) as u32 % service.slots.max(1)
+fn turn(service: *const Service, slots: u32) -> u32 {
+    // SAFETY: an entry of a map. Who replaces it meanwhile loses this step.
+    let turn = unsafe { &raw mut (*service.cast_mut()).turn };
+    atomic::fetch_add_word(turn, 1) % slots.max(1)
 }
 
 #[inline(always)]
@@ -196,12 +187,12 @@ fn any(service: &Service) -> u32 {
 /// verifier looks at it by itself, too.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn mesh_least(service: *const Service, limit: u32) -> u32 {
+pub extern "C" fn mesh_least(held: *const Service, limit: u32) -> u32 {
     // SAFETY: a value of a map, which the verifier checks.
-    let Some(service) = (unsafe { service.as_ref() }) else { return 0 };
+    let Some(service) = (unsafe { held.as_ref() }) else { return 0 };
     // A copy: the verifier knows that it does not change.
     let service = &Service { ..*service };
-    let start = turn(service);
+    let start = turn(held, service.slots);
     let (mut best, mut lightest) = (start, FULLEST);
     for step in 0..SCAN.min(service.slots) {
         // Never the number 0 as such: the verifier would follow each number that it can know through every turn.
@@ -231,11 +222,12 @@ const FULLEST: (u64, u64) = (1 << 31, 1);
 fn load(service: &Service, slot: u32, limit: u32) -> (u64, u64) {
     let Some(index) = SLOTS.get(service.base.wrapping_add(slot)) else { return FULLEST };
     let Some(backend) = BACKENDS.get(*index) else { return FULLEST };
-    let Some(active) = ACTIVE.get(*index) else { return FULLEST };
-    if backend.state & state::ACTIVE == 0 || (limit != 0 && *active >= i64::from(limit)) {
+    // SAFETY: programs of other CPUs write it.
+    let active = unsafe { (&raw const backend.active).read_volatile() };
+    if backend.state & state::ACTIVE == 0 || (limit != 0 && active >= i64::from(limit)) {
         return FULLEST;
     }
-    ((*active).max(0).cast_unsigned() + 1, u64::from(backend.weight))
+    (active.max(0).cast_unsigned() + 1, u64::from(backend.weight))
 }
 
 #[inline(always)]

@@ -28,11 +28,9 @@ maps! {
     "services4" SERVICES4: HashMap<ServiceKey<V4>, Service> = LATER, BPF_F_NO_PREALLOC;
     "services6" SERVICES6: HashMap<ServiceKey<V6>, Service> = LATER, BPF_F_NO_PREALLOC;
     "slots" SLOTS: Array<u32> = LATER, 0;
-    "backends" BACKENDS: Array<Backend> = LATER, 0;
-    "active" ACTIVE: Array<i64> = LATER, BPF_F_MMAPABLE;
+    "backends" BACKENDS: Array<Backend> = LATER, BPF_F_MMAPABLE;
     "backend_counts" BACKEND_COUNTS: PerCpuArray<BackendCounts> = LATER, 0;
     "frontends" FRONTENDS: Array<Frontend> = LATER, 0;
-    "turns" TURNS: Array<u64> = LATER, 0;
     "frontend_counts" FRONTEND_COUNTS: PerCpuArray<FrontendCounts> = LATER, 0;
     "members" MEMBERS: HashMap<MemberKey, u32> = LATER, BPF_F_NO_PREALLOC;
     "affinity" AFFINITY: LruHashMap<StickyKey, Sticky> = LATER, 0;

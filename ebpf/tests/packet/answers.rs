@@ -4,8 +4,9 @@ use crate::{
     bed::{Bed, Device, NEXT, REDIRECT, SHOT, Way, arriving},
     packet::{ACK, Body, FIN, Packet, RST, SYN, complaint, echo, long, reset, tcp, udp},
     plan::{Plan, port},
+    tables::wide,
 };
-use mesh_ebpf::common::Drop;
+use mesh_ebpf::common::{Drop, Event};
 
 /// Type and code of ICMP in both families.
 const REFUSED: ((u8, u8), (u8, u8)) = ((3, 3), (1, 4));
@@ -78,12 +79,12 @@ fn what_nobody_serves_is_refused_or_dropped() {
             });
             assert_eq!(bed.run(Way::In, Device::Nic, &make(one, limited)).verdict, REDIRECT);
             assert!(bed.bits(&make(one, limited)).is_some());
-            assert_eq!(bed.counts(bed.served(&plan, port::LIMITED, protocol)).1, 1);
+            assert_eq!(bed.counts(bed.served(&plan, port::LIMITED, protocol)).1.active, 1);
         }
         // Without a route nothing is begun, and nothing stays counted.
         for packet in [tcp(client, (plan.vip, port::LOST), SYN), udp(client, (plan.vip, port::LOST))] {
             vanishes(&bed, &packet, Drop::NoRoute);
-            assert_eq!(bed.counts(bed.served(&plan, port::LOST, packet.protocol())).1, 0);
+            assert_eq!(bed.counts(bed.served(&plan, port::LOST, packet.protocol())).1.active, 0);
         }
     }
     bed.configure(|config| (config.node4, config.node6) = ([0; 4], [0; 16]));
@@ -202,4 +203,30 @@ fn packets_longer_than_the_path_go_back() {
         let out = bed.run_bytes(Way::In, Device::Nic, &packet.bytes(), 1450 - header + 1);
         assert_eq!((out.verdict, out.bytes), (REDIRECT, too_big(&packet).bytes()));
     }
+}
+
+#[test]
+fn the_log_is_told_who_was_dropped_and_why_until_too_much_is_told() {
+    let Some(mut bed) = Bed::new() else { return };
+    let mut events = bed.events();
+    for (plan, family) in Plan::both().into_iter().zip([4, 6]) {
+        let client = (plan.client, bed.port());
+        vanishes(&bed, &tcp(client, (plan.vip, port::SILENT), SYN), Drop::NoBackend);
+        let want = Event {
+            source: wide(plan.client),
+            destination: wide(plan.vip),
+            source_port: client.1.to_be(),
+            destination_port: port::SILENT.to_be(),
+            family,
+            protocol: 6,
+            reason: Drop::NoBackend as u16,
+        };
+        assert_eq!((events.next_event(), events.next_event()), (Some(want), None));
+    }
+    let [plan, _] = Plan::both();
+    for _ in 0..5000 {
+        bed.run(Way::In, Device::Nic, &udp((plan.client, bed.port()), (plan.vip, port::SILENT)));
+    }
+    let told = std::iter::from_fn(|| events.next_event()).count();
+    assert!((1..5000).contains(&told), "the ring is full or they come too fast: {told}");
 }

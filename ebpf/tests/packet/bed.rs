@@ -19,7 +19,7 @@ use aya::{
     programs::{SchedClassifier, TcAttachType, TestRun as _, TestRunOptions},
 };
 use mesh_ebpf::{
-    Sizes,
+    Events, Sizes,
     common::{Backend, Config, Frontend, Service, ServiceKey, flag, mode, state},
 };
 use std::{
@@ -130,6 +130,11 @@ impl Bed {
         Some(bed)
     }
 
+    /// What the programs tell of packets that they drop, from now on.
+    pub(crate) fn events(&mut self) -> Events {
+        Events::new(self.ebpf.take_map("events").unwrap()).unwrap()
+    }
+
     fn serve_all(&mut self, plan: &Plan) {
         for address in [plan.node, plan.gateway] {
             self.mark("locals4", "locals6", address, 1_u8);
@@ -174,6 +179,7 @@ impl Bed {
                 frontend: index,
                 weight: 1,
                 id: u64::from(index),
+                ..Backend::default()
             };
             self.set("backends", index, backend);
             self.set("slots", index, index);
@@ -197,8 +203,14 @@ impl Bed {
             }
         }
         let offset = u16::from(number == port::SECOND);
-        let service =
-            Service { frontend: index, base: index, slots: u32::from(backend.is_some()), offset, flags };
+        let service = Service {
+            frontend: index,
+            base: index,
+            slots: u32::from(backend.is_some()),
+            offset,
+            flags,
+            ..Service::default()
+        };
         let number = number.to_be();
         if address.is_ipv4() {
             self.put(

@@ -48,17 +48,15 @@ impl Bed {
         self.of_all_cpus::<u64>("drops", reason as u32).iter().sum()
     }
 
-    /// What a backend got, and how many flows it has.
-    pub(crate) fn counts(&self, backend: u32) -> (BackendCounts, i64) {
+    /// What a backend got, and its entry, which has how many flows it has.
+    pub(crate) fn counts(&self, backend: u32) -> (BackendCounts, Backend) {
         let all = self.of_all_cpus("backend_counts", backend);
         let sum = all.iter().fold(BackendCounts::default(), |sum, one: &BackendCounts| BackendCounts {
-            begun: sum.begun + one.begun,
-            ended: sum.ended + one.ended,
             reset: sum.reset + one.reset,
             bytes_in: sum.bytes_in + one.bytes_in,
             bytes_out: sum.bytes_out + one.bytes_out,
         });
-        (sum, self.get("active", backend))
+        (sum, self.get("backends", backend))
     }
 
     /// The bits of a packet's flow.

@@ -70,7 +70,7 @@ fn tcp_ends_by_fins_and_by_resets() {
         talk.back(SYN | ACK);
         talk.is(direction::ANSWERED);
         talk.there(ACK);
-        assert_eq!(bed.counts(backend).1, 1);
+        assert_eq!(bed.counts(backend).1.active, 1);
         talk.there(FIN | ACK);
         talk.is(direction::ANSWERED | direction::FIN_CLIENT);
         talk.back(ACK);
@@ -81,8 +81,8 @@ fn tcp_ends_by_fins_and_by_resets() {
         talk.there(ACK);
         talk.back(FIN | ACK);
         talk.is(over);
-        let (counts, active) = bed.counts(backend);
-        assert_eq!((counts.begun, counts.ended, active), (1, 1, 0));
+        let held = bed.counts(backend).1;
+        assert_eq!((held.begun, held.active), (1, 0));
         // The same ports again are a new flow.
         talk.there(SYN);
         talk.is(0);
@@ -92,8 +92,8 @@ fn tcp_ends_by_fins_and_by_resets() {
         talk.there(SYN);
         talk.there(RST | ACK);
         talk.is(direction::CLOSED);
-        let (counts, active) = bed.counts(backend);
-        assert_eq!((counts.begun, counts.ended, active, counts.reset), (3, 3, 0, 0));
+        let (counts, held) = bed.counts(backend);
+        assert_eq!((held.begun, held.active, counts.reset), (3, 0, 0));
     }
     // A closed flow's ports lead to another backend at once, on whatever CPU.
     for plan in Plan::both() {
@@ -150,7 +150,7 @@ fn flows_of_a_backend_that_is_reset_are_reset_on_both_sides() {
             talk.back(SYN | ACK);
             let (request, answer, rst) = (talk.request(ACK), talk.answer(ACK), talk.request(RST));
             let (client, container) = (talk.client, talk.backend);
-            let before = bed.counts(index).0;
+            let (before, held) = bed.counts(index);
             bed.change(index, change);
             for packet in [&request, &request] {
                 let out = bed.run(Way::In, Device::Nic, packet);
@@ -160,9 +160,9 @@ fn flows_of_a_backend_that_is_reset_are_reset_on_both_sides() {
             assert_eq!(out, Outcome { verdict: REDIRECT, bytes: reset(&answer).bytes() });
             assert_eq!(bed.bits(&request).unwrap() & direction::CLOSED, direction::CLOSED);
             assert_eq!(bed.run(Way::In, Device::Nic, &rst).verdict, SHOT);
-            let counts = bed.counts(index).0;
-            if bed.get::<mesh_ebpf::common::Backend>("backends", index).generation == 1 {
-                assert_eq!((counts.reset, counts.ended), (before.reset + 1, before.ended + 1));
+            let (counts, now) = bed.counts(index);
+            if now.generation == 1 {
+                assert_eq!((counts.reset, now.active), (before.reset + 1, held.active - 1));
             }
             bed.change(index, |backend| {
                 backend.state = state::ACTIVE | state::KEEPS;

@@ -13,8 +13,8 @@ use aya::{
 use mesh_ebpf::{
     Sizes,
     common::{
-        Backend, BackendCounts, Config, Frontend, FrontendCounts, MemberKey, Service, ServiceKey, Sticky,
-        StickyKey, V4, flag, state,
+        Backend, Config, Frontend, FrontendCounts, MemberKey, Service, ServiceKey, Sticky, StickyKey, V4,
+        flag, state,
     },
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -141,11 +141,10 @@ impl World {
         })
     }
 
-    /// Flows that are open, were begun and were ended at a backend.
-    pub(crate) fn flows(&self, backend: u32) -> (i64, u64, u64) {
-        let counts: Vec<BackendCounts> = self.of_all_cpus("backend_counts", backend);
-        let sum = |of: fn(&BackendCounts) -> u64| counts.iter().map(of).sum::<u64>();
-        (self.get("active", backend), sum(|c| c.begun), sum(|c| c.ended))
+    /// Flows that are open and were begun at a backend.
+    pub(crate) fn flows(&self, backend: u32) -> (i64, u64) {
+        let Backend { active, begun, .. } = self.get("backends", backend);
+        (active, begun)
     }
 
     /// Makes a frontend; each backend has a slot.
@@ -167,6 +166,7 @@ impl World {
                 frontend: made.frontend,
                 weight: 1,
                 id,
+                ..Backend::default()
             };
             self.set("backends", self.backends, backend);
             self.put("members", MemberKey { id, frontend: made.frontend, pad: 0 }, self.backends);
@@ -184,6 +184,7 @@ impl World {
             slots: u32::try_from(slots.len()).unwrap(),
             offset: 0,
             flags: front.flags,
+            ..Service::default()
         };
         self.lead(front.dialled, front.protocol, service);
         self.frontends += 1;
@@ -201,6 +202,14 @@ impl World {
                 self.put("services6", ServiceKey { address: ip.octets(), port, protocol, pad: 0 }, service);
             }
         }
+    }
+
+    /// Says whose turn it is of a UDP frontend on IPv4.
+    pub(crate) fn turn(&mut self, dialled: SocketAddr, turn: u32) {
+        let IpAddr::V4(ip) = dialled.ip() else { panic!("{dialled}") };
+        let key = ServiceKey { address: ip.octets(), port: dialled.port().to_be(), protocol: 17, pad: 0 };
+        let service: Service = self.look("services4", key).unwrap();
+        self.put("services4", key, Service { turn, ..service });
     }
 
     /// Changes a backend.

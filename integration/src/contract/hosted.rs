@@ -93,24 +93,40 @@ pub async fn a_port_published_on_one_address_is_open_there_alone<P: Hosted>() {
     }
 }
 
+/// Opens a flow of a host's own process and speaks once.
+///
+/// # Panics
+/// When the host has no such address.
+pub async fn dial_from(
+    host: &Host,
+    client: IpAddr,
+    to: SocketAddr,
+    protocol: Protocol,
+) -> Dialed<SocketFlow> {
+    let socket = host.inside(|| talk::client(client, protocol)).flatten();
+    talk::dial(socket.unwrap_or_else(|e| panic!("{client}: {e}")), to, protocol, PATIENCE).await
+}
+
 /// Clients that dial one after the other, and all must be answered.
-struct Dialing {
+#[derive(Debug)]
+pub struct Dialing {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU32>,
     task: JoinHandle<()>,
 }
 
 impl Dialing {
-    fn at<P: Hosted>(put: &P, to: SocketAddr) -> Dialing {
+    /// Begins, from an address of a host.
+    #[must_use]
+    pub fn at(host: &Host, client: IpAddr, to: SocketAddr) -> Dialing {
         let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU32>::default());
-        let (host, client) = (put.clients().clone(), put.client(7));
+        let host = host.clone();
         let task = tokio::spawn({
             let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
             async move {
                 while !stop.load(Ordering::Relaxed) {
-                    let socket = host.inside(|| talk::client(client, Protocol::Tcp)).flatten();
-                    let dialed = talk::dial(socket.expect("a socket"), to, Protocol::Tcp, PATIENCE).await;
-                    assert!(dialed.answered(), "{}", dialed.word());
+                    let dialed = dial_from(&host, client, to, Protocol::Tcp).await;
+                    assert!(dialed.answered(), "{} dials {to}: {}", host.name, dialed.word());
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -119,15 +135,23 @@ impl Dialing {
     }
 
     /// Waits until nobody is under way who dialled before.
-    async fn goes_on<P: Hosted>(&self, w: &mut World<P>) {
+    ///
+    /// # Panics
+    /// When nobody is answered any more.
+    pub async fn goes_on<P: Hosted>(&self, w: &mut World<P>) {
         let so_far = self.answered.load(Ordering::Relaxed);
         let further = |_: &mut P| self.answered.load(Ordering::Relaxed) > so_far + 1;
         w.until("clients go on", |put| self.task.is_finished() || further(put)).await;
     }
 
-    async fn stop(self) {
+    /// Ends it; how many were answered.
+    ///
+    /// # Panics
+    /// When one was not.
+    pub async fn stop(self) -> u32 {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.expect("every connection is answered");
+        self.answered.load(Ordering::Relaxed)
     }
 }
 
@@ -136,7 +160,7 @@ pub async fn no_connection_fails_while_backends_change<P: Hosted>() {
     let mut w = World::<P>::start().await;
     let mut front = w.serving(Protocol::Tcp, &["a", "b", "c"]).await;
     let all = front.backends.clone();
-    let dialing = Dialing::at(&w.put, front.address());
+    let dialing = Dialing::at(w.put.clients(), w.put.client(7), front.address());
     for change in 0..30_usize {
         front.backends = all.clone();
         front.backends[change % 3].state = BackendState::Draining { deadline: None };
@@ -158,7 +182,7 @@ pub async fn a_rolling_update_of_32_instances_fails_nobody<P: Hosted>() {
     let (old, new): (Vec<_>, Vec<_>) = (0..32).map(|i| (format!("old{i}"), format!("new{i}"))).unzip();
     let names: Vec<&str> = old.iter().map(String::as_str).collect();
     let mut front = w.serving(Protocol::Tcp, &names).await;
-    let dialing = Dialing::at(&w.put, front.address());
+    let dialing = Dialing::at(w.put.clients(), w.put.client(7), front.address());
     for (old, new) in old.iter().zip(&new) {
         front.backends.push(w.put.serve(new, 1).await);
         front.set_state(old, BackendState::Draining { deadline: None });

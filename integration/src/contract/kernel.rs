@@ -177,6 +177,12 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> Kernel<K, V6, ON_NODE>
         })
     }
 
+    /// What the plane stands on.
+    #[must_use]
+    pub fn ground(&self) -> &K::Ground {
+        &self.ground
+    }
+
     fn number(&mut self) -> u16 {
         self.handed_out += 1;
         self.handed_out

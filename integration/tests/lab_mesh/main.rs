@@ -18,7 +18,7 @@ use ports::one_port_of_a_client_goes_through_every_node;
 use serde_json::Value;
 use setup::{
     EBPF, EBPF_AND_NFTABLES, IPVS, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE, USERSPACE_OVERLAY, mirror,
-    mirrored, one_in_each, start, until_met,
+    mirrored, one_in_each, pinned, start, until_met,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -261,7 +261,8 @@ async fn a_dead_nodes_instances_get_nothing_more(plane: &Plane) {
     }
 }
 
-/// The agents of all nodes die and come back, one after the other, while clients come and one stays.
+/// The agents of all nodes die and come back, one after the other, while clients come (of another host, and of the node
+/// itself) and one stays. Of what is pinned nothing is made anew.
 async fn a_killed_agent_moves_no_packet(plane: &Plane) {
     let (mut mesh, containers) = start(plane).await;
     let service = one_in_each(&mut mesh, &containers, "tcp", "8080:8000", 8000);
@@ -271,16 +272,20 @@ async fn a_killed_agent_moves_no_packet(plane: &Plane) {
     for node in mesh.nodes() {
         let at: SocketAddr = (node.place.address, 8080).into();
         until_met(&mesh, at, &["whoami-1", "whoami-2"]).await;
-        loads.push((Load::from(&mesh.lab.client, own, at), node));
+        let host = node.host.as_ref().unwrap();
+        loads.push(([Load::from(&mesh.lab.client, own, at), Load::from(host, at.ip(), at)], node));
     }
+    let pins = pinned(&mesh);
+    assert_eq!(!pins.is_empty(), plane.ebpf);
     let at: SocketAddr = (mesh.node(3).place.address, 8080).into();
-    for (i, (load, node)) in (1..).zip(&loads) {
+    for (i, ([load, own], node)) in (1..).zip(&loads) {
         load.answers(20).await;
         // Whoami waits for a request as long as one of these turns takes.
         let mut kept = mesh.lab.client.inside(|| TcpStream::connect_timeout(&at, BOUND)).flatten().unwrap();
         mesh.crash(i).await.unwrap();
         // Sooner than the others take the node for dead, and part with its instances.
         load.answers(40).await;
+        own.answers(20).await;
         mesh.start_agent(i).unwrap();
         until("the agent holds its table again", BOUND, || async {
             let (status, body) = node.metrics("/readyz").await?;
@@ -291,13 +296,15 @@ async fn a_killed_agent_moves_no_packet(plane: &Plane) {
         })
         .await;
         load.answers(100).await;
+        own.answers(50).await;
         kept.set_read_timeout(Some(BOUND)).unwrap();
         kept.write_all(b"GET / HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         kept.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "a connection from before: {answer}");
     }
-    for (load, _) in loads {
+    assert_eq!(pinned(&mesh), pins);
+    for load in loads.into_iter().flat_map(|(loads, _)| loads) {
         let seen = load.stop();
         assert_eq!((seen.failed, seen.by_instance.len()), (Vec::new(), 2));
     }

@@ -8,9 +8,10 @@ use mesh_integration::{
     until, whoami_from,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
     net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
 };
 use tokio::task::AbortHandle;
 
@@ -169,6 +170,12 @@ pub(crate) async fn start(plane: &Plane) -> (HostMesh, Vec<Container>) {
         .await;
     }
     (mesh, containers)
+}
+
+/// The kernel's numbers of all maps, programs and links of eBPF that the nodes have.
+pub(crate) fn pinned(mesh: &HostMesh) -> BTreeMap<PathBuf, u32> {
+    let Some(ground) = &mesh.ground else { return BTreeMap::new() };
+    mesh_ebpf::ids(&ground.bpffs().join("mesh-agent")).unwrap()
 }
 
 /// A service with an instance in each container, all on `target`; the instances are named by the service.

@@ -169,7 +169,16 @@ fn plane(counters: &Counters) -> Vec<MetricFamily> {
             refused.add(&[c.service.name.as_str(), c.service.namespace.as_str(), reason], number(n));
         }
     }
-    [active, total, bytes, refused].into_iter().map(Family::build).collect()
+    let mut drops = Family::counter(
+        "mesh_plane_dropped_packets_total",
+        "Packets that the data plane did not forward, by reason; those that were refused aloud among them.",
+        &["reason"],
+    );
+    for (reason, n) in &counters.drops {
+        drops.add(&[reason], number(*n));
+    }
+    let drops = Some(drops).filter(|_| !counters.drops.is_empty());
+    [active, total, bytes, refused].into_iter().chain(drops).map(Family::build).collect()
 }
 
 /// The process, under the names that every Prometheus client library uses.

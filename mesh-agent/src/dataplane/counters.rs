@@ -11,6 +11,8 @@ pub struct Counters {
     pub backends: Vec<BackendCounters>,
     /// Per frontend: flows that reached no backend.
     pub frontends: Vec<FrontendCounters>,
+    /// Packets that the plane dropped, by reason; of planes that tell none, nothing.
+    pub drops: Vec<(&'static str, u64)>,
 }
 
 /// What one backend of a service got.

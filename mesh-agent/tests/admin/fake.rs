@@ -210,7 +210,7 @@ fn counters() -> Counters {
         of("web-2", "n2", "draining", 1),
         of("web-1", "n1", "removed", 2),
     ];
-    Counters { backends, frontends: vec![refused] }
+    Counters { backends, frontends: vec![refused], drops: vec![("no_route", 5)] }
 }
 
 fn attachment(netns: PathBuf, name: String) -> Attachment {

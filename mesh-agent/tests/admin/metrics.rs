@@ -27,6 +27,7 @@ async fn counters_are_read_at_the_scrape() {
         format!(r#"mesh_backend_bytes_total{{{web},direction="out"}} 4096"#),
         r#"mesh_frontend_refused_total{service="web",namespace="default",reason="denied"} 2"#.into(),
         r#"mesh_gossip_members{state="down"} 1"#.into(),
+        r#"mesh_plane_dropped_packets_total{reason="no_route"} 5"#.into(),
         r#"mesh_gossip_refused_total{reason="replayed"} 4"#.into(),
         r#"mesh_gossip_syncs_total{result="ok"} 3"#.into(),
         r#"mesh_endpoints{state="ready"} 1"#.into(),

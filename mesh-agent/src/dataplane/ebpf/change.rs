@@ -1,9 +1,9 @@
 //! What differs in the maps between two states of a frontend. Pure.
 
 use super::{
+    held::{Held, HeldBackend},
     note::{self, NameBytes},
-    realize::{first, narrow, number},
-    state::{Held, HeldBackend},
+    realize::{address, first, narrow, number},
 };
 use crate::plan::{BackendId, FrontendKey};
 use ipnetwork::IpNetwork;
@@ -99,7 +99,7 @@ pub(super) enum Ports {
 }
 
 pub(super) fn ports(key: &FrontendKey, service: kernel::Service) -> Ports {
-    let (wide, protocol) = (super::realize::address(key.listen), number(key.protocol));
+    let (wide, protocol) = (address(key.listen), number(key.protocol));
     let each = key
         .ports
         .iter()
@@ -259,7 +259,10 @@ impl Change {
                 self.cuts.push(cut(id, before));
             }
             if !same {
-                self.new_backends.push(backend.index);
+                // Of a place that nobody ever had nothing is counted.
+                if backend.value.generation != 1 {
+                    self.new_backends.push(backend.index);
+                }
                 self.gone.extend(before.map(|_| (backend.index, service.clone(), id.clone(), key.protocol)));
             }
             if before.is_none_or(|before| before.value != backend.value) {

@@ -1,11 +1,13 @@
 //! The maps, what they hold, and the host around them, in one place; one at a time works with it.
 
 use super::{
-    EbpfConfig,
     change::Change,
+    config::{EbpfConfig, NAME},
     counters::{self, Tally},
+    drops::Told,
     explain, flows,
     host::Host,
+    leaks::Leaks,
     maps::Maps,
     observe,
     realize::Place,
@@ -19,7 +21,7 @@ use crate::{
     plan::{FrontendKey, Table},
     sys::sockdiag::SockDiag,
 };
-use mesh_ebpf::{Kernel, place};
+use mesh_ebpf::{Events, Kernel, place};
 use std::{
     collections::BTreeSet,
     io,
@@ -41,13 +43,16 @@ pub(super) struct Core {
     pub(super) place: Place,
     pub(super) state: State,
     tally: Tally,
+    told: Told,
+    leaks: Leaks,
 }
 
 /// What is pinned.
 #[derive(Debug)]
-pub(super) struct SetUp {
-    pub(super) kernel: Kernel,
-    pub(super) maps: Maps,
+struct SetUp {
+    kernel: Kernel,
+    maps: Maps,
+    events: Events,
 }
 
 /// The folders of pins of the calling thread's network namespace, of whatever layout; nothing is mounted for it.
@@ -86,6 +91,8 @@ impl Core {
             },
             state: State::empty([0; 3]),
             tally: Tally::default(),
+            told: Told::default(),
+            leaks: Leaks::default(),
             config,
         };
         core.set_up()?;
@@ -113,7 +120,8 @@ impl Core {
         self.state = State::empty(maps.sizes());
         self.host.begin(&maps, &self.config, self.netns)?;
         kernel.attach_cgroup(&self.cgroup).map_err(io::Error::other)?;
-        self.set_up = Some(SetUp { kernel, maps });
+        let events = kernel.events()?;
+        self.set_up = Some(SetUp { kernel, maps, events });
         self.look_around()?;
         let set_up = self.maps()?;
         set_up.kernel.forget_others()?;
@@ -130,7 +138,7 @@ impl Core {
     /// Follows links, addresses and nodes; what stands otherwise for a backend because of it is written.
     pub(super) fn look_around(&mut self) -> io::Result<()> {
         let Some(set_up) = &self.set_up else { return Ok(()) };
-        let here = self.host.look(set_up, &self.config)?;
+        let here = self.host.look(&set_up.kernel, &set_up.maps, &self.config)?;
         if here == self.place.here {
             return Ok(());
         }
@@ -174,9 +182,9 @@ impl Core {
         change.finish(std::mem::take(&mut self.state.debris));
         self.state.settle(&change);
         if let Err(error) = self.write(&change) {
-            tracing::warn!(plane = super::NAME, %error, "the kernel refused a change: reading what it holds");
+            tracing::warn!(plane = NAME, %error, "the kernel refused a change: reading what it holds");
             if let Err(error) = self.read() {
-                tracing::warn!(plane = super::NAME, %error, "cannot read the maps");
+                tracing::warn!(plane = NAME, %error, "cannot read the maps");
             }
             return all(&error);
         }
@@ -200,14 +208,16 @@ impl Core {
         let due = self.state.take_due(self.now().unix);
         let due = due.into_iter().filter(|key| self.state.table.contains_key(key)).collect();
         for (key, error) in self.bring(&self.state.table.clone(), &due) {
-            tracing::warn!(plane = super::NAME, frontend = %key, %error, "cannot end drained flows");
+            tracing::warn!(plane = NAME, frontend = %key, %error, "cannot end drained flows");
         }
     }
 
-    /// Forgets flows that have said nothing for too long.
+    /// Forgets flows that have said nothing for too long, and tells of packets that were dropped.
     pub(super) fn collect(&mut self) -> io::Result<()> {
-        let Some(set_up) = &self.set_up else { return Ok(()) };
-        flows::collect(&set_up.maps, &self.state)
+        let now = self.now().since;
+        let Some(set_up) = &mut self.set_up else { return Ok(()) };
+        self.told.tell(std::iter::from_fn(|| set_up.events.next_event()), now);
+        flows::collect(&set_up.maps, &self.state, &mut self.leaks)
     }
 
     fn read(&mut self) -> io::Result<()> {

@@ -6,7 +6,7 @@ use crate::{
     plan::BackendId,
 };
 use mesh_control::model::{Protocol, ServiceKey};
-use mesh_ebpf::common::{BackendCounts, FrontendCounts};
+use mesh_ebpf::common::{BackendCounts, Drop, FrontendCounts};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -14,13 +14,11 @@ use std::{
 
 pub(super) type BackendKey = (ServiceKey, BackendId, Protocol);
 
-/// What was counted in places that others have now. With it, counts never go down.
+/// What was counted in places that others have now: flows begun, and the rest. With it, counts never go down.
 #[derive(Debug, Default)]
-pub(super) struct Tally(BTreeMap<BackendKey, BackendCounts>);
+pub(super) struct Tally(BTreeMap<BackendKey, (u64, BackendCounts)>);
 
 fn add(to: &mut BackendCounts, counts: &BackendCounts) {
-    to.begun += counts.begun;
-    to.ended += counts.ended;
     to.reset += counts.reset;
     to.bytes_in += counts.bytes_in;
     to.bytes_out += counts.bytes_out;
@@ -31,7 +29,8 @@ impl Tally {
     pub(super) fn keep(&mut self, maps: &Maps, change: &Change) -> io::Result<()> {
         for (index, service, backend, protocol) in &change.gone {
             let kept = self.0.entry((service.clone(), backend.clone(), *protocol)).or_default();
-            maps.backend_counts.at(*index)?.iter().for_each(|counts| add(kept, counts));
+            kept.0 += maps.backends.get(*index).map_or(0, |backend| backend.begun);
+            maps.backend_counts.at(*index)?.iter().for_each(|counts| add(&mut kept.1, counts));
         }
         Ok(())
     }
@@ -39,7 +38,7 @@ impl Tally {
     /// Counts flows that were reset.
     pub(super) fn reset(&mut self, ended: BTreeMap<BackendKey, u64>) {
         for (key, count) in ended {
-            self.0.entry(key).or_default().reset += count;
+            self.0.entry(key).or_default().1.reset += count;
         }
     }
 }
@@ -53,7 +52,6 @@ pub(super) fn read(maps: &Maps, state: &State, tally: &mut Tally) -> io::Result<
             cpus.iter().for_each(|counts| add(to, counts));
         }
     })?;
-    let active = maps.active.range(0, end)?;
     let mut refused = vec![FrontendCounts::default(); usize::try_from(state.frontends.end()).unwrap_or(0)];
     maps.frontend_counts.of_all_cpus(state.frontends.end(), |index, cpus| {
         if let Some(to) = usize::try_from(index).ok().and_then(|at| refused.get_mut(at)) {
@@ -64,19 +62,23 @@ pub(super) fn read(maps: &Maps, state: &State, tally: &mut Tally) -> io::Result<
             }
         }
     })?;
-    let mut backends: BTreeMap<BackendKey, (&'static str, BackendCounts, u64)> = BTreeMap::new();
+    let mut backends: BTreeMap<BackendKey, (&'static str, BackendCounts, [u64; 2])> = BTreeMap::new();
     let mut frontends = Vec::new();
     for (key, entry) in &state.table {
         let (service, Some(held)) = (&entry.frontend.service, state.held.get(key)) else { continue };
         for backend in entry.backends.iter() {
-            let at = held.backends.get(&backend.id).and_then(|b| usize::try_from(b.index).ok());
+            let place = held.backends.get(&backend.id).map(|b| b.index);
+            let at = place.and_then(|index| usize::try_from(index).ok());
             let whose = (service.clone(), backend.id.clone(), key.protocol);
-            let so_far = backends.entry(whose).or_insert(("", BackendCounts::default(), 0));
+            let so_far = backends.entry(whose).or_insert(("", BackendCounts::default(), [0; 2]));
             so_far.0 = backend.state.as_str();
             if let Some(counts) = at.and_then(|at| counts.get(at)) {
                 add(&mut so_far.1, counts);
             }
-            so_far.2 += at.and_then(|at| active.get(at)).and_then(|n| u64::try_from(*n).ok()).unwrap_or(0);
+            if let Some(held) = place.and_then(|index| maps.backends.get(index)) {
+                so_far.2[0] += u64::try_from(held.active).unwrap_or(0);
+                so_far.2[1] += held.begun;
+            }
         }
         let counts =
             usize::try_from(held.index()).ok().and_then(|at| refused.get(at)).copied().unwrap_or_default();
@@ -90,14 +92,15 @@ pub(super) fn read(maps: &Maps, state: &State, tally: &mut Tally) -> io::Result<
     }
     let services: BTreeSet<&ServiceKey> = state.table.values().map(|entry| &entry.frontend.service).collect();
     tally.0.retain(|(service, ..), _| services.contains(service));
-    let told = backends.into_iter().map(|(key, (state, mut counts, active))| {
-        if let Some(kept) = tally.0.get(&key) {
-            add(&mut counts, kept);
+    let told = backends.into_iter().map(|(key, (state, mut counts, [active, mut begun]))| {
+        if let Some((kept, rest)) = tally.0.get(&key) {
+            begun += kept;
+            add(&mut counts, rest);
         }
         BackendCounters {
             state,
             active,
-            established: counts.begun,
+            established: begun,
             failed: 0,
             reset: counts.reset,
             bytes_in: counts.bytes_in,
@@ -107,5 +110,11 @@ pub(super) fn read(maps: &Maps, state: &State, tally: &mut Tally) -> io::Result<
             protocol: key.2,
         }
     });
-    Ok(Counters { backends: told.collect(), frontends })
+    let mut drops = Drop::NAMES.map(|reason| (reason, 0));
+    maps.drops.of_all_cpus(Drop::COUNT, |reason, cpus| {
+        if let Some(to) = usize::try_from(reason).ok().and_then(|at| drops.get_mut(at)) {
+            to.1 = cpus.iter().sum();
+        }
+    })?;
+    Ok(Counters { backends: told.collect(), frontends, drops: drops.into() })
 }

@@ -1,9 +1,10 @@
 //! Where a new flow would go, and which entries of which maps say so.
 
 use super::{
+    held::Held,
     maps::Maps,
     realize::{picked, service_hash, wide},
-    state::{Held, State},
+    state::State,
 };
 use crate::{
     dataplane::explain::{Candidate, Explanation, Flow},
@@ -112,7 +113,7 @@ pub(super) fn explain(maps: Option<&Maps>, state: &State, flow: &Flow) -> Explan
     let affinity = flow.client.and_then(|client| remembered(maps, entry, held, client));
     let open = |backend: &Backend| {
         let index = held.backends.get(&backend.id).map_or(u32::MAX, |held| held.index);
-        maps.active.get(&index).ok().flatten().and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
+        maps.backends.get(index).and_then(|held| u64::try_from(held.active).ok()).unwrap_or(0)
     };
     let bound =
         affinity.as_ref().filter(|id| entry.backends.iter().any(|b| b.id == **id && b.takes_new_flows()));

@@ -1,6 +1,13 @@
 //! What becomes of flows: sockets of backends that went are ended, and flows of packets that say nothing are forgotten.
 
-use super::{change::Cut, counters::BackendKey, maps::Maps, realize::number, state::State};
+use super::{
+    change::Cut,
+    counters::BackendKey,
+    leaks::{Leaks, Whose},
+    maps::Maps,
+    realize::number,
+    state::State,
+};
 use crate::sys::{clock, sockdiag::SockDiag};
 use mesh_control::model::Protocol;
 use mesh_ebpf::{
@@ -129,8 +136,20 @@ fn expired<A: Copy + Eq + Hash>(
     all.iter().filter(old).map(|(key, _)| *key).collect()
 }
 
-/// Forgets the flows that have said nothing for too long.
-pub(super) fn collect(maps: &Maps, state: &State) -> io::Result<()> {
+/// The open flows among these: those of which either direction is left, and neither says that it is closed.
+fn open<A: Copy + Eq + Hash>(all: &HashMap<FlowKey<A>, Flow<A>>, count: &mut HashMap<Whose, i64>) {
+    for (key, flow) in all {
+        // Of two directions the client's counts.
+        let counts = flow.bits & direction::REPLY == 0 || !all.contains_key(&turned(key, flow));
+        // Another node counts what it began.
+        if counts && flow.bits & (direction::CLOSED | direction::GUEST) == 0 {
+            *count.entry((flow.backend, flow.generation)).or_default() += 1;
+        }
+    }
+}
+
+/// Forgets the flows that have said nothing for too long, and puts right how many are open.
+pub(super) fn collect(maps: &Maps, state: &State, leaks: &mut Leaks) -> io::Result<()> {
     let idle: HashMap<u32, u64> =
         state.held.values().map(|held| (held.index(), held.policy.idle_ms)).collect();
     let own = |frontend: u32| idle.get(&frontend).copied().filter(|ms| *ms > 0);
@@ -146,30 +165,36 @@ pub(super) fn collect(maps: &Maps, state: &State) -> io::Result<()> {
         // One that is a little ahead of our clock is of just now.
         if ticks > u32::MAX / 2 { 0 } else { u64::from(ticks) * 1000 / second }
     };
-    forget(&maps.flows4, maps, age, own)?;
-    forget(&maps.flows6, maps, age, own)
+    let (before, mut flows) = (leaks.before(maps, state.backends.end()), HashMap::new());
+    let four = forget(&maps.flows4, maps, age, own, &mut flows)?;
+    let six = forget(&maps.flows6, maps, age, own, &mut flows)?;
+    leaks.after(maps, before, &flows, four || six)
 }
 
+/// Of one family; counts those that are open, and says whether the table is half full or more.
 fn forget<A: Copy + Eq + Hash>(
     map: &Map<FlowKey<A>, Flow<A>>,
     maps: &Maps,
     age: impl Fn(u32) -> u64,
     own: impl Fn(u32) -> Option<u64>,
-) -> io::Result<()>
+    flows: &mut HashMap<Whose, i64>,
+) -> io::Result<bool>
 where
     FlowKey<A>: Plain,
     Flow<A>: Plain,
 {
-    let all: HashMap<_, _> = map.entries()?.into_iter().collect();
+    let mut all: HashMap<_, _> = map.entries()?.into_iter().collect();
+    let full = all.len() * 2 >= usize::try_from(map.capacity()).unwrap_or(usize::MAX);
     let old = expired(&all, age, own);
     map.delete(&old)?;
-    for flow in old.iter().filter_map(|key| all.get(key)) {
+    for flow in old.iter().filter_map(|key| all.remove(key)) {
         // Programs count those whose end they see.
         if flow.bits & (direction::REPLY | direction::CLOSED) == 0 {
-            maps.ended(flow.backend, flow.generation)?;
+            maps.backends.add(flow.backend, flow.generation, -1);
         }
     }
-    Ok(())
+    open(&all, flows);
+    Ok(full)
 }
 
 #[cfg(test)]
@@ -208,6 +233,18 @@ mod tests {
         assert_eq!(expired(&all, ms(5), |_| Some(1000)).len(), 2, "the frontend's own time");
         all.values_mut().for_each(|flow| flow.bits |= direction::ANSWERED);
         assert_eq!(expired(&all, ms(100), |_| None), []);
+
+        let count = |all: &HashMap<_, _>| {
+            let mut count = HashMap::new();
+            open(all, &mut count);
+            count.get(&(0, 1)).copied()
+        };
+        assert_eq!(count(&all), Some(1));
+        let mut half = all.clone();
+        half.remove(&there.0);
+        assert_eq!(count(&half), Some(1), "the other direction was evicted");
+        all.values_mut().for_each(|flow| flow.bits |= direction::CLOSED);
+        assert_eq!(count(&all), None);
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! What the programs have to know of the host: its addresses, devices and those of the mesh.
 
 use super::{
-    EbpfConfig,
-    core::SetUp,
+    config::{EbpfConfig, NAME},
     maps::Maps,
     realize::{first, wide},
 };
@@ -13,7 +12,7 @@ use crate::sys::{
 };
 use mesh_control::model::Family;
 use mesh_ebpf::{
-    Map,
+    Kernel, Map,
     common::{CLASH_MARK, Config, GUEST_MARK, V4, V6, mode},
 };
 use std::{collections::BTreeSet, io, net::IpAddr, path::Path};
@@ -139,8 +138,12 @@ impl Host {
     }
 
     /// Follows what has changed; gives this host's addresses.
-    pub(super) fn look(&mut self, set_up: &SetUp, config: &EbpfConfig) -> io::Result<BTreeSet<IpAddr>> {
-        let SetUp { kernel, maps } = set_up;
+    pub(super) fn look(
+        &mut self,
+        kernel: &Kernel,
+        maps: &Maps,
+        config: &EbpfConfig,
+    ) -> io::Result<BTreeSet<IpAddr>> {
         let addresses = self.rtnl.addresses()?;
         let links = self.rtnl.links()?;
         let locals: BTreeSet<IpAddr> = addresses.iter().map(|address| address.network.ip()).collect();
@@ -182,7 +185,7 @@ impl Host {
             self.netns.run(|| {
                 for index in new {
                     if let Err(error) = kernel.attach_device(index) {
-                        tracing::warn!(plane = super::NAME, device = index, %error, "its packets are not balanced");
+                        tracing::warn!(plane = NAME, device = index, %error, "its packets are not balanced");
                     }
                 }
             })?;

@@ -1,6 +1,6 @@
 //! What is to be done beside what the plane is told: deadlines come, flows grow old, links and addresses change.
 
-use super::core::Core;
+use super::{config::NAME, core::Core};
 use crate::{dataplane::blocking::locked, sys::rtnl::Watch};
 use mesh_control::model::Snapshot;
 use std::{
@@ -96,7 +96,7 @@ async fn run(
             () = nodes => with(&core, Core::look_around).await,
             changed = links.changed() => {
                 if let Err(error) = changed {
-                    tracing::warn!(plane = super::NAME, %error, "changes of links go unseen until the next audit");
+                    tracing::warn!(plane = NAME, %error, "changes of links go unseen until the next audit");
                     sleep(LOOK_AGAIN).await;
                 }
                 sleep(BURST).await;
@@ -108,7 +108,7 @@ async fn run(
             None => return,
             Some(Ok(())) => {}
             Some(Err(error)) => {
-                tracing::warn!(plane = super::NAME, %error, "cannot follow the host, will retry");
+                tracing::warn!(plane = NAME, %error, "cannot follow the host, will retry");
             }
         }
     }

@@ -5,14 +5,18 @@ use super::{
     note::NameBytes,
 };
 use mesh_ebpf::{
-    Kernel, Map, PerCpu, Shared,
+    Backends, Kernel, Map, PerCpu,
     common::{
-        AllowKey, Backend, BackendCounts, Config, Dialled, Flow, FlowKey, Frontend, FrontendCounts,
-        MemberKey, Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS,
+        AllowKey, BackendCounts, Config, Dialled, Flow, FlowKey, Frontend, FrontendCounts, MemberKey,
+        Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS,
     },
     notes::{AllowNote, AllowPlace, BackendNote, FrontendNote},
 };
-use std::{io, os::fd::OwnedFd};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 /// The maps that the agent reads and writes.
 #[derive(Debug)]
@@ -21,9 +25,9 @@ pub(super) struct Maps {
     pub(super) services4: Map<ServiceKey<V4>, Service>,
     pub(super) services6: Map<ServiceKey<V6>, Service>,
     pub(super) slots: Map<u32, u32>,
-    pub(super) backends: Map<u32, Backend>,
-    pub(super) active: Map<u32, i64>,
+    pub(super) backends: Backends,
     pub(super) backend_counts: PerCpu<BackendCounts>,
+    pub(super) drops: PerCpu<u64>,
     pub(super) frontends: Map<u32, Frontend>,
     pub(super) frontend_counts: PerCpu<FrontendCounts>,
     pub(super) members: Map<MemberKey, u32>,
@@ -46,24 +50,23 @@ pub(super) struct Maps {
     pub(super) cookies: Map<u32, [u64; WAYS as usize]>,
     pub(super) sockets: Map<u32, Dialled>,
     pub(super) dialled: OwnedFd,
-    /// The memory of `active`.
-    open_flows: Shared,
+    /// How often services were written: where their turns begin.
+    writes: AtomicU32,
     /// How many lines each cache has.
     pub(super) cached: u32,
 }
 
 impl Maps {
     pub(super) fn open(kernel: &Kernel) -> io::Result<Maps> {
-        let active = kernel.map("active")?;
         Ok(Maps {
-            open_flows: Shared::new(&active)?,
-            active,
+            writes: AtomicU32::new(0),
             config: kernel.map("config")?,
             services4: kernel.map("services4")?,
             services6: kernel.map("services6")?,
             slots: kernel.map("slots")?,
-            backends: kernel.map("backends")?,
+            backends: kernel.backends()?,
             backend_counts: kernel.per_cpu("backend_counts")?,
+            drops: kernel.per_cpu("drops")?,
             frontends: kernel.map("frontends")?,
             frontend_counts: kernel.per_cpu("frontend_counts")?,
             members: kernel.map("members")?,
@@ -94,18 +97,16 @@ impl Maps {
         [self.frontends.capacity(), self.backends.capacity(), self.slots.capacity()]
     }
 
-    /// Counts a flow out, unless another backend has its place by now.
-    pub(super) fn ended(&self, index: u32, generation: u32) -> io::Result<()> {
-        if self.backends.get(&index)?.is_some_and(|backend| backend.generation == generation) {
-            self.open_flows.add(index, -1);
-        }
-        Ok(())
+    /// Services whose turns begin where those of the last ones did not: a frontend that changes often would else have its
+    /// first backend chosen too often.
+    fn turned<K: Copy>(&self, services: &[(K, Service)]) -> Vec<(K, Service)> {
+        let turn = || self.writes.fetch_add(0x9e37_79b9, Ordering::Relaxed);
+        services.iter().map(|(key, service)| (*key, Service { turn: turn(), ..*service })).collect()
     }
 
     /// Writes a change: what is led to, then what leads there, then what went.
     pub(super) fn write(&self, change: &Change) -> io::Result<()> {
-        let zeroes: Vec<(u32, i64)> = change.new_backends.iter().map(|index| (*index, 0)).collect();
-        self.active.put(&zeroes)?;
+        change.new_backends.iter().for_each(|index| self.backends.clear(*index));
         self.backend_counts.clear(&change.new_backends)?;
         self.frontend_counts.clear(&change.new_frontends)?;
         self.names.put(&change.names.put)?;
@@ -115,7 +116,7 @@ impl Maps {
         self.allow4.put(&change.allow4.put)?;
         self.allow6.put(&change.allow6.put)?;
         self.frontends.put(&change.frontends)?;
-        self.backends.put(&change.taking)?;
+        change.taking.iter().try_for_each(|(index, backend)| self.backends.put(*index, backend))?;
         self.members.put(&change.members.put)?;
         self.slots.put(&change.slots)?;
         let vips: Vec<(V4, u32)> =
@@ -124,14 +125,14 @@ impl Maps {
         let vips: Vec<(V6, u32)> =
             change.vips.put.iter().filter_map(|(vip, n)| Some((v6(*vip)?, *n))).collect();
         self.vips6.put(&vips)?;
-        self.services4.put(&change.services4.put)?;
-        self.services6.put(&change.services6.put)?;
+        self.services4.put(&self.turned(&change.services4.put))?;
+        self.services6.put(&self.turned(&change.services6.put))?;
 
         self.services4.delete(&change.services4.out)?;
         self.services6.delete(&change.services6.out)?;
         self.vips4.delete(&change.vips.out.iter().copied().filter_map(v4).collect::<Vec<_>>())?;
         self.vips6.delete(&change.vips.out.iter().copied().filter_map(v6).collect::<Vec<_>>())?;
-        self.backends.put(&change.resting)?;
+        change.resting.iter().try_for_each(|(index, backend)| self.backends.put(*index, backend))?;
         self.members.delete(&change.members.out)?;
         self.allow4.delete(&change.allow4.out)?;
         self.allow6.delete(&change.allow6.out)?;

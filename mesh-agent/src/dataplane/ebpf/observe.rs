@@ -2,15 +2,16 @@
 
 use super::{
     change::{self, Ports, allow_notes, allowed, members, v4, v6},
+    held::Held,
     maps::Maps,
     note::{self, Names},
     realize::Place,
-    state::{Held, State},
+    state::State,
 };
 use crate::plan::{Backend, Entry, Frontend, FrontendKey, Listen};
 use ipnetwork::IpNetwork;
 use mesh_ebpf::{
-    Map, Plain,
+    Backends, Map, Plain,
     common::{self as kernel, AllowKey, MemberKey, ServiceKey, V4, V6},
     notes::{AllowNote, AllowPlace, BackendNote},
 };
@@ -21,9 +22,6 @@ use std::{
     net::IpAddr,
     sync::Arc,
 };
-
-/// Backends are read in steps of so many.
-const STEP: u32 = 4096;
 
 /// All that is held. What stands for something is taken out; the rest is debris.
 struct Found {
@@ -45,17 +43,22 @@ fn all<K: Plain + Eq + Hash, V: Plain>(map: &Map<K, V>) -> io::Result<HashMap<K,
 }
 
 /// The backends of every place that was ever used: those have a generation, and they are the first ones.
-fn backends(map: &Map<u32, kernel::Backend>, used: u32) -> io::Result<Vec<kernel::Backend>> {
-    let mut all = Vec::new();
-    loop {
-        let from = u32::try_from(all.len()).unwrap_or(u32::MAX);
-        let step = map.range(from, STEP.max(used.saturating_sub(from)))?;
-        let end = step.iter().position(|backend| backend.generation == 0);
-        all.extend_from_slice(&step[..end.unwrap_or(step.len())]);
-        if end.is_some() || step.is_empty() {
-            return Ok(all);
-        }
-    }
+fn backends(held: &Backends) -> Vec<kernel::Backend> {
+    let used = (0..).map_while(|index| held.get(index)).take_while(|backend| backend.generation != 0);
+    // What programs count is nothing that was written.
+    used.map(|backend| kernel::Backend { active: 0, begun: 0, ..backend }).collect()
+}
+
+/// The services of a family, without whose turn it is.
+fn services<A>(
+    map: &Map<ServiceKey<A>, kernel::Service>,
+) -> io::Result<HashMap<ServiceKey<A>, kernel::Service>>
+where
+    ServiceKey<A>: Plain + Eq + Hash,
+{
+    let mut all = all(map)?;
+    all.values_mut().for_each(|service| service.turn = 0);
+    Ok(all)
 }
 
 /// Removes a key; whether it had that value.
@@ -71,11 +74,10 @@ fn forget<K: Eq + Hash, V>(map: &mut HashMap<K, V>, keys: impl Iterator<Item = K
 
 impl Found {
     fn of(maps: &Maps) -> io::Result<Found> {
-        let (services4, services6) = (all(&maps.services4)?, all(&maps.services6)?);
-        let services = || services4.values().chain(services6.values());
-        let slots = services().map(|s: &kernel::Service| s.base.saturating_add(s.slots)).max().unwrap_or(0);
+        let (services4, services6) = (services(&maps.services4)?, services(&maps.services6)?);
+        let led = || services4.values().chain(services6.values());
+        let slots = led().map(|s: &kernel::Service| s.base.saturating_add(s.slots)).max().unwrap_or(0);
         let backend_notes = all(&maps.backend_notes)?;
-        let used = backend_notes.keys().max().map_or(0, |most| most.saturating_add(1));
         let vips4 = maps.vips4.entries()?.into_iter().map(|(vip, n)| (vip.into(), n));
         let vips6 = maps.vips6.entries()?.into_iter().map(|(vip, n)| (vip.into(), n));
         Ok(Found {
@@ -83,7 +85,7 @@ impl Found {
             services4,
             services6,
             frontends: Vec::new(),
-            backends: backends(&maps.backends, used)?,
+            backends: backends(&maps.backends),
             members: all(&maps.members)?,
             allow4: all(&maps.allow4)?,
             allow6: all(&maps.allow6)?,

@@ -143,6 +143,9 @@ pub(super) fn backend(
         frontend: 0,
         weight: u32::from(backend.weight),
         id: maglev::backend_hash(&backend.id),
+        active: 0,
+        begun: 0,
+        pad: 0,
     }
 }
 

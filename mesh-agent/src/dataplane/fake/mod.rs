@@ -251,7 +251,8 @@ impl DataPlane for FakePlane {
             bytes_in: 0,
             bytes_out: 0,
         });
-        Counters { backends: backends.collect(), frontends: state.refused.values().cloned().collect() }
+        let frontends = state.refused.values().cloned().collect();
+        Counters { backends: backends.collect(), frontends, drops: Vec::new() }
     }
 
     fn explain(&self, flow: &Flow) -> Explanation {

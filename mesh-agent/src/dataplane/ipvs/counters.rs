@@ -204,5 +204,5 @@ pub(super) fn read(kernel: &mut Kernel, state: &State, tally: &mut Tally) -> io:
             state,
         }
     });
-    Ok(Counters { backends: backends.collect(), frontends })
+    Ok(Counters { backends: backends.collect(), frontends, drops: Vec::new() })
 }

@@ -186,5 +186,5 @@ fn told(table: &Table, now: &Tally, active: &BTreeMap<BackendKey, u64>) -> Count
         protocol: key.2,
         state,
     });
-    Counters { backends: backends.collect(), frontends }
+    Counters { backends: backends.collect(), frontends, drops: Vec::new() }
 }

@@ -1,6 +1,10 @@
 //! The eBPF plane keeps the contract, with real packets between network namespaces: clients of other hosts, whose packets
 //! are translated, and of the node itself, whose sockets are; IPv4 and IPv6. Needs root.
 
+mod drops;
+mod evicted;
+mod hitless;
+
 use mesh_agent::dataplane::ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes};
 use mesh_control::model::{Addresses, Name};
 use mesh_integration::contract::kernel::KernelPlane;

@@ -9,25 +9,25 @@ use std::{
 };
 
 /// Endpoints of a service.
-pub(super) const ENDPOINTS: u32 = 10;
+pub(crate) const ENDPOINTS: u32 = 10;
 /// The port of VIPs.
-pub(super) const PORT: u16 = 80;
+pub(crate) const PORT: u16 = 80;
 /// The port of endpoints.
-pub(super) const TARGET: u16 = 8080;
+pub(crate) const TARGET: u16 = 8080;
 /// Where all VIPs are.
-pub(super) const VIPS: &str = "10.96.0.0/12";
+pub(crate) const VIPS: &str = "10.96.0.0/12";
 /// Where all endpoints are.
-pub(super) const BACKENDS: &str = "10.128.0.0/9";
+pub(crate) const BACKENDS: &str = "10.128.0.0/9";
 /// Generations of endpoints: each has addresses of its own.
-pub(super) const GENERATIONS: u32 = 4;
+pub(crate) const GENERATIONS: u32 = 4;
 
 /// The VIP of a service.
-pub(super) fn vip(service: u32) -> Ipv4Addr {
+pub(crate) fn vip(service: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 1, 0).to_bits() + service)
 }
 
 /// The address of an endpoint.
-pub(super) fn endpoint(service: u32, endpoint: u32, generation: u32) -> Ipv4Addr {
+pub(crate) fn endpoint(service: u32, endpoint: u32, generation: u32) -> Ipv4Addr {
     let base = Ipv4Addr::new(10, 128 + u8::try_from(generation % GENERATIONS * 16).unwrap_or(0), 1, 0);
     Ipv4Addr::from_bits(base.to_bits() + service * ENDPOINTS + endpoint)
 }
@@ -37,7 +37,7 @@ fn name(text: &str) -> Name {
 }
 
 /// The node that the plane under test is.
-pub(super) fn node() -> Name {
+pub(crate) fn node() -> Name {
     name("bench")
 }
 
@@ -47,7 +47,7 @@ fn key(listen: Listen, port: u16) -> FrontendKey {
 }
 
 /// A frontend, all as a service has it that says nothing of it.
-pub(super) fn frontend(service: &str, listen: Listen, port: u16) -> Frontend {
+pub(crate) fn frontend(service: &str, listen: Listen, port: u16) -> Frontend {
     Frontend {
         key: key(listen, port),
         service: ServiceKey::in_default(service).expect("the bench makes good names"),
@@ -62,7 +62,7 @@ pub(super) fn frontend(service: &str, listen: Listen, port: u16) -> Frontend {
 }
 
 /// A backend on another node, as most are.
-pub(super) fn backend(instance: &str, on: &str, address: Ipv4Addr) -> Backend {
+pub(crate) fn backend(instance: &str, on: &str, address: Ipv4Addr) -> Backend {
     Backend {
         id: BackendId { instance: name(instance), node: name(on) },
         address: IpAddr::V4(address),
@@ -73,14 +73,14 @@ pub(super) fn backend(instance: &str, on: &str, address: Ipv4Addr) -> Backend {
 }
 
 /// One endpoint of a service at its address of a generation: new, or moved there.
-pub(super) fn put(service: u32, e: u32, generation: u32) -> Op {
+pub(crate) fn put(service: u32, e: u32, generation: u32) -> Op {
     let frontend = key(Listen::Vip(vip(service).into()), PORT);
     let backend = backend(&format!("s{service}-{e}"), &format!("n{e}"), endpoint(service, e, generation));
     Op::PutBackend { frontend, backend }
 }
 
 /// That endpoint stops being ready; its TCP flows stay.
-pub(super) fn unready(service: u32, e: u32) -> Op {
+pub(crate) fn unready(service: u32, e: u32) -> Op {
     match put(service, e, 0) {
         Op::PutBackend { frontend, backend } => {
             Op::PutBackend { frontend, backend: Backend { state: BackendState::Down, ..backend } }
@@ -90,7 +90,7 @@ pub(super) fn unready(service: u32, e: u32) -> Op {
 }
 
 /// All of it, as the reconciler hands it over at start.
-pub(super) fn all(services: u32, generation: u32) -> Vec<Op> {
+pub(crate) fn all(services: u32, generation: u32) -> Vec<Op> {
     let put_frontend = |i| {
         let listen = Listen::Vip(vip(i).into());
         Op::PutFrontend(Arc::new(frontend(&format!("s{i}"), listen, PORT)))
@@ -100,7 +100,7 @@ pub(super) fn all(services: u32, generation: u32) -> Vec<Op> {
 }
 
 /// A port published on every local address.
-pub(super) fn published(port: u16, container: Ipv4Addr, target: u16) -> Vec<Op> {
+pub(crate) fn published(port: u16, container: Ipv4Addr, target: u16) -> Vec<Op> {
     let listen = Listen::AnyLocal(Family::V4);
     let frontend = frontend("ingress", listen, port);
     let key = frontend.key;
