@@ -19,3 +19,5 @@ mod state;
 #[path = "../socket/tables.rs"]
 mod tables;
 mod traffic;
+mod xdp;
+mod xdp_bed;

@@ -3,7 +3,7 @@
 use super::{
     act::Act,
     checksum::difference,
-    frame::Skb,
+    frame::Frame,
     ip::Ip,
     parse::{ACK, FIN, Kind, Packet, RST, SYN, TCP},
     route,
@@ -20,7 +20,7 @@ use mesh_ebpf_common::{
 };
 
 /// Flags of TCP that the cache does not answer for.
-const MARKS: u8 = FIN | SYN | RST;
+pub const MARKS: u8 = FIN | SYN | RST;
 
 /// Jiffies, low half.
 #[inline(always)]
@@ -114,7 +114,7 @@ pub fn rewrite<A: Ip>(line: u32) -> Option<&'static mut Rewrite<A>> {
 /// Looks a packet's flow up, notes what its TCP says, and makes its rewrite in a line of the cache. On the way out
 /// only answers are ours.
 #[inline(always)]
-pub fn resolve<A: Steps>(skb: Skb, line: u32) -> Act {
+pub fn resolve<A: Steps, F: Frame>(frame: F, line: u32) -> Act {
     let (Some(config), Some(work)) = (config(), work::<A>()) else { return Act::NEXT };
     let packet = &work.packet;
     let Some(flow) = A::flows().get_ptr_mut(&packet.key) else { return Act::BEGIN };
@@ -148,7 +148,7 @@ pub fn resolve<A: Steps>(skb: Skb, line: u32) -> Act {
         rewrite.device = 0;
         return Act::SEND;
     }
-    route::find(skb, packet, rewrite)
+    route::find(frame, packet, rewrite)
 }
 
 /// The rewrite that a flow means, without where to send it.

@@ -87,7 +87,7 @@ macro_rules! steps {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $resolve(skb: *mut __sk_buff, line: u32) -> u32 {
-            flow::resolve::<$family>(Skb(skb), line).number()
+            flow::resolve::<$family, Skb>(Skb(skb), line).number()
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
