@@ -10,7 +10,7 @@ pub mod place;
 mod raw;
 mod shared;
 
-pub use kernel::{Kernel, SetupError, folder, other_layouts, remove};
+pub use kernel::{Kernel, SetupError, drivers, folder, other_layouts, remove};
 pub use map::{Map, PerCpu, Plain, value};
 pub use mesh_ebpf_common as common;
 pub use shared::Shared;

@@ -1,7 +1,7 @@
 //! The eBPF plane keeps the contract, with real packets between network namespaces: clients of other hosts, whose packets
 //! are translated, and of the node itself, whose sockets are; IPv4 and IPv6. Needs root.
 
-use mesh_agent::dataplane::ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes};
+use mesh_agent::dataplane::ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes, Xdp};
 use mesh_control::model::{Addresses, Name};
 use mesh_integration::contract::kernel::KernelPlane;
 
@@ -28,6 +28,8 @@ impl KernelPlane for Ebpf {
             vip_cidrs: networks(["10.96.0.0/16", "fd96::/64"]),
             overlay: Vec::new(),
             bridge: None,
+            tunnel: None,
+            xdp: Xdp::Off,
             snapshots: None,
             bpffs: Some(ground.bpffs()),
             cgroup: Some(ground.cgroup().to_owned()),

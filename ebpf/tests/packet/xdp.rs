@@ -264,8 +264,7 @@ fn without_a_way_everything_passes() {
                     bed.takes(device, bit::SENDS | bit::RETURNS);
                 }
                 if number == port::REMOTE {
-                    let key =
-                        VtepKey { device: Device::Vx.index(), mac: crate::bed::NEIGHBOUR, pad: 0 };
+                    let key = VtepKey { device: Device::Vx.index(), mac: crate::bed::NEIGHBOUR, pad: 0 };
                     let vtep: Vtep = bed.look("xdp_vteps", key).unwrap();
                     bed.put("xdp_vteps", key, Vtep { family: 6, ..vtep });
                     assert!(!sent(&mut bed));

@@ -33,13 +33,8 @@ impl Bed {
         }
         let key = VtepKey { device: Device::Vx.index(), mac: NEIGHBOUR, pad: 0 };
         let address = |four: [u8; 4]| wide(four.into());
-        let vtep = Vtep {
-            remote: address(REMOTE),
-            local: address(LOCAL),
-            vni: VNI,
-            port: PORT.to_be(),
-            family: 4,
-        };
+        let vtep =
+            Vtep { remote: address(REMOTE), local: address(LOCAL), vni: VNI, port: PORT.to_be(), family: 4 };
         bed.put("xdp_vteps", key, vtep);
         // What is found stays known for as long as a test may take.
         bed.configure(|config| config.hz = 1 << 30);

@@ -15,8 +15,8 @@ use mesh_integration::{
 };
 use serde_json::Value;
 use setup::{
-    EBPF, EBPF_AND_NFTABLES, IPVS, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE, USERSPACE_OVERLAY, mirror,
-    mirrored, one_in_each, start, until_met,
+    EBPF, EBPF_AND_NFTABLES, EBPF_NATIVE, IPVS, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE,
+    USERSPACE_OVERLAY, mirror, mirrored, one_in_each, start, until_met,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -80,6 +80,15 @@ on! { EBPF, ebpf:
     a_rolling_update_of_32_instances_fails_nobody,
     megabytes_arrive_whole_through_every_node,
     three_hundred_services_answer_on_their_vips,
+}
+
+on! { EBPF_NATIVE, ebpf_native:
+    everybody_reaches_everything,
+    an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
+    a_dead_nodes_instances_get_nothing_more,
+    a_killed_agent_moves_no_packet,
+    megabytes_arrive_whole_through_every_node,
+    what_goes_to_another_node_is_wrapped_up_in_the_driver,
 }
 
 on! { IPVS, ipvs:
@@ -203,6 +212,33 @@ async fn megabytes_arrive_whole_through_every_node(plane: &Plane) {
         })
         .await;
         assert!(came == *bytes, "{} bytes came back from {at}, of {}", came.len(), bytes.len());
+    }
+}
+
+/// Datagrams of an outside client, IPv4 and IPv6, through the node without a container: the kernel sums its VXLAN up, the
+/// program at XDP does not.
+async fn what_goes_to_another_node_is_wrapped_up_in_the_driver(plane: &Plane) {
+    let (mut mesh, containers) = start(plane).await;
+    let service = one_in_each(&mut mesh, &containers, "udp", "7070:7000", 7000);
+    mesh.write_service_file("echo.yaml", &format!("services:\n{service}")).unwrap();
+    let drivers = "udp port 4789 and udp[6:2] = 0 and src host ".to_owned();
+    let drivers = Capture::start(mesh.lab.hub(), &(drivers + &mesh.lab.address(3)[0].to_string())).unwrap();
+    for (family, address) in mesh.lab.address(3).into_iter().enumerate() {
+        let own = mesh.lab.client_address(family.try_into().unwrap())[family];
+        let socket = mesh.lab.client.inside(|| UdpSocket::bind((own, 0))).flatten().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
+        let before = drivers.lines().len();
+        until("the instances' answers come by it", BOUND, || async {
+            for _ in 0..10 {
+                let by = echo(&socket, (address, 7070).into(), "word").await?;
+                ensure!(by.starts_with("echo-"), "{by}");
+            }
+            let seen = drivers.lines().len() - before;
+            ensure!(seen >= 20, "{seen} frames");
+            anyhow::Ok(())
+        })
+        .await;
     }
 }
 

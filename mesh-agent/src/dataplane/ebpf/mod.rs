@@ -26,9 +26,10 @@ mod observe;
 mod realize;
 mod space;
 mod state;
+mod xdp;
 
 use self::core::Core;
-pub use self::{apart::Apart, core::leftovers};
+pub use self::{apart::Apart, core::leftovers, xdp::Xdp};
 use super::{
     batch::Batch,
     blocking::{blocking, locked},
@@ -64,6 +65,10 @@ pub struct EbpfConfig {
     pub overlay: Vec<IpNetwork>,
     /// The overlay's bridge.
     pub bridge: Option<String>,
+    /// The overlay's VXLAN device.
+    pub tunnel: Option<String>,
+    /// Which devices have a program in their drivers, too.
+    pub xdp: Xdp,
     /// The mesh as it changes, for the addresses of its nodes.
     pub snapshots: Option<watch::Receiver<Arc<Snapshot>>>,
     /// A BPF file system; a usual one, or one mounted at `/run/mesh-agent/bpf`, when absent.
