@@ -14,9 +14,9 @@ pub struct Device {
 
 /// Bits of [`Device::bits`].
 pub mod bit {
-    /// It takes frames that came by another device (`NETDEV_XDP_ACT_NDO_XMIT`).
+    /// It takes frames of programs, whichever device they came by (`NETDEV_XDP_ACT_NDO_XMIT`).
     pub const SENDS: u16 = 0x1;
-    /// Frames that came by it may leave by it (`XDP_TX`).
+    /// It sends back frames that came by it, which is the shorter way (`XDP_TX`).
     pub const RETURNS: u16 = 0x2;
 }
 

@@ -255,14 +255,17 @@ fn without_a_way_everything_passes() {
                     bed.xdp(Device::Nic, &packet).verdict != PASS
                 };
                 assert!(sent(&mut bed));
-                for (device, bits) in
-                    [(Device::Nic, bit::SENDS), (Device::Mesh, bit::RETURNS), (Device::Mesh, 0)]
-                {
+                for (device, bits) in [(Device::Nic, 0), (Device::Mesh, bit::RETURNS), (Device::Mesh, 0)] {
                     bed.takes(device, bits);
                     let concerned = (number == port::CONTAINER) == (device == Device::Mesh);
                     assert_eq!(sent(&mut bed), !concerned, "{number} {device:?} {bits}");
                     bed.takes(device, bit::SENDS | bit::RETURNS);
                 }
+                // A device that only takes frames takes those back, too, that came by it.
+                bed.takes(Device::Nic, bit::SENDS);
+                assert!(sent(&mut bed));
+                assert_eq!(bed.xdp(Device::Nic, &packet).verdict, FAST);
+                bed.takes(Device::Nic, bit::SENDS | bit::RETURNS);
                 if number == port::REMOTE {
                     let key = VtepKey { device: Device::Vx.index(), mac: crate::bed::NEIGHBOUR, pad: 0 };
                     let vtep: Vtep = bed.look("xdp_vteps", key).unwrap();

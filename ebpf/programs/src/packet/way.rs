@@ -203,10 +203,12 @@ fn ask(xdp: Xdp, fib: &mut bpf_fib_lookup) -> bool {
 fn verdict(from: u32, to: u32) -> u32 {
     // SAFETY: as in `find`.
     let bits = unsafe { XDP_DEVICES.get(to) }.map_or(0, |device| device.bits);
-    match from == to {
-        true if bits & bit::RETURNS != 0 => XDP_TX,
-        false if bits & bit::SENDS != 0 => XDP_REDIRECT,
-        _ => XDP_PASS,
+    if from == to && bits & bit::RETURNS != 0 {
+        XDP_TX
+    } else if bits & bit::SENDS != 0 {
+        XDP_REDIRECT
+    } else {
+        XDP_PASS
     }
 }
 

@@ -88,8 +88,8 @@ impl Drivers {
             .iter()
             .filter_map(|link| {
                 let (has, features) = (have.contains(&link.index), features.get(&link.index)?);
-                // What veth sends back its peer has to take, as what comes by other devices.
-                let returns = has && (link.kind != Kind::Veth || features.takes());
+                // What veth sends back waits at the other end, unless that has a program, until something else comes.
+                let returns = has && link.kind != Kind::Veth;
                 let bits =
                     if features.takes() { bit::SENDS } else { 0 } | if returns { bit::RETURNS } else { 0 };
                 Some((link.index, Device { mac: link.mac?.0, bits }))
