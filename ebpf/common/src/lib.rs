@@ -228,7 +228,7 @@ pub struct Cached<A> {
     pub since: u32,
 }
 
-/// Entries of `cache_epochs`, a power of two: every so many lines of the cache share one.
+/// Entries of `cache_epochs`, a power of two: every so many pairs of lines of the cache share one.
 pub const CACHE_EPOCH_COUNT: u32 = 1024;
 
 /// What later fragments of a packet are known by: key of `fragments4`/`fragments6`. The value is the two ports, source

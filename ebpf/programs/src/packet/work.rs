@@ -39,6 +39,8 @@ pub trait Steps: Ip {
     fn area() -> &'static PerCpuArray<Work<Self>>;
     /// [`flow::resolve`].
     fn resolve(skb: Skb, line: u32) -> Act;
+    /// [`flow::beside`].
+    fn beside(line: u32) -> u32;
     /// [`begin::choice`].
     fn choice() -> Act;
     /// [`begin::open`].
@@ -52,7 +54,7 @@ pub trait Steps: Ip {
 }
 
 macro_rules! steps {
-    ($family:ty, $area:ident, $resolve:ident, $choice:ident, $open:ident, $concern:ident, $error:ident, $reset:ident) => {
+    ($family:ty, $area:ident, $resolve:ident, $beside:ident, $choice:ident, $open:ident, $concern:ident, $error:ident, $reset:ident) => {
         impl Steps for $family {
             #[inline(always)]
             fn area() -> &'static PerCpuArray<Work<$family>> {
@@ -61,6 +63,10 @@ macro_rules! steps {
             #[inline(always)]
             fn resolve(skb: Skb, line: u32) -> Act {
                 Act::of($resolve(skb.0, line))
+            }
+            #[inline(always)]
+            fn beside(line: u32) -> u32 {
+                $beside(line)
             }
             #[inline(always)]
             fn choice() -> Act {
@@ -91,6 +97,11 @@ macro_rules! steps {
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
+        extern "C" fn $beside(line: u32) -> u32 {
+            flow::beside::<$family>(line)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
         extern "C" fn $choice() -> u32 {
             begin::choice::<$family>().number()
         }
@@ -117,5 +128,5 @@ macro_rules! steps {
     };
 }
 
-steps!(V4, WORK4, mesh_resolve4, mesh_choice4, mesh_open4, mesh_concern4, mesh_error4, mesh_reset4);
-steps!(V6, WORK6, mesh_resolve6, mesh_choice6, mesh_open6, mesh_concern6, mesh_error6, mesh_reset6);
+steps!(V4, WORK4, mesh_resolve4, mesh_beside4, mesh_choice4, mesh_open4, mesh_concern4, mesh_error4, mesh_reset4);
+steps!(V6, WORK6, mesh_resolve6, mesh_beside6, mesh_choice6, mesh_open6, mesh_concern6, mesh_error6, mesh_reset6);

@@ -7,7 +7,7 @@
 use super::{
     act::{Act, act},
     checksum::{apply, fold32, fold64},
-    flow::{MARKS, config, count, epoch, holds, keep, line, resolve},
+    flow::{MARKS, config, count, epoch, keep, resolve, seat},
     frame::{ETHERNET, Frame, Xdp},
     ip::Ip,
     nat::may_be_partial,
@@ -58,16 +58,12 @@ fn one<A: Fast>(xdp: Xdp, config: &Config) -> u32 {
     if !plain || packet.flags & MARKS != 0 || packet.ttl <= 1 {
         return XDP_PASS;
     }
-    let line = line(&packet.key, config);
-    let epoch = epoch(line, config);
-    let Some(cached) = A::cache().get_ptr_mut(line) else { return XDP_PASS };
-    // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
-    let cached = unsafe { &mut *cached };
-    if !holds(cached, packet, epoch, config) {
+    let Some((line, cached, known)) = seat(packet, config) else { return XDP_PASS };
+    if !known {
         if A::look(xdp, line).kind() != act::SEND {
             return XDP_PASS;
         }
-        keep(cached, packet, epoch);
+        keep(cached, packet, epoch(line, config));
     }
     let rewrite = &cached.rewrite;
     // A device of 0 is this host, an MTU of 0 a neighbour who is not known.
