@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     maps::{XDP_DEVICES, XDP_VTEPS},
-    service::Family as _,
+    service::{Family as _, halves},
 };
 use aya_ebpf::{
     bindings::{
@@ -25,7 +25,7 @@ use aya_ebpf::{
     maps::PerCpuArray,
 };
 use mesh_ebpf_common::{
-    Config, Rewrite, V4, V6,
+    Config, Rewrite, V4,
     xdp::{VtepKey, bit},
 };
 
@@ -43,7 +43,7 @@ pub const HEAD: usize = LONGEST.div_ceil(8);
 #[derive(Clone, Copy)]
 pub struct Way {
     /// IPv4 in the first four bytes.
-    nexthop: V6,
+    nexthop: [u64; 2],
     /// The device of the route.
     device: u32,
     /// The device that packets come by.
@@ -62,12 +62,10 @@ pub struct Way {
     pub longest: u32,
     /// Sum of the outer IP header's words that are known.
     pub sum: u32,
-    /// Address of the device that packets come by.
-    pub own: [u8; 6],
+    /// Address of the device that packets come by, in the order of the bytes.
+    pub own: u64,
     /// Whether outer headers are written.
-    pub outer: u16,
-    /// Always 0.
-    pad: u32,
+    pub outer: u64,
     /// What is written: link-layer addresses, and for the overlay all of [`LONGEST`].
     pub head: [u64; HEAD],
 }
@@ -92,7 +90,7 @@ pub fn known<A: Ip>(xdp: Xdp, rewrite: &Rewrite<A>, config: &Config) -> Option<&
         && way.ingress == xdp.device()
         && way.epoch == config.epoch
         && now().wrapping_sub(way.since) < config.hz
-        && A::narrow(&way.nexthop).is(rewrite.nexthop);
+        && way.nexthop == halves(rewrite.nexthop.wide());
     its.then_some(way)
 }
 
@@ -110,7 +108,7 @@ pub fn find<A: Steps>(xdp: Xdp, line: u32) {
     let ingress = xdp.device();
     // SAFETY: entries of this map are replaced, never written to, and freed after programs that may see them.
     let own = unsafe { XDP_DEVICES.get(ingress) }.map_or([0; 6], |device| device.mac);
-    way.nexthop = rewrite.nexthop.wide();
+    way.nexthop = halves(rewrite.nexthop.wide());
     way.device = rewrite.device;
     way.ingress = ingress;
     way.family = u32::from(A::FAMILY);
@@ -119,7 +117,7 @@ pub fn find<A: Steps>(xdp: Xdp, line: u32) {
     way.verdict = XDP_PASS;
     way.out = rewrite.device;
     way.longest = u32::MAX;
-    way.own = own;
+    way.own = u64::from_ne_bytes([own[0], own[1], own[2], own[3], own[4], own[5], 0, 0]);
     way.outer = 0;
     let mut fib: bpf_fib_lookup = zeroed();
     fib.family = A::FAMILY;

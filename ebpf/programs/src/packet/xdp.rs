@@ -94,8 +94,8 @@ fn one<A: Fast>(xdp: Xdp, config: &Config) -> u32 {
 
 /// Whether a frame has this link-layer address: others are seen, too, by a device that listens to all.
 #[inline(always)]
-fn is_for(xdp: Xdp, own: [u8; 6]) -> bool {
-    xdp.at::<[u8; 6]>(0).is_some_and(|to| read(to.cast::<[u8; 6]>()) == own)
+fn is_for(xdp: Xdp, own: u64) -> bool {
+    xdp.at::<u64>(0).is_some_and(|to| read(to) & 0xffff_ffff_ffff == own)
 }
 
 /// Translates a packet and gives it to its next hop. What cannot be done is found out before anything is written.
