@@ -6,9 +6,10 @@ use crate::{
     plan::ip,
     tables::{Tables as _, wide},
 };
-use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
+use aya::programs::{Program, TestRun as _, TestRunOptions, Xdp, XdpMode};
 use mesh_ebpf::common::xdp::{self, Vtep, VtepKey, bit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::{net::UdpSocket, os::fd::AsRawFd as _};
 
 /// `XDP_PASS`, `XDP_TX` and `XDP_REDIRECT`.
 pub(crate) const PASS: i32 = 2;
@@ -81,11 +82,38 @@ impl Bed {
         Outcome { verdict: result.return_value.cast_signed(), bytes: out }
     }
 
+    /// How often the programs ran: that at XDP, and that at tcx.
+    pub(crate) fn runs(&self) -> [u64; 2] {
+        ["xdp_ingress", "tc_ingress"].map(|name| {
+            let program: &Program = self.ebpf().program(name).unwrap();
+            program.info().unwrap().run_count()
+        })
+    }
+
     /// Lets tcx begin the flow of a packet.
     pub(crate) fn begin(&self, device: Device, first: &Packet) {
         self.run(Way::In, device, first);
         assert!(self.flow(first).is_some(), "{first:?} begins no flow");
     }
+}
+
+/// `ETHTOOL_STXCSUM` and `ETHTOOL_SGRO` of linux/ethtool.h.
+pub(crate) const TX_CHECKSUM: u32 = 0x17;
+pub(crate) const GRO: u32 = 0x2c;
+
+/// Sets an offload of a link in the namespace of the calling thread.
+pub(crate) fn offload(link: &str, command: u32, on: bool) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut value = [command, u32::from(on)];
+    // SAFETY: plain old data, for which all zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(link.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    // SAFETY: the request is whole and names a structure of the size that the command asks for; both outlive the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    assert_eq!(done, 0, "{link}: {}", std::io::Error::last_os_error());
 }
 
 /// The same frame from a device of the node to its neighbour.
