@@ -203,8 +203,9 @@ fn what_is_sent_on_in_drivers_arrives() {
         let server = container.run(|| UdpSocket::bind((plan.container, port::BACKEND)).unwrap());
         let socket = client.run(|| UdpSocket::bind((plan.client, 0)).unwrap());
         let dialled = (plan.vip, port::CONTAINER);
+        let all = pattern();
         for number in 0..200 {
-            let data = &pattern()[..number * 7];
+            let data = &all[..number * 7];
             let at = deliver(&socket, dialled.into(), &server, data);
             assert_eq!(at.ip(), plan.client);
             assert_eq!(deliver(&server, at, &socket, data), SocketAddr::from(dialled));
