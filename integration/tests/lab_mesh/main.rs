@@ -5,9 +5,13 @@
     reason = "a helper of a test fails the test by panicking, as the test itself does"
 )]
 
+mod drivers;
 mod setup;
 
 use anyhow::{Context, ensure};
+use drivers::{
+    drivers_have_the_program_as_devices_come_and_go, what_goes_to_another_node_is_wrapped_up_in_the_driver,
+};
 use mesh_integration::{
     BOUND, HostMesh, Load, echo,
     lab::{Capture, Host},
@@ -89,6 +93,7 @@ on! { EBPF_NATIVE, ebpf_native:
     a_killed_agent_moves_no_packet,
     megabytes_arrive_whole_through_every_node,
     what_goes_to_another_node_is_wrapped_up_in_the_driver,
+    drivers_have_the_program_as_devices_come_and_go,
 }
 
 on! { IPVS, ipvs:
@@ -212,33 +217,6 @@ async fn megabytes_arrive_whole_through_every_node(plane: &Plane) {
         })
         .await;
         assert!(came == *bytes, "{} bytes came back from {at}, of {}", came.len(), bytes.len());
-    }
-}
-
-/// Datagrams of an outside client, IPv4 and IPv6, through the node without a container: the kernel sums its VXLAN up, the
-/// program at XDP does not.
-async fn what_goes_to_another_node_is_wrapped_up_in_the_driver(plane: &Plane) {
-    let (mut mesh, containers) = start(plane).await;
-    let service = one_in_each(&mut mesh, &containers, "udp", "7070:7000", 7000);
-    mesh.write_service_file("echo.yaml", &format!("services:\n{service}")).unwrap();
-    let drivers = "udp port 4789 and udp[6:2] = 0 and src host ".to_owned();
-    let drivers = Capture::start(mesh.lab.hub(), &(drivers + &mesh.lab.address(3)[0].to_string())).unwrap();
-    for (family, address) in mesh.lab.address(3).into_iter().enumerate() {
-        let own = mesh.lab.client_address(family.try_into().unwrap())[family];
-        let socket = mesh.lab.client.inside(|| UdpSocket::bind((own, 0))).flatten().unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
-        let before = drivers.lines().len();
-        until("the instances' answers come by it", BOUND, || async {
-            for _ in 0..10 {
-                let by = echo(&socket, (address, 7070).into(), "word").await?;
-                ensure!(by.starts_with("echo-"), "{by}");
-            }
-            let seen = drivers.lines().len() - before;
-            ensure!(seen >= 20, "{seen} frames");
-            anyhow::Ok(())
-        })
-        .await;
     }
 }
 

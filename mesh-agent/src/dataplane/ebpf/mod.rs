@@ -29,7 +29,11 @@ mod state;
 mod xdp;
 
 use self::core::Core;
-pub use self::{apart::Apart, core::leftovers, xdp::Xdp};
+pub use self::{
+    apart::Apart,
+    core::leftovers,
+    xdp::{Xdp, drivers},
+};
 use super::{
     batch::Batch,
     blocking::{blocking, locked},

@@ -10,10 +10,12 @@ use mesh_control::model::Family;
 use mesh_ebpf::{
     Kernel, Map,
     common::xdp::{Device, Vtep, VtepKey, bit},
+    place,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    path::Path,
 };
 
 /// Which devices have it.
@@ -133,6 +135,18 @@ impl Drivers {
         kernel.only_drivers(&have.iter().copied().collect::<Vec<_>>())?;
         self.have = Some(have);
         Ok(())
+    }
+}
+
+/// The devices of the calling thread's network namespace that have the program, by index; nothing is mounted for it.
+///
+/// # Errors
+/// The system's.
+pub fn drivers(bpffs: Option<&Path>) -> io::Result<Vec<u32>> {
+    let Some(bpffs) = place::mounted_bpffs(bpffs) else { return Ok(Vec::new()) };
+    match mesh_ebpf::drivers(&mesh_ebpf::folder(&bpffs, place::netns_cookie()?)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
     }
 }
 
