@@ -50,6 +50,8 @@ const SOCKETS: [(&str, u32); 11] = [
 
 /// Programs of devices and their attach types.
 const DEVICES: [(&str, u32); 2] = [("tc_ingress", 46), ("tc_egress", 47)];
+/// The one that some devices have in their drivers.
+const DRIVERS: &str = "xdp_ingress";
 
 /// Why the kernel's side could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -231,18 +233,36 @@ impl Kernel {
         Ok(())
     }
 
+    /// Puts the program at XDP to work in the driver of a device of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// What the kernel says: that the driver cannot, or has another's program.
+    pub fn attach_driver(&self, index: u32) -> Result<(), SetupError> {
+        let Some(program) = self.programs.get(DRIVERS) else { return Ok(()) };
+        self.ensure(&device_link(DRIVERS, index), program, raw::XDP, index, [index, 0])
+            .map_err(failed(format!("attach {DRIVERS} to device {index}")))
+    }
+
     /// Takes the programs for packets off all devices but these.
     ///
     /// # Errors
     /// What the system says.
     pub fn only_devices(&self, wanted: &[u32]) -> io::Result<()> {
-        let links = self.folder.join(LINKS);
-        for name in fs::read_dir(&links)?.flatten().filter_map(|file| file.file_name().into_string().ok()) {
-            let device = DEVICES
-                .iter()
-                .find_map(|(program, _)| name.strip_prefix(program)?.strip_prefix('-')?.parse::<u32>().ok());
-            if device.is_some_and(|device| !wanted.contains(&device)) {
-                detach(&links.join(name))?;
+        DEVICES.iter().try_for_each(|(program, _)| self.only(program, wanted))
+    }
+
+    /// Takes the program at XDP out of all drivers but those of these devices.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn only_drivers(&self, wanted: &[u32]) -> io::Result<()> {
+        self.only(DRIVERS, wanted)
+    }
+
+    fn only(&self, program: &str, wanted: &[u32]) -> io::Result<()> {
+        for (device, link) in links(&self.folder, program)? {
+            if !wanted.contains(&device) {
+                detach(&link)?;
             }
         }
         Ok(())
@@ -289,6 +309,23 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+/// The devices that have a program, and the links.
+fn links(folder: &Path, program: &str) -> io::Result<Vec<(u32, PathBuf)>> {
+    let device = |file: fs::DirEntry| {
+        let name = file.file_name().into_string().ok()?;
+        Some((name.strip_prefix(program)?.strip_prefix('-')?.parse().ok()?, file.path()))
+    };
+    Ok(fs::read_dir(folder.join(LINKS))?.flatten().filter_map(device).collect())
+}
+
+/// The devices with the program at XDP, of the agent whose pins are in `folder`.
+///
+/// # Errors
+/// The system's.
+pub fn drivers(folder: &Path) -> io::Result<Vec<u32>> {
+    Ok(links(folder, DRIVERS)?.into_iter().map(|(device, _)| device).collect())
 }
 
 fn device_link(program: &str, index: u32) -> String {

@@ -12,7 +12,7 @@ mod raw;
 mod shared;
 
 pub use events::Events;
-pub use kernel::{Kernel, SetupError, folder, ids, other_layouts, remove};
+pub use kernel::{Kernel, SetupError, drivers, folder, ids, other_layouts, remove};
 pub use map::{Map, PerCpu, Plain, value};
 pub use mesh_ebpf_common as common;
 pub use shared::Backends;

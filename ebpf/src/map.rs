@@ -4,7 +4,7 @@ use crate::notes::{AllowNote, AllowPlace, BackendNote, FrontendNote};
 use crate::raw::{self, Command, Cursor};
 use mesh_ebpf_common::{
     AllowKey, Backend, BackendCounts, Config, Dialled, Event, Flow, FlowKey, Frontend, FrontendCounts,
-    MemberKey, NAME_LEN, Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS,
+    MemberKey, NAME_LEN, Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS, xdp,
 };
 use std::{
     io,
@@ -44,6 +44,7 @@ plain!(
     Backend
 );
 plain!(FlowKey<V4>, FlowKey<V6>, Flow<V4>, Flow<V6>, Dialled, StickyKey, Sticky, MemberKey, AllowKey<V4>);
+plain!(xdp::Device, xdp::VtepKey, xdp::Vtep);
 plain!(
     AllowKey<V6>,
     Config,

@@ -57,7 +57,7 @@ pub(crate) struct LinkInfo {
     pub(crate) id: u32,
     pub(crate) program: u32,
     pad: u32,
-    /// Of tcx: the device's index and the attach type, two words. Of cgroups: the cgroup's id.
+    /// Of tcx: the device's index and the attach type, two words. Of XDP: the index. Of cgroups: the cgroup's id.
     pub(crate) target: [u32; 2],
 }
 
@@ -224,6 +224,9 @@ pub(crate) unsafe fn info<T>(object: &OwnedFd) -> io::Result<T> {
     Ok(told)
 }
 
+/// `BPF_XDP` of `enum bpf_attach_type`.
+pub(crate) const XDP: u32 = 37;
+
 #[repr(C)]
 struct Attach {
     program: u32,
@@ -234,7 +237,9 @@ struct Attach {
 
 /// Attaches a program to a cgroup (a descriptor) or a device (its index); it stays while the link is held or pinned.
 pub(crate) fn attach(program: &OwnedFd, target: u32, kind: u32) -> io::Result<OwnedFd> {
-    bpf(Command::LinkCreate, &mut Attach { program: number(program), target, kind, flags: 0 }).and_then(owned)
+    // Of a device, the driver's own mode or none (`XDP_FLAGS_DRV_MODE` of linux/if_link.h).
+    let flags = if kind == XDP { 1 << 2 } else { 0 };
+    bpf(Command::LinkCreate, &mut Attach { program: number(program), target, kind, flags }).and_then(owned)
 }
 
 /// Puts another program into a link: no packet meets none.

@@ -3,6 +3,7 @@
 mod cgroup;
 mod connect;
 mod contender;
+mod forward;
 mod packet;
 mod reprogram;
 
@@ -17,7 +18,7 @@ pub(crate) struct Options {
     /// How many services of ten endpoints there are.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 10_000])]
     services: Vec<u32>,
-    /// Only these parts, of connect, packet, reprogram.
+    /// Only these parts, of connect, packet, forward, reprogram.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -48,7 +49,7 @@ pub(crate) fn possible() -> anyhow::Result<()> {
 /// # Errors
 /// When this is not root, or a program does not load.
 pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
-    const PARTS: [&str; 3] = ["connect", "packet", "reprogram"];
+    const PARTS: [&str; 4] = ["connect", "packet", "forward", "reprogram"];
     for only in &options.only {
         anyhow::ensure!(PARTS.contains(&only.as_str()), "--only {only}: one of {}", PARTS.join(", "));
     }
@@ -63,6 +64,9 @@ pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
     }
     if options.wants("packet") {
         packet::run(options.rounds, json)?;
+    }
+    if options.wants("forward") {
+        forward::run(options.rounds, json)?;
     }
     if options.wants("reprogram") {
         reprogram::run(options, json)?;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use mesh_agent::{
     dataplane::{
         DataPlane as _,
-        ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes},
+        ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes, Xdp},
     },
     plan::Op,
 };
@@ -59,7 +59,8 @@ impl Run {
             vip_cidrs: vec![services::VIPS.parse()?],
             overlay: vec![services::BACKENDS.parse()?],
             bridge: None,
-            device: None,
+            tunnel: None,
+            xdp: Xdp::Off,
             snapshots: None,
             bpffs: Some(apart.bpffs()),
             cgroup: Some(apart.cgroup().to_owned()),

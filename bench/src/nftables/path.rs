@@ -62,7 +62,7 @@ impl Path {
     pub(super) fn translate(&self) -> anyhow::Result<()> {
         let rules = format!(
             "table ip bare {{\n chain prerouting {{\n type nat hook prerouting priority -100;\n \
-             ip daddr {VIPS} dnat to {SERVER}:{TARGET}\n }}\n}}\n"
+             ip daddr {VIPS} meta l4proto tcp dnat to {SERVER}:{TARGET}\n }}\n}}\n"
         );
         self.node.run("nft", &["-f", "-"], &rules).context("one rule").map(drop)
     }

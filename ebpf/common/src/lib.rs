@@ -1,8 +1,7 @@
 //! What the kernel programs and the agent share, byte for byte: keys and values of maps.
 //!
-//! Everything is `repr(C)` without implicit padding, because the kernel compares keys as bytes. Addresses and ports are
-//! in network order, all else in that of the host. `A` is `[u8; 4]` or `[u8; 16]`: maps come in pairs, so that IPv4
-//! does not pay for the length of IPv6.
+//! All is `repr(C)` without implicit padding: the kernel compares keys as bytes. Addresses and ports are in network
+//! order, all else in that of the host. `A` is `[u8; 4]` or `[u8; 16]`: maps come in pairs, IPv4 is spared IPv6's length.
 //!
 //! ```text
 //!  packet ─▶ cache (per CPU) ─▶ flows ─▶ services ─▶ slots ─▶ backends
@@ -12,6 +11,7 @@
 #![no_std]
 
 pub mod hash;
+pub mod xdp;
 
 /// Version of this layout; part of the path under which maps are pinned, so that programs and maps always agree.
 pub const LAYOUT: u32 = 2;
@@ -248,7 +248,7 @@ pub struct Cached<A> {
     pub since: u32,
 }
 
-/// Entries of `cache_epochs`, a power of two: every so many lines of the cache share one.
+/// Entries of `cache_epochs`, a power of two: every so many pairs of lines of the cache share one.
 pub const CACHE_EPOCH_COUNT: u32 = 1024;
 
 /// What later fragments of a packet are known by: key of `fragments4`/`fragments6`. The value is the two ports, source

@@ -10,6 +10,7 @@ use mesh_ebpf_common::{
     Backend, BackendCounts, CACHE_EPOCH_COUNT, Cached, Chosen, Config, Dialled, Drop, Flow, FlowKey,
     FragmentKey, Frontend, FrontendCounts, MemberKey, Pace, Peer, PeerKey, SETS, Service, ServiceKey, Sticky,
     StickyKey, V4, V6, WAYS,
+    xdp::{Device, Vtep, VtepKey},
 };
 
 /// The loader gives every map its size; this one only has to be above 0.
@@ -56,6 +57,8 @@ maps! {
     "udp_back6" UDP_BACK6: LruHashMap<PeerKey<V6>, Peer<V6>> = LATER, 0;
     "cookies" COOKIES: Array<[u64; WAYS as usize]> = SETS, 0;
     "sockets" SOCKETS: Array<Dialled> = SETS * WAYS, 0;
+    "xdp_devices" XDP_DEVICES: HashMap<u32, Device> = 4096, BPF_F_NO_PREALLOC;
+    "xdp_vteps" XDP_VTEPS: HashMap<VtepKey, Vtep> = 16_384, BPF_F_NO_PREALLOC;
     "drops" DROPS: PerCpuArray<u64> = Drop::COUNT, 0;
 }
 

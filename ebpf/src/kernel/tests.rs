@@ -3,6 +3,11 @@
 use super::*;
 use crate::{notes::BackendNote, place};
 use mesh_ebpf_common::{Service, ServiceKey, V4};
+use netns::Netns;
+
+#[path = "../../tests/socket/netns.rs"]
+#[allow(clippy::unwrap_used, dead_code, reason = "shared with the tests of programs")]
+mod netns;
 
 /// Pins and a cgroup that go with the test.
 struct Ground {
@@ -84,6 +89,46 @@ fn another_run_makes_nothing_anew_and_another_object_replaces_programs_in_their_
         let (same, new) = after[&name];
         assert!(same == link && new != program, "{name}: the link stays, the program is another");
     }
+}
+
+/// In a namespace with a pair of veth(4), whose driver has programs, and the loopback device, whose has none.
+#[test]
+fn drivers_have_the_program_until_nobody_wants_it() {
+    let Some(ground) = Ground::new("drivers") else { return };
+    let netns = Netns::new().unwrap();
+    netns.ip("link add one index 11 type veth peer name other index 12");
+    let attach = |kernel: &Kernel, index| netns.run(|| kernel.attach_driver(index));
+    let folder = ground.folder();
+    let first = ground.open();
+    attach(&first, 11).unwrap();
+    attach(&first, 12).unwrap();
+    attach(&first, 1).unwrap_err();
+    let mut both = drivers(&folder).unwrap();
+    both.sort_unstable();
+    assert_eq!(both, [11, 12]);
+    let before = links(&folder);
+    // Another run, and another object.
+    attach(&ground.open(), 11).unwrap();
+    assert_eq!(links(&folder), before);
+    fs::rename(folder.join(format!("programs-{:016x}", digest())), folder.join("programs-0")).unwrap();
+    let second = ground.open();
+    attach(&second, 11).unwrap();
+    let (name, after) = ("xdp_ingress-11", links(&folder));
+    assert!(after[name].0 == before[name].0 && after[name].1 != before[name].1, "{before:?} {after:?}");
+    // A device that is gone, and one that is not wanted.
+    second.only_devices(&[]).unwrap();
+    assert_eq!(drivers(&folder).unwrap().len(), 2, "these have links of their own");
+    second.only_drivers(&[11]).unwrap();
+    assert_eq!(drivers(&folder).unwrap(), [11]);
+    netns.ip("link del one");
+    second.only_drivers(&[]).unwrap();
+    assert_eq!(drivers(&folder).unwrap(), [0; 0]);
+    netns.ip("link add one index 11 type veth peer name other index 12");
+    attach(&second, 11).unwrap();
+    // What is removed leaves the driver at once: there is room for another's.
+    remove(&folder).unwrap();
+    let third = ground.open();
+    attach(&third, 11).unwrap();
 }
 
 #[test]

@@ -45,7 +45,7 @@ impl Device {
         [2, 0, 0, 0, 0, self as u8 + 1]
     }
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         Device::ALL[self as usize].1
     }
 
@@ -80,7 +80,7 @@ pub(crate) enum Way {
 /// The node.
 pub(crate) struct Bed {
     pub(crate) netns: Netns,
-    ebpf: Ebpf,
+    pub(crate) ebpf: Ebpf,
     frontends: u32,
     /// Next client port, so that cases do not meet.
     client_port: AtomicU16,

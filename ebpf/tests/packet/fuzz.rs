@@ -5,6 +5,7 @@ use crate::{
     bed::{Bed, Device, NEIGHBOUR, NEXT, Outcome, REDIRECT, SHOT, Way, arriving},
     packet::{ACK, Body, Packet, SYN, TCP, UDP, echo, error, long, pseudo, sum, tcp, udp},
     plan::{Plan, port},
+    xdp_bed::{FAST, PASS, TX},
 };
 use std::net::IpAddr;
 
@@ -210,12 +211,60 @@ fn judge(bytes: &[u8], out: &Outcome) {
     }
 }
 
+fn dice() -> Dice {
+    let seed = std::env::var("MESH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x006d_6573_6821);
+    println!("seed {seed} (MESH_SEED)");
+    Dice(seed)
+}
+
+/// At XDP a packet passes as it is, or leaves with as many defects as it had, whole or within another.
+#[test]
+fn no_packet_leaves_a_driver_half_changed() {
+    let Some(bed) = Bed::fast() else { return };
+    let mut dice = dice();
+    let seeds = seeds(&bed).into_iter().filter(|(way, device, _)| *way == Way::In && *device != Device::Vx);
+    let leaves = |device: Device, bytes: &[u8]| (0..3).any(|_| bed.xdp_bytes(device, bytes).verdict != PASS);
+    let (leave, stay): (Vec<_>, Vec<_>) = seeds.partition(|(_, device, bytes)| leaves(*device, bytes));
+    let (mut sent, mut wrapped, mut passed) = (0, 0, 0);
+    for number in 0..PACKETS {
+        let seeds = if dice.below(4) == 0 { &stay } else { &leave };
+        let (_, device, seed) = &seeds[dice.below(seeds.len())];
+        let mut bytes = changed(&mut dice, seed);
+        if dice.below(50) == 0 {
+            bytes[dice.below(14)] ^= 1;
+        }
+        let out = bed.xdp_bytes(*device, &bytes);
+        let context = || format!("packet {number} {device:?}\n{bytes:02x?}\n{out:02x?}");
+        if out.verdict == PASS {
+            assert_eq!(out.bytes, bytes, "{}", context());
+            passed += 1;
+            continue;
+        }
+        assert!(matches!(out.verdict, TX | FAST), "{}", context());
+        let inner = &out.bytes[out.bytes.len() - bytes.len()..];
+        match out.bytes.len() - bytes.len() {
+            0 => sent += 1,
+            50 => {
+                let outer = read(&out.bytes).unwrap();
+                assert_eq!((outer.protocol, outer.body.0), (UDP, 34), "{}", context());
+                assert_eq!(sum(&[&out.bytes[14..34]]), 0xffff, "{}", context());
+                wrapped += 1;
+            }
+            _ => panic!("{}", context()),
+        }
+        assert_eq!(defects(&bytes), defects(inner), "{}", context());
+        let ttl = if bytes[12] == 0x08 { 22 } else { 21 };
+        assert_eq!(bytes[ttl] - inner[ttl], 1, "{}", context());
+        has_flow(&bed, &bytes, number);
+    }
+    println!("{sent} sent, {wrapped} wrapped up, {passed} passed");
+    assert!(sent > PACKETS / 50 && wrapped > PACKETS / 100 && passed > PACKETS / 10);
+}
+
 #[test]
 fn no_packet_gets_a_wrong_checksum_or_a_way_without_a_flow() {
     let Some(bed) = Bed::new() else { return };
-    let seed = std::env::var("MESH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x006d_6573_6821);
-    println!("seed {seed} (MESH_SEED)");
-    let mut dice = Dice(seed);
+    let mut dice = dice();
     let seeds = seeds(&bed);
     let (mut forwarded, mut back, mut passed, mut dropped) = (0, 0, 0, 0);
     for number in 0..PACKETS {

@@ -20,3 +20,5 @@ mod state;
 #[path = "../socket/tables.rs"]
 mod tables;
 mod traffic;
+mod xdp;
+mod xdp_bed;

@@ -5,8 +5,10 @@ use crate::{
     bed::{Bed, Device, Way},
     netns::Netns,
     plan::{Plan, port},
+    xdp_bed::{GRO, TX_CHECKSUM, offload},
 };
-use mesh_ebpf::common::{Backend, Config, state};
+use aya::sys::{Stats, enable_stats};
+use mesh_ebpf::common::{Backend, Config, state, xdp::bit};
 use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -166,5 +168,55 @@ fn both_sides_of_a_flow_are_reset() {
             bed.set("backends", index, before);
             bed.configure(|config: &mut Config| config.epoch += 1);
         }
+    }
+}
+
+/// Through drivers: pairs of veth(4) whose ends behind the node take frames, and hosts that sum up what they send.
+#[test]
+fn what_is_sent_on_in_drivers_arrives() {
+    let Some(mut bed) = Bed::fast() else { return };
+    for device in [Device::Nic, Device::Mesh] {
+        bed.attach(Way::In, device);
+        // As an agent says it of such pairs.
+        bed.takes(device, bit::SENDS);
+    }
+    let _counted = enable_stats(Stats::RunTime).unwrap();
+    let [four, six] = Plan::both();
+    let client = bed.host(Device::Nic, [four.client, six.client]);
+    let container = bed.host(Device::Mesh, [four.container, six.container]);
+    for (host, link) in [(&client, "nicp"), (&container, "mesh0p")] {
+        host.run(|| {
+            offload(link, TX_CHECKSUM, false);
+            offload(link, GRO, true);
+        });
+    }
+    for plan in Plan::both() {
+        let before = bed.runs();
+        let listener = container.run(|| TcpListener::bind((plan.container, port::BACKEND)).unwrap());
+        for dialled in [(plan.vip, port::CONTAINER), (plan.node, port::PUBLISHED)] {
+            let stream = connect(&client, dialled).unwrap_or_else(|error| panic!("{dialled:?}: {error}"));
+            let (server, peer) = listener.accept().unwrap();
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            assert_eq!(peer.ip(), plan.client, "the client keeps its address");
+            exchange(&stream, &server);
+        }
+        let server = container.run(|| UdpSocket::bind((plan.container, port::BACKEND)).unwrap());
+        let socket = client.run(|| UdpSocket::bind((plan.client, 0)).unwrap());
+        let dialled = (plan.vip, port::CONTAINER);
+        let all = pattern();
+        for number in 0..200 {
+            let data = &all[..number * 7];
+            let at = deliver(&socket, dialled.into(), &server, data);
+            assert_eq!(at.ip(), plan.client);
+            assert_eq!(deliver(&server, at, &socket, data), SocketAddr::from(dialled));
+        }
+        let index = bed.served(&plan, port::CONTAINER, 6);
+        let bytes = u64::try_from(BYTES).unwrap();
+        let counts = bed.counts(index).0;
+        assert!(counts.bytes_in > bytes && counts.bytes_out > bytes, "{counts:?}");
+        // At tcx is what passes: first packets and last ones, and one for each way and second.
+        let [driver, tcx] = [0, 1].map(|n| bed.runs()[n] - before[n]);
+        println!("{driver} packets at XDP, {tcx} of them at tcx, too");
+        assert!(driver > 1000 && tcx * 4 < driver, "{driver} {tcx}");
     }
 }

@@ -24,6 +24,7 @@ pub use hosts::Hosts;
 pub use process::Process;
 
 use ipnetwork::IpNetwork;
+use mesh_agent::sys::ethtool::{set_gro, set_tx_checksum};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -140,6 +141,18 @@ impl Lab {
     /// What the kernel says.
     pub fn plug(&self, i: u8, plugged: bool) -> io::Result<()> {
         self.hub.set_up(&port(&self.node(i).name), plugged)
+    }
+
+    /// Makes cables fit for programs at XDP: the hub's ends take their frames, and hosts leave no checksum to others.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn native(&self) -> io::Result<()> {
+        for host in self.nodes.iter().chain([&self.client]) {
+            self.hub.inside(|| set_gro(&port(&host.name), true)).flatten()?;
+            host.inside(|| set_tx_checksum(UPLINK, false)).flatten()?;
+        }
+        Ok(())
     }
 
     /// A container on node `i`, on a bridge of the lab's own, with these addresses; its way out is the first address

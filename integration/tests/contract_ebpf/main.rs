@@ -5,7 +5,7 @@ mod drops;
 mod evicted;
 mod hitless;
 
-use mesh_agent::dataplane::ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes};
+use mesh_agent::dataplane::ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes, Xdp};
 use mesh_control::model::{Addresses, Name};
 use mesh_integration::contract::kernel::KernelPlane;
 
@@ -32,7 +32,8 @@ impl KernelPlane for Ebpf {
             vip_cidrs: networks(["10.96.0.0/16", "fd96::/64"]),
             overlay: Vec::new(),
             bridge: None,
-            device: None,
+            tunnel: None,
+            xdp: Xdp::Off,
             snapshots: None,
             bpffs: Some(ground.bpffs()),
             cgroup: Some(ground.cgroup().to_owned()),

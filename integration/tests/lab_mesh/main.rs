@@ -5,10 +5,14 @@
     reason = "a helper of a test fails the test by panicking, as the test itself does"
 )]
 
+mod drivers;
 mod ports;
 mod setup;
 
 use anyhow::{Context, ensure};
+use drivers::{
+    drivers_have_the_program_as_devices_come_and_go, what_goes_to_another_node_is_wrapped_up_in_the_driver,
+};
 use mesh_integration::{
     BOUND, HostMesh, Load, echo,
     lab::{Capture, Host},
@@ -17,8 +21,8 @@ use mesh_integration::{
 use ports::one_port_of_a_client_goes_through_every_node;
 use serde_json::Value;
 use setup::{
-    EBPF, EBPF_AND_NFTABLES, IPVS, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE, USERSPACE_OVERLAY, mirror,
-    mirrored, one_in_each, pinned, start, until_met,
+    EBPF, EBPF_AND_NFTABLES, EBPF_NATIVE, IPVS, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE,
+    USERSPACE_OVERLAY, mirror, mirrored, one_in_each, pinned, start, until_met,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -85,6 +89,16 @@ on! { EBPF, ebpf:
     a_rolling_update_of_32_instances_fails_nobody,
     megabytes_arrive_whole_through_every_node,
     three_hundred_services_answer_on_their_vips,
+}
+
+on! { EBPF_NATIVE, ebpf_native:
+    everybody_reaches_everything,
+    an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
+    a_dead_nodes_instances_get_nothing_more,
+    a_killed_agent_moves_no_packet,
+    megabytes_arrive_whole_through_every_node,
+    what_goes_to_another_node_is_wrapped_up_in_the_driver,
+    drivers_have_the_program_as_devices_come_and_go,
 }
 
 on! { IPVS, ipvs:

@@ -23,6 +23,8 @@ pub(crate) struct Plane {
     pub(crate) second: Option<&'static str>,
     /// Whether a node has eBPF's data plane.
     pub(crate) ebpf: bool,
+    /// Whether that is at XDP, too.
+    pub(crate) native: bool,
     /// In `x-mesh` of a service whose instances are to know their clients.
     pub(crate) keeps_client: &'static str,
     /// Whether containers are attached to the overlay; else the way between those of two nodes is laid by hand.
@@ -50,6 +52,7 @@ pub(crate) const USERSPACE: Plane = Plane {
     config: "data_plane: userspace\n",
     second: None,
     ebpf: false,
+    native: false,
     keeps_client: "proxy_protocol: true",
     overlay: false,
     sealed: false,
@@ -65,6 +68,7 @@ pub(crate) const NFTABLES: Plane = Plane {
              overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n",
     second: None,
     ebpf: false,
+    native: false,
     keeps_client: "",
     overlay: true,
     sealed: false,
@@ -87,6 +91,7 @@ pub(crate) const EBPF: Plane = Plane {
     ebpf: true,
     ..NFTABLES
 };
+pub(crate) const EBPF_NATIVE: Plane = Plane { native: true, ..EBPF };
 pub(crate) const EBPF_AND_NFTABLES: Plane = Plane { second: Some(NFTABLES.config), ..EBPF };
 
 /// Where instances are: a container of a node.
@@ -143,12 +148,16 @@ pub(crate) async fn start(plane: &Plane) -> (HostMesh, Vec<Container>) {
             lab.node(other).route(network, lab.address(i)[0]).unwrap();
         }
     }
+    if plane.native {
+        lab.native().unwrap();
+    }
     let ground = plane.ebpf.then(|| Apart::new().unwrap());
     let configure = |[v4, v6]: [IpAddr; 2]| {
         let even = lab_number(v4).is_multiple_of(2);
         let config = plane.second.filter(|_| even).unwrap_or(plane.config);
         let config = config.replace("V4", &v4.to_string()).replace("V6", &v6.to_string());
-        config + &ground.as_ref().map(Apart::yaml).unwrap_or_default()
+        let section = ground.as_ref().map(Apart::yaml).unwrap_or_default();
+        config + &if plane.native { section.replace("ebpf: {", "ebpf: {xdp: native, ") } else { section }
     };
     let mut mesh = HostMesh::start(lab, agent_binary!(), configure).unwrap();
     mesh.ground = ground;

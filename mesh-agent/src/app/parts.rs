@@ -100,7 +100,12 @@ pub(super) fn ebpf(
         addresses: config.node.addresses,
         vip_cidrs: config.vip_cidr.clone(),
         bridge: overlay.as_ref().map(|overlay| overlay.bridge.clone()),
-        device: overlay.as_ref().map(|overlay| overlay.device.clone()),
+        tunnel: overlay.as_ref().map(|overlay| overlay.device.clone()),
+        xdp: match chosen.xdp {
+            config::XdpChoice::Off => crate::dataplane::ebpf::Xdp::Off,
+            config::XdpChoice::Auto => crate::dataplane::ebpf::Xdp::Auto,
+            config::XdpChoice::Native => crate::dataplane::ebpf::Xdp::Native,
+        },
         overlay: overlay.map(|overlay| overlay.networks).unwrap_or_default(),
         snapshots: Some(snapshots),
         bpffs: chosen.bpffs.clone(),

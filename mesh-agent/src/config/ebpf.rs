@@ -3,6 +3,26 @@
 use super::{values::path, yaml::Map};
 use std::path::{Path, PathBuf};
 
+/// Which devices have a program in their drivers (XDP), too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum XdpChoice {
+    /// None.
+    Off,
+    /// Those of the machine whose drivers run programs.
+    Auto,
+    /// All whose drivers do.
+    Native,
+}
+
+fn xdp(text: &str) -> Result<XdpChoice, &'static str> {
+    match text {
+        "off" => Ok(XdpChoice::Off),
+        "auto" => Ok(XdpChoice::Auto),
+        "native" => Ok(XdpChoice::Native),
+        _ => Err("is no choice: use off, auto or native"),
+    }
+}
+
 /// The eBPF data plane.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EbpfConfig {
@@ -16,11 +36,20 @@ pub struct EbpfConfig {
     pub max_flows: u32,
     /// New flows that packets may begin within a jiffy on one CPU; any number for 0.
     pub new_flows: u32,
+    /// Which devices have a program in their drivers, too.
+    pub xdp: XdpChoice,
 }
 
 impl Default for EbpfConfig {
     fn default() -> Self {
-        EbpfConfig { bpffs: None, cgroup: None, max_backends: 1 << 17, max_flows: 1 << 16, new_flows: 0 }
+        EbpfConfig {
+            bpffs: None,
+            cgroup: None,
+            max_backends: 1 << 17,
+            max_flows: 1 << 16,
+            new_flows: 0,
+            xdp: XdpChoice::Off,
+        }
     }
 }
 
@@ -39,6 +68,9 @@ pub(super) fn ebpf(map: Option<Map<'_>>, base: &Path) -> EbpfConfig {
     }
     if let Some(n) = number("new_flows", 0..=1_000_000) {
         found.new_flows = n;
+    }
+    if let Some(choice) = map.get("xdp").and_then(|field| field.with(xdp)) {
+        found.xdp = choice;
     }
     map.finish();
     found

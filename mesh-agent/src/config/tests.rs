@@ -233,6 +233,10 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
             "mesh.yaml:1: dynamic_ports: `9-3` is no port or port range: write 80 or 6000-6010, from 1 to 65535, the smaller first",
         ),
         (
+            "ebpf: {xdp: generic}\n",
+            "mesh.yaml:1: ebpf.xdp: \"generic\" is no choice: use off, auto or native",
+        ),
+        (
             "ebpf: {max_flows: 0}\n",
             "mesh.yaml:1: ebpf.max_flows: \"0\" is no whole number from 1024 to 16000000",
         ),

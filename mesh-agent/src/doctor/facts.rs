@@ -2,7 +2,7 @@
 
 use super::finding::Level;
 use crate::{
-    config::{Config, PlaneChoice},
+    config::{Config, PlaneChoice, XdpChoice},
     sys::{conntrack::Usage, ruleset::Ruleset, vxlan::Vxlan},
 };
 use ipnetwork::IpNetwork;
@@ -59,6 +59,10 @@ pub struct Wanted {
     pub ipvs: bool,
     /// The eBPF plane.
     pub ebpf: Need,
+    /// Whether it is to have a program in drivers.
+    pub xdp: XdpChoice,
+    /// Where it pins, if that is said.
+    pub bpffs: Option<PathBuf>,
     /// Networks of the overlay.
     pub overlay: Vec<IpNetwork>,
     /// Whether it is encrypted.
@@ -112,6 +116,8 @@ impl Wanted {
                 PlaneChoice::Ebpf => Need::Required,
                 _ => Need::No,
             },
+            xdp: config.ebpf.xdp,
+            bpffs: config.ebpf.bpffs.clone(),
             overlay: config.overlay.iter().map(|overlay| overlay.network).collect(),
             encrypted: config.overlay_links.encryption.is_some(),
             vips: config.vip_cidr.clone(),
@@ -134,6 +140,8 @@ impl Wanted {
             kernel_plane: Need::Preferred,
             ipvs: false,
             ebpf: Need::No,
+            xdp: XdpChoice::Off,
+            bpffs: None,
             overlay: Vec::new(),
             encrypted: false,
             vips: Vec::new(),
@@ -251,6 +259,8 @@ pub struct Facts {
     pub routes: Vec<(IpNetwork, String)>,
     /// For the eBPF data plane.
     pub bpf: Bpf,
+    /// Devices whose drivers have its program.
+    pub drivers: Vec<String>,
     /// Whether IPVS is loaded or built in.
     pub ipvs: bool,
     /// The clock.

@@ -9,6 +9,7 @@ use crate::sys::{
     conntrack::Conntrack,
     link::set_up,
     netns::Netns,
+    rtnl::Rtnl,
     ruleset::{self, Feature},
     vxlan::{self, LinkKind},
 };
@@ -63,6 +64,7 @@ pub fn gather(wanted: Wanted, agent: bool) -> Facts {
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
             cgroup2: proc::has_cgroup2(&read("/proc/mounts")),
         },
+        drivers: drivers(wanted.bpffs.as_deref()).unwrap_or_default(),
         ipvs: Path::new("/proc/net/ip_vs").exists() || builtin.contains("/ip_vs.ko"),
         clock: Clock {
             unix: unix(SystemTime::now()),
@@ -72,6 +74,19 @@ pub fn gather(wanted: Wanted, agent: bool) -> Facts {
         kernel: release,
         wanted,
     }
+}
+
+/// The devices, by name, with the program of the eBPF data plane.
+fn drivers(bpffs: Option<&Path>) -> io::Result<Vec<String>> {
+    #[cfg(feature = "ebpf")]
+    let have = crate::dataplane::ebpf::drivers(bpffs)?;
+    #[cfg(not(feature = "ebpf"))]
+    let (_, have) = (bpffs, Vec::<u32>::new());
+    if have.is_empty() {
+        return Ok(Vec::new());
+    }
+    let links = Rtnl::open()?.links()?;
+    Ok(links.into_iter().filter(|link| have.contains(&link.index)).map(|link| link.name).collect())
 }
 
 fn unix(time: SystemTime) -> u64 {

@@ -1,6 +1,7 @@
 //! What facts mean, and how they are read.
 
 use super::{facts::*, finding::*, judge, proc};
+use crate::config::XdpChoice;
 use crate::sys::{
     conntrack::Usage,
     ruleset::{Chain, Hooked, Ruleset, TableName},
@@ -20,6 +21,8 @@ fn good() -> Facts {
             kernel_plane: Need::Required,
             ipvs: false,
             ebpf: Need::No,
+            xdp: XdpChoice::Off,
+            bpffs: None,
             overlay: vec!["10.77.0.0/16".parse().unwrap()],
             vips: vec!["10.96.0.0/16".parse().unwrap()],
             dynamic_ports: PortRange::new(30_000, 32_767).ok(),
@@ -53,6 +56,7 @@ fn good() -> Facts {
             ("10.77.3.0/24".parse().unwrap(), "mesh-vx".into()),
         ],
         bpf: Bpf { syscall: true, btf: true, cgroup2: true },
+        drivers: Vec::new(),
         ipvs: false,
         clock: Clock { unix: 1_795_000_000, synchronised: Some(true), last_written: Some(1_795_000_060) },
     }
@@ -106,6 +110,22 @@ fn a_good_host_has_no_trouble_and_every_check_speaks() {
         "forward-policy",
     ];
     assert_eq!(checks, all);
+}
+
+#[test]
+fn programs_in_drivers() {
+    let of = |xdp, agent, drivers: &[&str]| {
+        let mut facts = Facts { agent, ..good() };
+        facts.wanted.xdp = xdp;
+        facts.drivers = drivers.iter().map(|name| (*name).to_owned()).collect();
+        let found = judge(&facts).into_iter().find(|finding| finding.check == "xdp");
+        found.map(|finding| (finding.level, finding.found))
+    };
+    assert_eq!(of(XdpChoice::Off, true, &[]), None);
+    let used = "packets are taken at XDP on eth0, eth1";
+    assert_eq!(of(XdpChoice::Auto, true, &["eth0", "eth1"]), Some((Level::Ok, used.into())));
+    assert_eq!(of(XdpChoice::Auto, true, &[]).unwrap().0, Level::Warn);
+    assert_eq!(of(XdpChoice::Native, false, &[]).unwrap().0, Level::Ok);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use std::{
 /// `ETHTOOL_GTXCSUM` and `ETHTOOL_STXCSUM`.
 const GET_TX_CHECKSUM: u32 = 0x16;
 const SET_TX_CHECKSUM: u32 = 0x17;
+/// `ETHTOOL_SGRO`
+const SET_GRO: u32 = 0x2c;
 
 /// `struct ethtool_value`.
 #[repr(C)]
@@ -32,6 +34,15 @@ pub fn tx_checksum(link: &str) -> io::Result<bool> {
 /// The link's name and what the kernel says.
 pub fn set_tx_checksum(link: &str, on: bool) -> io::Result<()> {
     call(link, Value { command: SET_TX_CHECKSUM, data: u32::from(on) }).map(drop)
+}
+
+/// Puts packets that `link` receives together to longer ones, or not. An end of veth(4) that does takes frames of programs
+/// at XDP.
+///
+/// # Errors
+/// The link's name and what the kernel says.
+pub fn set_gro(link: &str, on: bool) -> io::Result<()> {
+    call(link, Value { command: SET_GRO, data: u32::from(on) }).map(drop)
 }
 
 fn call(link: &str, mut value: Value) -> io::Result<Value> {

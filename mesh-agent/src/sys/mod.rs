@@ -8,6 +8,8 @@ pub mod file;
 mod genl;
 pub mod ipvs;
 pub mod link;
+#[cfg(feature = "ebpf")]
+pub mod netdev;
 pub mod netns;
 mod nfnetlink;
 #[cfg(feature = "nftables")]

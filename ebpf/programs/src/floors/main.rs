@@ -4,6 +4,7 @@
 
 mod connect;
 mod packet;
+mod xdp;
 
 #[cfg(not(test))]
 #[panic_handler]

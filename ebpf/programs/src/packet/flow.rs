@@ -3,7 +3,7 @@
 use super::{
     act::Act,
     checksum::difference,
-    frame::Skb,
+    frame::Frame,
     ip::Ip,
     parse::{ACK, FIN, Kind, Packet, RST, SYN, TCP},
     route,
@@ -20,7 +20,7 @@ use mesh_ebpf_common::{
 };
 
 /// Flags of TCP that the cache does not answer for.
-const MARKS: u8 = FIN | SYN | RST;
+pub const MARKS: u8 = FIN | SYN | RST;
 
 /// Jiffies, low half.
 #[inline(always)]
@@ -47,9 +47,9 @@ fn same<A>(one: &FlowKey<A>, other: &FlowKey<A>) -> bool {
     (0..size_of::<FlowKey<A>>() / 8).all(|number| word(one, number) == word(other, number))
 }
 
-/// The line of the cache where a flow is, if it is there.
+/// The line of the cache where a flow is, if it is there or in the one beside it.
 #[inline(always)]
-pub fn line<A>(key: &FlowKey<A>, config: &Config) -> u32 {
+fn line<A>(key: &FlowKey<A>, config: &Config) -> u32 {
     let mut mixed = 0_u64;
     for number in 0..size_of::<FlowKey<A>>() / 8 {
         mixed = (mixed ^ word(key, number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -61,12 +61,56 @@ pub fn line<A>(key: &FlowKey<A>, config: &Config) -> u32 {
 /// What a line of the cache is good for.
 #[inline(always)]
 pub fn epoch(line: u32, config: &Config) -> u32 {
-    CACHE_EPOCHS.get(line % CACHE_EPOCH_COUNT).map_or(0, |epoch| *epoch).wrapping_add(config.epoch)
+    CACHE_EPOCHS.get(share(line)).map_or(0, |epoch| *epoch).wrapping_add(config.epoch)
+}
+
+/// The bit of what [`beside`] says that means: this line is what becomes of the packet.
+const KNOWN: u32 = 1 << 31;
+
+/// A line of the cache on this CPU.
+#[inline(always)]
+fn at<A: Ip>(line: u32) -> Option<&'static mut Cached<A>> {
+    // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
+    A::cache().get_ptr_mut(line).map(|cached| unsafe { &mut *cached })
+}
+
+/// Where the flow of the packet at hand is in the cache, or may be put, and whether that is what becomes of the packet.
+/// There are two lines for each, so that two flows do not take turns in one.
+#[inline(always)]
+pub fn seat<A: Steps>(packet: &Packet<A>, config: &Config) -> Option<(u32, &'static mut Cached<A>, bool)> {
+    let line = line(&packet.key, config);
+    let cached = at::<A>(line)?;
+    if holds(cached, packet, epoch(line, config), config) {
+        return Some((line, cached, true));
+    }
+    let said = A::beside(line);
+    let line = said & !KNOWN;
+    Some((line, at::<A>(line)?, said & KNOWN != 0))
+}
+
+/// The rest of [`seat`] when the flow is not in its first line.
+#[inline(always)]
+pub fn beside<A: Steps>(line: u32) -> u32 {
+    let (Some(config), Some(work)) = (config(), work::<A>()) else { return line };
+    let packet = &work.packet;
+    let beside = (line ^ 1) & config.cached;
+    let (Some(cached), Some(other)) = (at::<A>(line), at::<A>(beside)) else { return line };
+    if holds(other, packet, epoch(line, config), config) {
+        return beside | KNOWN;
+    }
+    let elder = now().wrapping_sub(cached.since) >= now().wrapping_sub(other.since);
+    if same(&cached.key, &packet.key) || (elder && !same(&other.key, &packet.key)) { line } else { beside }
+}
+
+/// Which entry of `cache_epochs` a line has, and the one beside it.
+#[inline(always)]
+fn share(line: u32) -> u32 {
+    line / 2 % CACHE_EPOCH_COUNT
 }
 
 /// Whether a line of the cache is what becomes of a packet. It is not asked for those that say something of TCP.
 #[inline(always)]
-pub fn holds<A: Ip>(cached: &Cached<A>, packet: &Packet<A>, epoch: u32, config: &Config) -> bool {
+fn holds<A: Ip>(cached: &Cached<A>, packet: &Packet<A>, epoch: u32, config: &Config) -> bool {
     let fresh = cached.epoch == epoch && now().wrapping_sub(cached.since) < config.hz;
     fresh && packet.flags & MARKS == 0 && same(&cached.key, &packet.key)
 }
@@ -114,7 +158,7 @@ pub fn rewrite<A: Ip>(line: u32) -> Option<&'static mut Rewrite<A>> {
 /// Looks a packet's flow up, notes what its TCP says, and makes its rewrite in a line of the cache. On the way out
 /// only answers are ours.
 #[inline(always)]
-pub fn resolve<A: Steps>(skb: Skb, line: u32) -> Act {
+pub fn resolve<A: Steps, F: Frame>(frame: F, line: u32) -> Act {
     let (Some(config), Some(work)) = (config(), work::<A>()) else { return Act::NEXT };
     let packet = &work.packet;
     let Some(flow) = A::flows().get_ptr_mut(&packet.key) else { return Act::BEGIN };
@@ -155,7 +199,7 @@ pub fn resolve<A: Steps>(skb: Skb, line: u32) -> Act {
         rewrite.device = 0;
         return Act::SEND;
     }
-    route::find(skb, packet, rewrite)
+    route::find(frame, packet, rewrite)
 }
 
 /// The rewrite that a flow means, without where to send it.
@@ -275,7 +319,7 @@ fn forget<A: Ip>(packet: &Packet<A>, flow: &Flow<A>, config: &Config) {
     let key = turned(flow, packet.key.protocol);
     let _ = A::flows().remove(&key);
     let _ = A::flows().remove(&packet.key);
-    if let Some(epoch) = CACHE_EPOCHS.get_ptr_mut(line(&packet.key, config) % CACHE_EPOCH_COUNT) {
+    if let Some(epoch) = CACHE_EPOCHS.get_ptr_mut(share(line(&packet.key, config))) {
         // SAFETY: a number of this map. Of two CPUs that raise it at once one may do so in vain: both have raised it.
         unsafe { *epoch = (*epoch).wrapping_add(1) };
     }

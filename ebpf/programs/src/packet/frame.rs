@@ -1,7 +1,10 @@
 //! A packet's bytes, in the reach of the program.
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_pull_data};
-use core::{arch::asm, mem::offset_of};
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::generated::bpf_skb_pull_data,
+};
+use core::{arch::asm, ffi::c_void, mem::offset_of};
 
 /// Bytes that [`Frame::pull`] makes readable: IPv6 with a few extension headers.
 const HEADERS: u32 = 512;
@@ -24,6 +27,8 @@ pub trait Frame: Copy {
     fn pull(self);
     /// The device it came by, or leaves by.
     fn device(self) -> u32;
+    /// The context, as helpers take it that all kinds of programs have.
+    fn context(self) -> *mut c_void;
 
     /// A part of the packet, when it is there.
     #[inline(always)]
@@ -45,7 +50,7 @@ pub trait Frame: Copy {
 /// A field of a context that is declared as 32 bits and becomes a pointer when it is loaded. The compiler would copy it
 /// with an instruction of 32 bits, after which it is none.
 #[inline(always)]
-fn pointer<const OFFSET: usize>(context: *mut __sk_buff) -> usize {
+fn pointer<T, const OFFSET: usize>(context: *mut T) -> usize {
     let pointer;
     // SAFETY: the context is the kernel's and has this field.
     unsafe {
@@ -78,12 +83,12 @@ impl Skb {
 impl Frame for Skb {
     #[inline(always)]
     fn start(self) -> usize {
-        pointer::<{ offset_of!(__sk_buff, data) }>(self.0)
+        pointer::<_, { offset_of!(__sk_buff, data) }>(self.0)
     }
 
     #[inline(always)]
     fn end(self) -> usize {
-        pointer::<{ offset_of!(__sk_buff, data_end) }>(self.0)
+        pointer::<_, { offset_of!(__sk_buff, data_end) }>(self.0)
     }
 
     #[inline(always)]
@@ -100,5 +105,44 @@ impl Frame for Skb {
     #[inline(always)]
     fn device(self) -> u32 {
         self.get().ifindex
+    }
+    #[inline(always)]
+    fn context(self) -> *mut c_void {
+        self.0.cast()
+    }
+}
+
+/// A frame in the memory of its device: what programs at XDP get. All of it can be read.
+#[derive(Clone, Copy)]
+pub struct Xdp(pub *mut xdp_md);
+
+impl Frame for Xdp {
+    #[inline(always)]
+    fn start(self) -> usize {
+        pointer::<_, { offset_of!(xdp_md, data) }>(self.0)
+    }
+
+    #[inline(always)]
+    fn end(self) -> usize {
+        pointer::<_, { offset_of!(xdp_md, data_end) }>(self.0)
+    }
+
+    #[inline(always)]
+    fn len(self) -> u32 {
+        (self.end() - self.start()) as u32
+    }
+
+    #[inline(always)]
+    fn pull(self) {}
+
+    #[inline(always)]
+    fn device(self) -> u32 {
+        // SAFETY: the kernel gives a context that lives as long as the program runs.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn context(self) -> *mut c_void {
+        self.0.cast()
     }
 }

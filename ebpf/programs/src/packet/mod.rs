@@ -4,6 +4,9 @@
 //! tc ─▶ parse ─▶ flow (cache, then flows) ─▶ nat ─▶ out by the device of the route
 //!                  │ unknown
 //!                  └▶ begin (frontend, backend, route, source) ─▶ nat
+//!
+//! xdp ─▶ parse ─▶ flow ─▶ way (neighbour, or another node's end of the overlay) ─▶ out by the same device or another
+//!   └───────┴────────┴─────┴▶ what needs more than that: to tc, untouched
 //! ```
 
 mod act;
@@ -21,4 +24,6 @@ mod nat;
 mod parse;
 mod route;
 mod tc;
+mod way;
 mod work;
+mod xdp;

@@ -111,7 +111,7 @@ fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, ttl: u8)
 /// Whether a checksum can be one that is left to the device: then it is the sum of the pseudo header alone, and ports do
 /// not count yet. One packet in 65,536 only looks so, and is left to the helpers, which know.
 #[inline(always)]
-fn may_be_partial<A: Ip>(packet: &Packet<A>, checksum: u16) -> bool {
+pub fn may_be_partial<A: Ip>(packet: &Packet<A>, checksum: u16) -> bool {
     let len = packet.len - (packet.l4 - packet.l3) + u32::from(packet.key.protocol);
     let pseudo = packet.key.source.sum() + packet.key.destination.sum() + u64::from(len.to_be());
     let pseudo = fold32(fold64(pseudo));

@@ -4,7 +4,8 @@
 //! IPv6 with extension headers (RFC 8200). All else is [`Kind::Other`] and passes untouched: so do authentication
 //! headers, which no translation survives, and routing headers that name another destination.
 
-use super::{frame::Frame, ip::bytes};
+use super::frame::Frame;
+use core::mem::offset_of;
 use mesh_ebpf_common::{FlowKey, V4, V6};
 
 pub const TCP: u8 = 6;
@@ -110,6 +111,12 @@ pub fn write<T: Copy>(at: *mut T, value: T) {
     unsafe { *at = value };
 }
 
+/// Eight bytes of a key. They are compared at once, and what was written in parts is not at hand for that at once.
+#[inline(always)]
+fn part<A>(key: &mut FlowKey<A>, offset: usize) -> *mut u64 {
+    core::ptr::from_mut(key).cast::<u8>().wrapping_add(offset).cast()
+}
+
 /// The ports, and TCP's flags.
 #[inline(always)]
 fn ports<A, F: Frame, const QUOTED: bool>(frame: F, packet: &mut Packet<A>) {
@@ -126,8 +133,8 @@ fn ports<A, F: Frame, const QUOTED: bool>(frame: F, packet: &mut Packet<A>) {
         let Some(header) = frame.at::<[u32; 2]>(l4) else { return };
         read(header.cast())
     };
-    packet.key.source_port = ports as u16;
-    packet.key.destination_port = (ports >> 16) as u16;
+    let words = u64::from(ports) | u64::from(packet.key.protocol) << 32;
+    write(part(&mut packet.key, offset_of!(FlowKey<A>, source_port)), words);
     packet.kind = Kind::Ports;
 }
 
@@ -136,16 +143,16 @@ fn ports<A, F: Frame, const QUOTED: bool>(frame: F, packet: &mut Packet<A>) {
 pub fn parse4<F: Frame, const QUOTED: bool>(frame: F, l3: usize, packet: &mut Packet<V4>) {
     packet.l3 = l3 as u32;
     let Some(header) = frame.at::<[u32; 5]>(l3) else { return };
-    let [first, second, third, source, destination]: [u32; 5] =
-        [0, 1, 2, 3, 4].map(|word| read(header.cast::<u32>().wrapping_add(word)));
+    let [first, second, third]: [u32; 3] =
+        [0, 1, 2].map(|word| read(header.cast::<u32>().wrapping_add(word)));
     let words = first & 0xf;
     if first >> 4 & 0xf != 4 || words < 5 {
         return;
     }
     let l4 = l3 + words as usize * 4;
     packet.l4 = l4 as u32;
-    packet.key.source = source.to_ne_bytes();
-    packet.key.destination = destination.to_ne_bytes();
+    let addresses = header.cast::<u32>().wrapping_add(3).cast::<u64>();
+    write(part(&mut packet.key, offset_of!(FlowKey<V4>, source)), read(addresses));
     packet.key.protocol = (third >> 8) as u8;
     packet.ttl = third as u8;
     let rest = frame.len().wrapping_sub(l3 as u32);
@@ -190,9 +197,10 @@ pub fn parse6<F: Frame, const QUOTED: bool>(frame: F, l3: usize, packet: &mut Pa
     if word(0) >> 4 & 0xf != 6 {
         return;
     }
-    let address = |from: usize| bytes([word(from), word(from + 1), word(from + 2), word(from + 3)]);
-    packet.key.source = address(2);
-    packet.key.destination = address(6);
+    for number in 0..4 {
+        let eight = header.cast::<u32>().wrapping_add(2 + number * 2).cast::<u64>();
+        write(part(&mut packet.key, offset_of!(FlowKey<V6>, source) + number * 8), read(eight));
+    }
     packet.ttl = (second >> 24) as u8;
     let rest = frame.len().wrapping_sub(l3 as u32);
     packet.len = u32::from((second as u16).swap_bytes()) + 40;

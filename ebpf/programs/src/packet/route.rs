@@ -2,7 +2,7 @@
 
 use super::{
     act::Act,
-    frame::{Frame, Skb},
+    frame::Frame,
     ip::{Ip, zeroed},
     parse::Packet,
 };
@@ -20,17 +20,17 @@ const SHORT: u16 = 1;
 
 /// Finds device, next hop and MTU for a packet that was given new addresses. A device of 0 is the host itself.
 #[inline(always)]
-pub fn find<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &mut Rewrite<A>) -> Act {
+pub fn find<A: Ip, F: Frame>(frame: F, packet: &Packet<A>, rewrite: &mut Rewrite<A>) -> Act {
     let mut fib: bpf_fib_lookup = zeroed();
     fib.family = A::FAMILY;
     fib.l4_protocol = packet.key.protocol;
     fib.sport = rewrite.source_port;
     fib.dport = rewrite.destination_port;
     fib.__bindgen_anon_1.tot_len = SHORT;
-    fib.ifindex = skb.device();
+    fib.ifindex = frame.device();
     A::ask(&mut fib, rewrite.source, rewrite.destination);
     // SAFETY: the context is the kernel's, the structure as long as is said.
-    let found = unsafe { lookup(skb.0.cast(), &raw mut fib, size_of::<bpf_fib_lookup>() as i32, 0) };
+    let found = unsafe { lookup(frame.context(), &raw mut fib, size_of::<bpf_fib_lookup>() as i32, 0) };
     match found as u32 {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             // SAFETY: a number. Where the neighbour is not known yet it is still what was asked for: no MTU.

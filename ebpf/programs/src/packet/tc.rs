@@ -7,7 +7,7 @@ use super::{
     act::{Act, act},
     answer::{Error, pong},
     events::dropped,
-    flow::{config, count, epoch, holds, keep, line},
+    flow::{config, count, epoch, keep, seat},
     fragment::{recall, remember},
     frame::{ETHERNET, Frame, Skb},
     nat::{NEXT, SHOT, leave, send},
@@ -84,12 +84,8 @@ fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
         }
         _ => return NEXT,
     }
-    let line = line(&packet.key, config);
-    let epoch = epoch(line, config);
-    let Some(cached) = A::cache().get_ptr_mut(line) else { return NEXT };
-    // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
-    let cached = unsafe { &mut *cached };
-    if packet.kind == Kind::Error || !holds(cached, packet, epoch, config) {
+    let Some((line, cached, known)) = seat(packet, config) else { return NEXT };
+    if packet.kind == Kind::Error || !known {
         let act = if packet.kind == Kind::Error {
             A::concern(skb, line)
         } else {
@@ -97,7 +93,7 @@ fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
         };
         match act.kind() {
             act::SEND if packet.kind == Kind::Error => return leave(&cached.rewrite),
-            act::SEND => keep(cached, packet, epoch),
+            act::SEND => keep(cached, packet, epoch(line, config)),
             act::NEXT => return NEXT,
             _ => return turn_away::<A>(skb, act),
         }

@@ -39,6 +39,8 @@ pub trait Steps: Ip {
     fn area() -> &'static PerCpuArray<Work<Self>>;
     /// [`flow::resolve`].
     fn resolve(skb: Skb, line: u32) -> Act;
+    /// [`flow::beside`].
+    fn beside(line: u32) -> u32;
     /// [`begin::choice`].
     fn choice() -> Act;
     /// [`begin::open`].
@@ -54,7 +56,7 @@ pub trait Steps: Ip {
 }
 
 macro_rules! steps {
-    ($family:ty, $area:ident, $resolve:ident, $choice:ident, $open:ident, $welcome:ident, $concern:ident, $error:ident, $reset:ident) => {
+    ($family:ty, $area:ident, $resolve:ident, $beside:ident, $choice:ident, $open:ident, $welcome:ident, $concern:ident, $error:ident, $reset:ident) => {
         impl Steps for $family {
             #[inline(always)]
             fn area() -> &'static PerCpuArray<Work<$family>> {
@@ -63,6 +65,10 @@ macro_rules! steps {
             #[inline(always)]
             fn resolve(skb: Skb, line: u32) -> Act {
                 Act::of($resolve(skb.0, line))
+            }
+            #[inline(always)]
+            fn beside(line: u32) -> u32 {
+                $beside(line)
             }
             #[inline(always)]
             fn choice() -> Act {
@@ -93,7 +99,12 @@ macro_rules! steps {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $resolve(skb: *mut __sk_buff, line: u32) -> u32 {
-            flow::resolve::<$family>(Skb(skb), line).number()
+            flow::resolve::<$family, Skb>(Skb(skb), line).number()
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $beside(line: u32) -> u32 {
+            flow::beside::<$family>(line)
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -133,6 +144,7 @@ steps!(
     V4,
     WORK4,
     mesh_resolve4,
+    mesh_beside4,
     mesh_choice4,
     mesh_open4,
     mesh_welcome4,
@@ -144,6 +156,7 @@ steps!(
     V6,
     WORK6,
     mesh_resolve6,
+    mesh_beside6,
     mesh_choice6,
     mesh_open6,
     mesh_welcome6,

@@ -1,5 +1,6 @@
 //! What the plane has to know.
 
+use super::xdp::Xdp;
 use ipnetwork::IpNetwork;
 use mesh_control::model::{Addresses, NodeName, Snapshot};
 use mesh_ebpf::Sizes;
@@ -22,8 +23,10 @@ pub struct EbpfConfig {
     pub overlay: Vec<IpNetwork>,
     /// The overlay's bridge.
     pub bridge: Option<String>,
-    /// The overlay's device, by which flows of other nodes come.
-    pub device: Option<String>,
+    /// The overlay's VXLAN device, by which flows of other nodes come.
+    pub tunnel: Option<String>,
+    /// Which devices have a program in their drivers, too.
+    pub xdp: Xdp,
     /// The mesh as it changes, for the addresses of its nodes.
     pub snapshots: Option<watch::Receiver<Arc<Snapshot>>>,
     /// A BPF file system; a usual one, or one mounted at `/run/mesh-agent/bpf`, when absent.

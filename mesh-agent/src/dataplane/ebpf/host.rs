@@ -4,6 +4,7 @@ use super::{
     config::{EbpfConfig, NAME},
     maps::Maps,
     realize::{first, wide},
+    xdp::Drivers,
 };
 use crate::sys::{
     clock,
@@ -34,6 +35,8 @@ pub(super) struct Host {
     nodes: BTreeSet<IpAddr>,
     /// Devices that have the programs.
     devices: BTreeSet<u32>,
+    /// Those that have one in their drivers.
+    drivers: Drivers,
 }
 
 /// A network and its mask.
@@ -90,6 +93,7 @@ impl Host {
             locals: BTreeSet::new(),
             nodes: BTreeSet::new(),
             devices: BTreeSet::new(),
+            drivers: Drivers::default(),
         })
     }
 
@@ -97,6 +101,7 @@ impl Host {
     pub(super) fn begin(&mut self, maps: &Maps, config: &EbpfConfig, netns: u64) -> io::Result<()> {
         self.locals = held(&maps.locals4, &maps.locals6)?;
         self.nodes = held(&maps.nodes4, &maps.nodes6)?;
+        self.drivers = Drivers::begin(maps)?;
         self.config = maps.config.get(&0)?.unwrap_or_default();
         let mut wanted = Config {
             netns,
@@ -134,6 +139,7 @@ impl Host {
     /// After a teardown.
     pub(super) fn forget(&mut self) {
         self.devices.clear();
+        self.drivers = Drivers::default();
         self.config = Config::default();
     }
 
@@ -161,7 +167,7 @@ impl Host {
         let link = |name: &Option<String>| {
             name.as_ref().and_then(|name| links.iter().find(|link| link.name == *name))
         };
-        let (bridge, device) = (link(&config.bridge), link(&config.device));
+        let (bridge, device) = (link(&config.bridge), link(&config.tunnel));
         let on_bridge = |family| {
             let ours = addresses.iter().filter(|a| bridge.is_some_and(|bridge| a.link == bridge.index));
             ours.map(|a| a.network.ip())
@@ -177,8 +183,8 @@ impl Host {
             ..self.config
         };
         self.write(maps, wanted)?;
-        let devices: BTreeSet<u32> =
-            links.iter().filter(|link| forwards(link)).map(|link| link.index).collect();
+        let forwarding: Vec<&Link> = links.iter().filter(|link| forwards(link)).collect();
+        let devices: BTreeSet<u32> = forwarding.iter().map(|link| link.index).collect();
         if devices != self.devices {
             // A device is known by its number in the namespace of the thread that asks.
             let new: Vec<u32> = devices.difference(&self.devices).copied().collect();
@@ -191,6 +197,11 @@ impl Host {
             })?;
             kernel.only_devices(&devices.iter().copied().collect::<Vec<_>>())?;
             self.devices = devices;
+        }
+        let tunnel = config.tunnel.as_ref().and_then(|name| links.iter().find(|link| link.name == *name));
+        let (ours, host) = ((kernel, maps), (&self.netns, &mut self.rtnl));
+        if self.drivers.look(config.xdp, ours, host, &forwarding, tunnel)? {
+            self.bump(maps)?;
         }
         Ok(locals)
     }

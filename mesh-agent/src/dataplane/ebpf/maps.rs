@@ -8,7 +8,7 @@ use mesh_ebpf::{
     Backends, Kernel, Map, PerCpu,
     common::{
         AllowKey, BackendCounts, Config, Dialled, Flow, FlowKey, Frontend, FrontendCounts, MemberKey,
-        Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS,
+        Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS, xdp,
     },
     notes::{AllowNote, AllowPlace, BackendNote, FrontendNote},
 };
@@ -46,6 +46,8 @@ pub(super) struct Maps {
     pub(super) frontend_notes: Map<u32, FrontendNote>,
     pub(super) backend_notes: Map<u32, BackendNote>,
     pub(super) allow_notes: Map<AllowPlace, AllowNote>,
+    pub(super) xdp_devices: Map<u32, xdp::Device>,
+    pub(super) xdp_vteps: Map<xdp::VtepKey, xdp::Vtep>,
     /// What each socket dialled: their cookies, what belongs to them, and storage for those without a place.
     pub(super) cookies: Map<u32, [u64; WAYS as usize]>,
     pub(super) sockets: Map<u32, Dialled>,
@@ -85,6 +87,8 @@ impl Maps {
             frontend_notes: kernel.map("frontend_notes")?,
             backend_notes: kernel.map("backend_notes")?,
             allow_notes: kernel.map("allow_notes")?,
+            xdp_devices: kernel.map("xdp_devices")?,
+            xdp_vteps: kernel.map("xdp_vteps")?,
             cookies: kernel.map("cookies")?,
             sockets: kernel.map("sockets")?,
             dialled: kernel.raw_map("dialled")?,

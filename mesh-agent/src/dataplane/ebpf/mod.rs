@@ -30,8 +30,14 @@ mod observe;
 mod realize;
 mod space;
 mod state;
+mod xdp;
 
-pub use self::{apart::Apart, config::EbpfConfig, core::leftovers};
+pub use self::{
+    apart::Apart,
+    config::EbpfConfig,
+    core::leftovers,
+    xdp::{Xdp, drivers},
+};
 use self::{config::NAME, core::Core};
 use super::{
     batch::Batch,

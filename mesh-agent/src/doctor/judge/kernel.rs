@@ -1,5 +1,6 @@
 //! The kernel, its features and its clock.
 
+use crate::config::XdpChoice;
 use crate::doctor::{
     facts::{Facts, Need, Probed},
     finding::{Finding, Level},
@@ -21,6 +22,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
     findings.push(version(&facts.kernel));
     features(facts, findings);
     findings.push(ebpf(facts));
+    findings.extend(xdp(facts));
     findings.push(match (facts.ipvs, facts.wanted.ipvs) {
         (true, _) => Finding::ok("ipvs", "there"),
         (false, false) => Finding::ok("ipvs", "not loaded; only the ipvs data plane needs it"),
@@ -55,6 +57,24 @@ fn ebpf(facts: &Facts) -> Finding {
             let fix = "boot Linux 6.6 or later with BPF, BTF and cgroup2, or set data_plane: nftables";
             Finding::with_fix("ebpf", level, found, fix)
         }
+    }
+}
+
+/// Which devices have the eBPF data plane's program in their drivers. Said where it is asked for, or there.
+fn xdp(facts: &Facts) -> Option<Finding> {
+    let asked = facts.wanted.xdp != XdpChoice::Off;
+    if !facts.drivers.is_empty() {
+        return Some(Finding::ok("xdp", format!("packets are taken at XDP on {}", facts.drivers.join(", "))));
+    }
+    match (asked, facts.agent) {
+        (false, _) => None,
+        (true, false) => Some(Finding::ok("xdp", "asked for; no agent runs that would use it")),
+        (true, true) => Some(Finding::with_fix(
+            "xdp",
+            Level::Warn,
+            "on no device: packets are taken at tcx",
+            "see the agent's log for the devices whose drivers refused it, or set ebpf.xdp: off",
+        )),
     }
 }
 

@@ -51,6 +51,8 @@ pub enum Kind {
     Wireguard,
     /// A link that leads nowhere.
     Dummy,
+    /// A device of the machine, or one that a virtual machine is given; the loopback device, too.
+    Hardware,
     /// Anything else.
     Other,
 }
@@ -117,7 +119,7 @@ impl Link {
         let mut link = Link {
             index: header.index,
             name: String::new(),
-            kind: Kind::Other,
+            kind: Kind::Hardware,
             mac: None,
             mtu: 0,
             up: header.flags.contains(LinkFlags::Up),
@@ -148,6 +150,7 @@ fn kind(info: &[LinkInfo]) -> Kind {
         (Some(InfoKind::Wireguard), _) => Kind::Wireguard,
         (Some(InfoKind::Dummy), _) => Kind::Dummy,
         (Some(InfoKind::Vxlan), Some(InfoData::Vxlan(data))) => vxlan(data).map_or(Kind::Other, Kind::Vxlan),
+        (None, _) => Kind::Hardware,
         _ => Kind::Other,
     }
 }
@@ -188,7 +191,7 @@ fn info(kind: &Kind) -> (InfoKind, Option<InfoData>) {
         Kind::Veth => (InfoKind::Veth, None),
         Kind::Wireguard => (InfoKind::Wireguard, None),
         Kind::Dummy => (InfoKind::Dummy, None),
-        Kind::Bridge | Kind::Other => (InfoKind::Bridge, None),
+        Kind::Bridge | Kind::Hardware | Kind::Other => (InfoKind::Bridge, None),
     }
 }
 
