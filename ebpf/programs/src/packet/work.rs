@@ -128,5 +128,25 @@ macro_rules! steps {
     };
 }
 
-steps!(V4, WORK4, mesh_resolve4, mesh_beside4, mesh_choice4, mesh_open4, mesh_concern4, mesh_error4, mesh_reset4);
-steps!(V6, WORK6, mesh_resolve6, mesh_beside6, mesh_choice6, mesh_open6, mesh_concern6, mesh_error6, mesh_reset6);
+steps!(
+    V4,
+    WORK4,
+    mesh_resolve4,
+    mesh_beside4,
+    mesh_choice4,
+    mesh_open4,
+    mesh_concern4,
+    mesh_error4,
+    mesh_reset4
+);
+steps!(
+    V6,
+    WORK6,
+    mesh_resolve6,
+    mesh_beside6,
+    mesh_choice6,
+    mesh_open6,
+    mesh_concern6,
+    mesh_error6,
+    mesh_reset6
+);
