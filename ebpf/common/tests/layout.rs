@@ -1,6 +1,9 @@
 //! The kernel compares keys and user space reads values byte by byte: no type has a byte that is nobody's.
 
-use mesh_ebpf_common::*;
+use mesh_ebpf_common::{
+    xdp::{Device, Vtep, VtepKey},
+    *,
+};
 
 /// Every field is listed, and they fill the type.
 macro_rules! filled {
@@ -51,6 +54,9 @@ fn no_type_has_padding() {
         Config {
             netns, epoch, mode, overlay, tunnel, new_flows, hz, cached, pad, node4, overlay4, vips4, node6, overlay6, vips6
         };
+        Device { mac, bits };
+        VtepKey { device, mac, pad };
+        Vtep { remote, local, vni, port, family };
         Pace { jiffy, flows, events, pad };
         Event { source, destination, source_port, destination_port, family, protocol, reason };
     }
