@@ -1,7 +1,7 @@
 //! What is pinned: maps, programs, and the links that put programs to work.
 //!
 //! ```text
-//!  <bpffs>/mesh-agent/v1/<cookie of the network namespace>/
+//!  <bpffs>/mesh-agent/v2/<cookie of the network namespace>/
 //!      services4, flows4, …       maps
 //!      programs-<hash of the object>/connect4, …
 //!      links/connect4, tc_ingress-7, …

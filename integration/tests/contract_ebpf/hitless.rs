@@ -15,6 +15,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// So that connections that are closed, which the table keeps for ten seconds, do not drive out those that stay.
+const FLOWS: u32 = 1 << 16;
 /// Runs of the agent, each with programs of another object.
 const UPGRADES: usize = 60;
 /// Changes of an endpoint, each told to the plane by itself.
@@ -42,7 +44,7 @@ fn pinned(folder: &Path) -> [BTreeMap<PathBuf, u32>; 2] {
 
 /// Ends this run of the plane and begins another, whose programs are others than those in the links: loaded by it, or
 /// those of the last but one run, which is faster by what the verifier takes.
-async fn upgrade(w: &mut World<Routed4<Ebpf>>, folder: &Path, back: bool) {
+async fn upgrade(w: &mut World<Routed4<Ebpf<FLOWS>>>, folder: &Path, back: bool) {
     let is_programs = |path: &PathBuf| path.to_string_lossy().contains("/programs-");
     let mut files = fs::read_dir(folder).expect("pins").flatten().map(|file| file.path());
     let programs = files.find(is_programs).expect("programs are pinned");
@@ -63,7 +65,7 @@ async fn upgrade(w: &mut World<Routed4<Ebpf>>, folder: &Path, back: bool) {
 /// Sockets of the node's own processes and packets of another host, new connections and old ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_upgrades_and_a_thousand_changes_of_endpoints_fail_nobody() {
-    type Fixture = Routed4<Ebpf>;
+    type Fixture = Routed4<Ebpf<FLOWS>>;
     if !Fixture::possible() {
         return;
     }
@@ -86,7 +88,7 @@ async fn sixty_upgrades_and_a_thousand_changes_of_endpoints_fail_nobody() {
     let (mut upgrades, mut pins) = (0, pinned(&folder));
     for change in 0..CHANGES {
         if change * UPGRADES >= upgrades * CHANGES {
-            upgrade(&mut w, &folder, upgrades % 4 != 0).await;
+            upgrade(&mut w, &folder, upgrades % 6 != 0).await;
             upgrades += 1;
             let now = pinned(&folder);
             assert_eq!(now[0], pins[0], "maps and links are the same");

@@ -9,9 +9,10 @@ use mesh_agent::dataplane::ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes, Xdp};
 use mesh_control::model::{Addresses, Name};
 use mesh_integration::contract::kernel::KernelPlane;
 
-struct Ebpf;
+/// With room for so many directions of flows.
+struct Ebpf<const FLOWS: u32 = 4096>;
 
-impl KernelPlane for Ebpf {
+impl<const FLOWS: u32> KernelPlane for Ebpf<FLOWS> {
     type Plane = EbpfPlane;
     type Ground = Apart;
 
@@ -37,7 +38,7 @@ impl KernelPlane for Ebpf {
             snapshots: None,
             bpffs: Some(ground.bpffs()),
             cgroup: Some(ground.cgroup().to_owned()),
-            sizes: Sizes { flows: 1 << 12, ..Sizes::default() },
+            sizes: Sizes { flows: FLOWS, ..Sizes::default() },
             new_flows: 0,
         })
         .expect("a kernel with eBPF")
