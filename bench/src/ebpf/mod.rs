@@ -5,6 +5,7 @@ mod connect;
 mod contender;
 mod packet;
 
+pub(crate) use cgroup::Cgroup;
 use clap::Args;
 
 /// How much.

@@ -78,9 +78,9 @@ pub(super) fn policy(config: &Config) -> Policy {
 }
 
 #[cfg(feature = "nftables")]
-pub(super) fn nftables(config: &Config) -> crate::dataplane::nftables::NftablesConfig {
+pub(super) fn netfilter(config: &Config) -> crate::dataplane::NetfilterConfig {
     let overlay = overlay(config);
-    crate::dataplane::nftables::NftablesConfig {
+    crate::dataplane::NetfilterConfig {
         node: config.node.name.clone(),
         vip_cidrs: config.vip_cidr.clone(),
         bridge: overlay.as_ref().map(|overlay| overlay.bridge.clone()),
@@ -114,17 +114,6 @@ pub(super) fn ebpf(
             ..crate::dataplane::ebpf::Sizes::default()
         },
         new_flows: chosen.new_flows,
-    }
-}
-
-#[cfg(feature = "nftables")]
-pub(super) fn ipvs(config: &Config) -> crate::dataplane::ipvs::IpvsConfig {
-    let alike = nftables(config);
-    crate::dataplane::ipvs::IpvsConfig {
-        node: alike.node,
-        vip_cidrs: alike.vip_cidrs,
-        overlay: alike.overlay,
-        bridge: alike.bridge,
     }
 }
 
