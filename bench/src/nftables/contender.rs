@@ -18,6 +18,7 @@ use mesh_agent::{
         userspace::{UserspaceConfig, UserspacePlane},
     },
     plan::Op,
+    sys::netns::Netns,
 };
 use mesh_control::model::Addresses;
 use std::{
@@ -137,8 +138,10 @@ pub(crate) struct Loaded {
 
 /// A plane of ours in a namespace.
 pub(crate) struct Plane {
-    pub(super) plane: AnyDataPlane,
+    plane: AnyDataPlane,
     runtime: tokio::runtime::Runtime,
+    /// Where it works: the proxy opens its sockets as it applies.
+    netns: Netns,
     /// Of eBPF: pins that go with this process, and a cgroup that nobody is in.
     _apart: Option<(OwnedFd, Cgroup)>,
 }
@@ -189,14 +192,16 @@ impl Plane {
             }
             _ => anyhow::bail!("no data plane {name}"),
         };
-        Ok(Plane { plane, runtime, _apart: apart })
+        Ok(Plane { plane, runtime, netns: Netns::open(space.path().as_ref())?, _apart: apart })
     }
 
     /// Applies; an operation that fails fails the bench.
     pub(super) fn apply(&mut self, ops: &[Op]) -> anyhow::Result<Duration> {
-        let start = Instant::now();
-        let report = self.runtime.block_on(self.plane.apply(ops));
-        let took = start.elapsed();
+        let (report, took) = self.netns.run(|| {
+            let start = Instant::now();
+            let report = self.runtime.block_on(self.plane.apply(ops));
+            (report, start.elapsed())
+        })?;
         let first = report.failed.first().map(|(_, error)| error.to_string());
         ensure!(report.applied == ops.len(), "{} of {} applied: {first:?}", report.applied, ops.len());
         Ok(took)
