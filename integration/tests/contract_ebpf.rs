@@ -3,7 +3,7 @@
 
 use mesh_agent::dataplane::ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes};
 use mesh_control::model::{Addresses, Name};
-use mesh_integration::contract::kernel::KernelPlane;
+use mesh_integration::{contract::kernel::KernelPlane, lab};
 
 struct Ebpf;
 
@@ -39,6 +39,10 @@ impl KernelPlane for Ebpf {
 
     fn leads_sockets() -> bool {
         true
+    }
+
+    fn possible() -> bool {
+        lab::has_tcx()
     }
 }
 

@@ -36,6 +36,9 @@ impl Plane {
         if self.config.contains("ipvs") && !lab::has_ipvs() {
             return false;
         }
+        if self.ebpf && !lab::has_tcx() {
+            return false;
+        }
         if !self.sealed {
             return lab::possible();
         }

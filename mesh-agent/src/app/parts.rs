@@ -77,6 +77,8 @@ pub(super) fn policy(config: &Config) -> Policy {
     Policy { publish, families }
 }
 
+/// Where the overlay cannot lead answers back to the node that a flow came in at, none are expected from there: flows to
+/// other nodes get this node's address.
 #[cfg(feature = "nftables")]
 pub(super) fn netfilter(config: &Config) -> crate::dataplane::NetfilterConfig {
     let overlay = overlay(config);
@@ -84,7 +86,10 @@ pub(super) fn netfilter(config: &Config) -> crate::dataplane::NetfilterConfig {
         node: config.node.name.clone(),
         vip_cidrs: config.vip_cidr.clone(),
         bridge: overlay.as_ref().map(|overlay| overlay.bridge.clone()),
-        overlay: overlay.map(|overlay| overlay.networks).unwrap_or_default(),
+        overlay: overlay
+            .filter(|_| crate::sys::ruleset::has_egress())
+            .map(|overlay| overlay.networks)
+            .unwrap_or_default(),
     }
 }
 
