@@ -176,8 +176,9 @@ pub async fn whoami_from(from: IpAddr, at: SocketAddr) -> Result<Whoami> {
 pub async fn echo(socket: &UdpSocket, at: SocketAddr, text: &str) -> Result<String> {
     socket.send_to(text.as_bytes(), at).await?;
     let mut answer = vec![0u8; 2048];
-    let (length, _) = timeout(at_this_pace(PATIENCE), socket.recv_from(&mut answer)).await??;
+    let (length, by) = timeout(at_this_pace(PATIENCE), socket.recv_from(&mut answer)).await??;
     let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    ensure!(by == at, "{by} answered {answer:?} to what {at} was asked");
     ensure!(answer.ends_with(text), "{at} answered {answer:?} to {text:?}");
     Ok(answer.split(' ').next().unwrap_or_default().to_owned())
 }

@@ -28,6 +28,7 @@ impl KernelPlane for Ebpf {
             vip_cidrs: networks(["10.96.0.0/16", "fd96::/64"]),
             overlay: Vec::new(),
             bridge: None,
+            device: None,
             snapshots: None,
             bpffs: Some(ground.bpffs()),
             cgroup: Some(ground.cgroup().to_owned()),

@@ -75,7 +75,9 @@ fn service(n: u32, count: u32) -> u32 {
 /// Through as many services as there are.
 pub(super) fn services(options: &Options, json: bool) -> anyhow::Result<()> {
     let count = options.most();
-    let mut ways = vec![Way::direct(count)?, Way::direct(count)?.tracked()?];
+    let bare = Way::new("one dnat rule for all", move |n| (vip(service(n, count)), PORT).into())?;
+    bare.path.translate()?;
+    let mut ways = vec![Way::direct(count)?, Way::direct(count)?.tracked()?, bare];
     // The other two are slow to load at this size.
     for contender in options.contenders(&[Contender::Iptables])? {
         ways.push(Way::through(contender, count)?);

@@ -6,7 +6,7 @@
 
 use super::{
     pump::{self, Sample, Sink},
-    services::{BACKENDS, TARGET},
+    services::{BACKENDS, TARGET, VIPS},
 };
 use crate::space::Space;
 use anyhow::Context as _;
@@ -60,6 +60,15 @@ impl Path {
         let rules = "table ip track {\n chain forward {\n type filter hook forward priority 0;\n \
                      ct state invalid drop\n }\n}\n";
         self.node.run("nft", &["-f", "-"], rules).context("connection tracking alone").map(drop)
+    }
+
+    /// Makes the node translate what goes to any VIP by one rule, to one backend: what the kernel needs for that at least.
+    pub(super) fn translate(&self) -> anyhow::Result<()> {
+        let rules = format!(
+            "table ip bare {{\n chain prerouting {{\n type nat hook prerouting priority -100;\n \
+             ip daddr {VIPS} dnat to {SERVER}:{TARGET}\n }}\n}}\n"
+        );
+        self.node.run("nft", &["-f", "-"], &rules).context("one rule").map(drop)
     }
 
     /// Connects to each of these, one after the other, from the client: microseconds.

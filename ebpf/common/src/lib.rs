@@ -162,7 +162,7 @@ pub struct Flow<A> {
     pub destination_port: u16,
     /// [`direction`] bits and what was seen of TCP.
     pub bits: u32,
-    /// Index into `backends`.
+    /// Index into `backends`; of a [`direction::GUEST`] the end of the other node's link-layer address.
     pub backend: u32,
     /// Generation of that backend when the flow began.
     pub generation: u32,
@@ -184,7 +184,17 @@ pub mod direction {
     pub const CLOSED: u32 = 0x8;
     /// The backend answered.
     pub const ANSWERED: u32 = 0x10;
+    /// Another node began the flow and translates it; only its answers are here, so that no flow of this node takes
+    /// their place.
+    pub const GUEST: u32 = 0x20;
 }
+
+/// Mark, and mask of it, of answers that the host has found to be a guest's, and sends back to where it came from.
+pub const GUEST_MARK: [u32; 2] = [0x4d00_0000, 0xff00_0000];
+
+/// Mark of packets of a flow that another node began and whose answers would be taken for those of a flow of this node:
+/// the host has to give it another source port.
+pub const CLASH_MARK: u32 = 0x4f00_0000;
 
 /// What becomes of a packet, computed.
 #[repr(C)]
@@ -418,12 +428,16 @@ pub struct Config {
     pub mode: u32,
     /// The overlay's bridge, to which this node's containers are attached; 0 without one.
     pub overlay: u32,
+    /// The overlay's device, by which other nodes' flows come; 0 without one.
+    pub tunnel: u32,
     /// New flows a CPU may begin within a jiffy; 0 means any number.
     pub new_flows: u32,
     /// Jiffies in a second.
     pub hz: u32,
     /// Lines of `cache4` and of `cache6`, less 1: all bits below the highest.
     pub cached: u32,
+    /// Always 0.
+    pub pad: u32,
     /// This node's address, the source of masqueraded flows; zero without one.
     pub node4: V4,
     /// This node's address on the overlay.

@@ -49,7 +49,7 @@ fn no_type_has_padding() {
         FrontendCounts { no_backend, denied, limited };
         BackendCounts { begun, ended, reset, bytes_in, bytes_out };
         Config {
-            netns, epoch, mode, overlay, new_flows, hz, cached, node4, overlay4, vips4, node6, overlay6, vips6
+            netns, epoch, mode, overlay, tunnel, new_flows, hz, cached, pad, node4, overlay4, vips4, node6, overlay6, vips6
         };
         Pace { jiffy, flows, events, pad };
         Event { source, destination, source_port, destination_port, family, protocol, reason };

@@ -263,20 +263,34 @@ impl Bed {
 
     /// The same with bytes, of pieces of that size if not 0.
     pub(crate) fn run_bytes(&self, way: Way, device: Device, bytes: &[u8], gso: u32) -> Outcome {
+        self.run_marked(way, device, bytes, gso, 0).0
+    }
+
+    /// The same with the packet's mark, which may be another afterwards.
+    pub(crate) fn run_marked(
+        &self,
+        way: Way,
+        device: Device,
+        bytes: &[u8],
+        gso: u32,
+        mark: u32,
+    ) -> (Outcome, u32) {
         let name = if way == Way::In { "tc_ingress" } else { "tc_egress" };
         let program: &SchedClassifier = self.ebpf.program(name).unwrap().try_into().unwrap();
-        // `struct __sk_buff`: `ifindex` at 40, `gso_segs` at 164, `gso_size` at 176.
-        let mut context = [0; 192];
+        // `struct __sk_buff`: `mark` at 8, `ifindex` at 40, `gso_segs` at 164, `gso_size` at 176.
+        let (mut context, mut left) = ([0; 192], [0; 192]);
+        context[8..12].copy_from_slice(&mark.to_ne_bytes());
         context[40..44].copy_from_slice(&device.index().to_ne_bytes());
         context[164..168].copy_from_slice(&u32::from(gso != 0).to_ne_bytes());
         context[176..180].copy_from_slice(&gso.to_ne_bytes());
         let mut out = vec![0; bytes.len() + 512];
         let mut options = TestRunOptions::new();
-        (options.data_in, options.data_out, options.ctx_in) =
-            (Some(bytes), Some(&mut out[..]), Some(&context[..]));
+        (options.data_in, options.data_out) = (Some(bytes), Some(&mut out[..]));
+        (options.ctx_in, options.ctx_out) = (Some(&context[..]), Some(&mut left[..]));
         let result = self.netns.run(|| program.test_run(options)).unwrap();
         out.truncate(result.data_size_out as usize);
-        Outcome { verdict: result.return_value.cast_signed(), bytes: out }
+        let mark = left[8..12].try_into().map(u32::from_ne_bytes).unwrap();
+        (Outcome { verdict: result.return_value.cast_signed(), bytes: out }, mark)
     }
 }
 
@@ -292,6 +306,7 @@ fn config() -> Config {
         epoch: 1,
         mode: mode::EGRESS,
         overlay: Device::Mesh.index(),
+        tunnel: Device::Vx.index(),
         hz: 1000,
         cached: 63,
         node4: v4(four.node),

@@ -8,6 +8,7 @@ mod answers;
 mod bed;
 mod forward;
 mod fuzz;
+mod guests;
 mod icmp;
 mod maps;
 #[path = "../socket/netns.rs"]

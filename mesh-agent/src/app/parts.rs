@@ -105,6 +105,7 @@ pub(super) fn ebpf(
         addresses: config.node.addresses,
         vip_cidrs: config.vip_cidr.clone(),
         bridge: overlay.as_ref().map(|overlay| overlay.bridge.clone()),
+        device: overlay.as_ref().map(|overlay| overlay.device.clone()),
         overlay: overlay.map(|overlay| overlay.networks).unwrap_or_default(),
         snapshots: Some(snapshots),
         bpffs: chosen.bpffs.clone(),

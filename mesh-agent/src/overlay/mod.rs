@@ -7,6 +7,7 @@ pub mod apply;
 pub mod attach;
 pub mod config;
 mod handle;
+pub mod host;
 pub mod leases;
 mod measure;
 pub mod plan;

@@ -27,6 +27,9 @@ use std::{
 pub const RETURN_MARK: u32 = 0x4d00_0000;
 /// Which bits of the mark say so.
 pub const RETURN_MASK: u32 = 0xff00_0000;
+/// Mark of packets that need another source port, as their answers would be taken for those of a flow that conntrack does
+/// not know.
+pub const CLASH_MARK: u32 = 0x4f00_0000;
 /// Their routing table.
 pub const RETURN_TABLE: u32 = 77;
 /// The priority of the rule that leads there: before the main table, and before what VPNs usually add.

@@ -3,10 +3,15 @@
 //!
 //! ```text
 //! ingress node:  client → node:8080 ─ dnat ─▶ 10.244.2.5:80 ─ mesh-vx ─▶ backend's node
-//! backend's node: in by mesh-vx, source not of the overlay: ct mark = number of the VTEP it came from
+//! backend's node: in by mesh-vx, source not of the overlay: zone and ct mark = number of the VTEP it came from
 //!                 answer of such a flow: mark = ct mark ─ ip rule ─▶ table 77 ─▶ mesh-vx
 //!                 egress of mesh-vx: destination MAC = that VTEP's, mark = 0 ─▶ VXLAN ─▶ ingress node
 //! ```
+//!
+//! A client may use one port of its own for connections to several nodes, which this one backend would take for the same.
+//! So each ingress node's flows have a conntrack zone of their own in the client's direction, and none in the answers':
+//! there conntrack finds that they clash, and gives the later flow another source port. Flows that conntrack does not see
+//! are told of by a mark (eBPF's programs, [`CLASH_MARK`]).
 //!
 //! One client's address cannot be kept: that of the backend's own node, dialling a port of another. Its answers would
 //! be at home before they were translated, so flows of nodes get the ingress node's address on the overlay.
@@ -14,10 +19,11 @@
 //! The number of rules does not grow with the nodes: two maps do. The mark has to be cleared on the way out, or the
 //! outer packet would take the same route again. Routes and the rule are the overlay's own ([`super::plan`]).
 
-use super::plan::{OverlayPlan, Peer, RETURN_MARK, RETURN_MASK};
+use super::plan::{CLASH_MARK, OverlayPlan, Peer, RETURN_MARK, RETURN_MASK};
 use crate::sys::{
     nft::{Data, Element, Expr, Family, Holds, Hook, HookKind, Kind, Nft, Set, Table, Transaction, reg},
     rtnl::Mac,
+    ruleset::has_egress,
 };
 use ipnetwork::IpNetwork;
 use std::{
@@ -34,8 +40,10 @@ const VTEPS: &str = "vteps";
 const NODES: [&str; 2] = ["nodes4", "nodes6"];
 /// Mark → VTEP, in the netdev table.
 const MACS: &str = "macs";
+/// Source ports for flows that have to get another: those that systems do not give their own connections.
+const PORTS: [u16; 2] = [1024, 32_767];
 /// Changes with the rules: those of another version are laid anew.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 /// The marks of peers by link-layer address.
 pub type Marks = BTreeMap<Mac, u32>;
@@ -52,7 +60,8 @@ pub fn marks(held: &Marks, peers: &[Peer]) -> Marks {
         let Mac([.., a, b, c]) = mac;
         let own = u32::from_be_bytes([0, a, b, c]);
         let mut numbers = (0..=!RETURN_MASK).map(|n| RETURN_MARK | (own.wrapping_add(n) & !RETURN_MASK));
-        if let Some(mark) = numbers.find(|mark| !used.contains(mark)) {
+        // Zone 0 is that of all other flows.
+        if let Some(mark) = numbers.find(|mark| mark & 0xffff != 0 && !used.contains(mark)) {
             used.insert(mark);
             place.insert(mark);
         }
@@ -68,38 +77,50 @@ fn ours(word: u32) -> [Expr; 2] {
     [Expr::mask(reg(word), reg(word + 1), &mask), Expr::cmp(reg(word + 1), true, &RETURN_MARK.to_ne_bytes())]
 }
 
-/// Notes by which VTEP a foreign flow came in, one rule for each family of the overlay.
+/// What came by the overlay from outside of it, a rule for each family of the overlay; the number of its VTEP's mark
+/// is in register 2.
+fn foreign(device: &str, networks: &[IpNetwork], text: &'static str, only: &[Expr], then: &[Expr]) -> Rules {
+    let rule = |network: &IpNetwork| {
+        let (proto, offset, len) = match network {
+            IpNetwork::V4(_) => (2_u8, 12, 4),
+            IpNetwork::V6(_) => (10, 8, 16),
+        };
+        let (base, mask) = match network {
+            IpNetwork::V4(n) => (n.network().octets().to_vec(), n.mask().octets().to_vec()),
+            IpNetwork::V6(n) => (n.network().octets().to_vec(), n.mask().octets().to_vec()),
+        };
+        let mut rule = Expr::came_by(device, true).to_vec();
+        rule.extend([
+            Expr::meta(reg(0), libc::NFT_META_NFPROTO),
+            Expr::cmp(reg(0), true, &[proto]),
+            Expr::network(reg(0), offset, len),
+            Expr::mask(reg(0), reg(0), &mask),
+            Expr::cmp(reg(0), false, &base),
+        ]);
+        rule.extend_from_slice(only);
+        rule.extend([Expr::link(reg(0), 6, 6), Expr::map(reg(0), reg(2), VTEPS)]);
+        rule.extend_from_slice(then);
+        (text, rule)
+    };
+    networks.iter().map(rule).collect()
+}
+
+/// Keeps the flows of each VTEP apart, before conntrack sees them.
+fn zones(device: &str, networks: &[IpNetwork]) -> Rules {
+    foreign(device, networks, "apart from other nodes' flows", &[], &[Expr::set_zone(reg(2))])
+}
+
+/// Notes by which VTEP a foreign flow came in.
 fn arrivals(device: &str, networks: &[IpNetwork]) -> Rules {
-    networks
-        .iter()
-        .map(|network| {
-            let (proto, offset, len) = match network {
-                IpNetwork::V4(_) => (2_u8, 12, 4),
-                IpNetwork::V6(_) => (10, 8, 16),
-            };
-            let (base, mask) = match network {
-                IpNetwork::V4(n) => (n.network().octets().to_vec(), n.mask().octets().to_vec()),
-                IpNetwork::V6(n) => (n.network().octets().to_vec(), n.mask().octets().to_vec()),
-            };
-            // NF_CT_STATE_BIT(IP_CT_NEW).
-            let new = 8_u32.to_ne_bytes();
-            let mut rule = Expr::came_by(device, true).to_vec();
-            rule.extend([
-                Expr::meta(reg(0), libc::NFT_META_NFPROTO),
-                Expr::cmp(reg(0), true, &[proto]),
-                Expr::network(reg(0), offset, len),
-                Expr::mask(reg(0), reg(0), &mask),
-                Expr::cmp(reg(0), false, &base),
-                Expr::ct(reg(0), libc::NFT_CT_STATE),
-                Expr::mask(reg(0), reg(0), &new),
-                Expr::cmp(reg(0), false, &[0; 4]),
-                Expr::link(reg(0), 6, 6),
-                Expr::map(reg(0), reg(2), VTEPS),
-                Expr::set_ct(reg(2), libc::NFT_CT_MARK),
-            ]);
-            ("came in at another node", rule)
-        })
-        .collect()
+    // NF_CT_STATE_BIT(IP_CT_NEW).
+    let new = 8_u32.to_ne_bytes();
+    let only = [
+        Expr::ct(reg(0), libc::NFT_CT_STATE),
+        Expr::mask(reg(0), reg(0), &new),
+        Expr::cmp(reg(0), false, &[0; 4]),
+    ];
+    let note = [Expr::set_ct(reg(2), libc::NFT_CT_MARK)];
+    foreign(device, networks, "came in at another node", &only, &note)
 }
 
 /// Marks answers of such flows.
@@ -135,6 +156,19 @@ fn departing(bridge: &str, device: &str) -> Rules {
     let of = [(NODES[0], 2, 12, 4), (NODES[1], 10, 8, 16)];
     let mut rules: Rules = ways.iter().flat_map(|way| of.map(|of| rule((of, way)))).collect();
     rules.push(("a container that leaves the overlay", out));
+    for (proto, offset, len) in [(libc::NFPROTO_IPV4, 12, 4), (libc::NFPROTO_IPV6, 8, 16)] {
+        let rule = vec![
+            Expr::meta(reg(0), libc::NFT_META_MARK),
+            Expr::cmp(reg(0), true, &CLASH_MARK.to_ne_bytes()),
+            Expr::meta(reg(0), libc::NFT_META_NFPROTO),
+            Expr::cmp(reg(0), true, &[u8::try_from(proto).unwrap_or_default()]),
+            Expr::network(reg(0), offset, len),
+            Expr::immediate(reg(4), &PORTS[0].to_be_bytes()),
+            Expr::immediate(reg(5), &PORTS[1].to_be_bytes()),
+            Expr::snat(proto, reg(0), [reg(4), reg(5)]),
+        ];
+        rules.push(("its answers have another's place", rule));
+    }
     rules
 }
 
@@ -155,15 +189,22 @@ struct Chain {
     rules: Rules,
 }
 
-/// The tables, each with its map and its chains.
-fn tables(bridge: &str, device: &str, networks: &[IpNetwork]) -> [(Table, Vec<Set>, Vec<Chain>); 2] {
+/// The tables, each with its map and its chains; without the egress hook only what departs is seen to.
+fn tables(
+    bridge: &str,
+    device: &str,
+    networks: &[IpNetwork],
+    leads: bool,
+) -> Vec<(Table, Vec<Set>, Vec<Chain>)> {
     let hook = |kind, number, device: Option<&str>| {
         // The priority of mangle tables: after conntrack, before NAT.
         Hook { kind, number, priority: -150, device: device.map(str::to_owned) }
     };
+    let early = Hook { priority: -300, ..hook(HookKind::Filter, libc::NF_INET_PRE_ROUTING, None) };
     let mut prerouting = arrivals(device, networks);
     prerouting.extend(answers(Some(device)));
-    let inet = vec![
+    let mut inet = vec![
+        Chain { name: "raw", hook: early, rules: zones(device, networks) },
         Chain {
             name: "prerouting",
             hook: hook(HookKind::Filter, libc::NF_INET_PRE_ROUTING, None),
@@ -192,10 +233,12 @@ fn tables(bridge: &str, device: &str, networks: &[IpNetwork]) -> [(Table, Vec<Se
     let macs = Set::new(MACS, &[Kind::Mark], Holds::Data(&[Kind::Ether]));
     let nodes4 = Set::new(NODES[0], &[Kind::Ipv4], Holds::Keys);
     let nodes6 = Set::new(NODES[1], &[Kind::Ipv6], Holds::Keys);
-    [
-        (Table::new(Family::Inet, TABLE), vec![vteps, nodes4, nodes6], inet),
-        (Table::new(Family::Netdev, TABLE), vec![macs], egress),
-    ]
+    inet.retain(|chain| leads || matches!(chain.hook.kind, HookKind::Nat));
+    let mut all = vec![(Table::new(Family::Inet, TABLE), vec![vteps, nodes4, nodes6], inet)];
+    if leads {
+        all.push((Table::new(Family::Netdev, TABLE), vec![macs], egress));
+    }
+    all
 }
 
 /// Elements of the sets, in the order of [`tables`].
@@ -235,6 +278,8 @@ fn held(nft: &mut Nft) -> io::Result<Marks> {
 pub struct Returns {
     nft: Nft,
     networks: Vec<IpNetwork>,
+    /// Whether the kernel has the egress hook.
+    leads: bool,
     /// For which plan all was found in order, and the number of the last change of any table then.
     stands: Option<(u32, OverlayPlan)>,
 }
@@ -245,25 +290,32 @@ impl Returns {
     /// # Errors
     /// What the kernel says.
     pub fn open(networks: Vec<IpNetwork>) -> io::Result<Returns> {
-        Ok(Returns { nft: Nft::open()?, networks, stands: None })
+        Ok(Returns { nft: Nft::open()?, networks, leads: has_egress(), stands: None })
+    }
+
+    /// Whether answers find their way back: the kernel has the egress hook (Linux 5.16). Else all that is done is to give
+    /// departing flows this node's address.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leads
     }
 
     /// Brings the kernel to what `plan` needs; whether anything had to change. Nothing is written when nothing did.
     ///
     /// # Errors
-    /// What the kernel says: `EOPNOTSUPP` of one before 5.16, which has no egress hook.
+    /// What the kernel says.
     pub fn ensure(&mut self, plan: &OverlayPlan) -> io::Result<bool> {
         let generation = self.nft.generation()?;
         // A chain goes with its device, which is no change of tables by anybody.
         if self.stands.as_ref().is_some_and(|(at, stood)| *at == generation && stood == plan)
-            && !self.nft.chains(&Table::new(Family::Netdev, TABLE))?.is_empty()
+            && !(self.leads && self.nft.chains(&Table::new(Family::Netdev, TABLE))?.is_empty())
         {
             return Ok(false);
         }
         let held = held(&mut self.nft)?;
         let marks = marks(&held, &plan.peers);
         let wanted = elements(&marks, &plan.peers);
-        let tables = tables(&plan.bridge.name, &plan.vxlan.name, &self.networks);
+        let tables = tables(&plan.bridge.name, &plan.vxlan.name, &self.networks, self.leads);
         let mut batch = Transaction::new();
         let mut changed = false;
         for ((table, sets, chains), wanted) in tables.iter().zip(&wanted) {

@@ -4,8 +4,9 @@ use ipnetwork::IpNetwork;
 use mesh_agent::{
     overlay::{
         OverlayConfig,
-        apply::{Applied, OverlayError, apply, teardown},
+        apply::{Applied, apply, teardown},
         attach::{AttachError, AttachRequest, Attachment, Containers, Ground},
+        host::OverlayError,
         plan::OverlayPlan,
     },
     sys::{

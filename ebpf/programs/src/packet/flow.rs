@@ -122,6 +122,13 @@ pub fn resolve<A: Steps>(skb: Skb, line: u32) -> Act {
     // another flow meanwhile, this packet goes where that one's would.
     let flow = unsafe { &mut *flow };
     let reply = flow.bits & direction::REPLY != 0;
+    if flow.bits & direction::GUEST != 0 {
+        let bits = tcp(packet, true);
+        if flow.bits & bits != bits {
+            atomic::fetch_or(&raw mut flow.bits, bits);
+        }
+        return Act::NEXT;
+    }
     if packet.leaves && !reply {
         return Act::NEXT;
     }
@@ -169,10 +176,9 @@ pub fn fill<A: Ip>(rewrite: &mut Rewrite<A>, packet: &Packet<A>, flow: &Flow<A>)
     rewrite.backend = flow.backend;
 }
 
-/// Notes in both directions what a packet says of its TCP, and once a second that the flow lives.
+/// What a packet with these flags of TCP, or a datagram with none, says of its flow.
 #[inline(always)]
-fn note<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, flags: u8, config: &Config) {
-    let reply = flow.bits & direction::REPLY != 0;
+fn said(flags: u8, reply: bool) -> u32 {
     let mut bits = if reply { direction::ANSWERED } else { 0 };
     if flags & FIN != 0 {
         bits |= if reply { direction::FIN_BACKEND } else { direction::FIN_CLIENT };
@@ -180,6 +186,21 @@ fn note<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, flags: u8, config: &Confi
     if flags & RST != 0 {
         bits |= direction::CLOSED;
     }
+    bits
+}
+
+/// The same of a whole packet.
+#[inline(always)]
+pub fn tcp<A: Ip>(packet: &Packet<A>, reply: bool) -> u32 {
+    let whole = packet.kind == Kind::Ports && packet.key.protocol == TCP;
+    said(if whole { packet.flags } else { 0 }, reply)
+}
+
+/// Notes in both directions what a packet says of its TCP, and once a second that the flow lives.
+#[inline(always)]
+fn note<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, flags: u8, config: &Config) {
+    let reply = flow.bits & direction::REPLY != 0;
+    let mut bits = said(flags, reply);
     let both = direction::FIN_CLIENT | direction::FIN_BACKEND;
     if (flow.bits | bits) & both == both {
         bits |= direction::CLOSED;

@@ -66,6 +66,13 @@ impl Skb {
         // SAFETY: the kernel gives a context that lives as long as the program runs; the verifier checks what is read.
         unsafe { &*self.0 }
     }
+
+    /// Marks the packet.
+    #[inline(always)]
+    pub fn mark(self, mark: u32) {
+        // SAFETY: as in `get`; this field may be written.
+        unsafe { (*self.0).mark = mark };
+    }
 }
 
 impl Frame for Skb {

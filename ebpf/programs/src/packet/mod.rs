@@ -14,6 +14,7 @@ mod events;
 mod flow;
 mod fragment;
 mod frame;
+mod guest;
 mod icmp;
 mod ip;
 mod nat;

@@ -15,7 +15,7 @@ use super::{
     work::{Steps, work},
 };
 use aya_ebpf::{EbpfContext as _, macros::classifier, programs::TcContext};
-use mesh_ebpf_common::{Config, Drop, V4, V6, direction};
+use mesh_ebpf_common::{Config, Drop, GUEST_MARK, V4, V6, direction};
 
 /// `ETH_P_IP` and `ETH_P_IPV6`, in the order of the bytes.
 const IPV4: u16 = 0x0800_u16.to_be();
@@ -39,11 +39,12 @@ pub fn tc_egress(ctx: TcContext) -> i32 {
 }
 
 /// Tells the families apart. What has a VLAN's tag is for the VLAN's own device, and a device without Ethernet is none
-/// of ours.
+/// of ours. Answers of guests have their mark already where a bridge lets the host's tables see its packets.
 #[inline(always)]
 fn enter(skb: Skb, leaves: bool) -> i32 {
     let protocol = skb.get().protocol as u16;
-    if skb.get().vlan_present != 0 {
+    let [guest, mask] = GUEST_MARK;
+    if skb.get().vlan_present != 0 || skb.get().mark & mask == guest {
         return NEXT;
     }
     skb.headers();
@@ -121,6 +122,9 @@ fn decide<A: Steps>(skb: Skb, packet: &Packet<A>, config: &Config, line: u32) ->
         return Act::NEXT;
     }
     let act = A::choice();
+    if act == Act::NEXT && !packet.leaves && skb.device() == config.tunnel {
+        A::welcome(skb);
+    }
     if act != Act::BEGIN {
         return act;
     }

@@ -1,7 +1,7 @@
 //! The packet at hand, for functions that the verifier looks at by themselves, once: those have numbers and the context
 //! as arguments. Inlined they would multiply each other's paths, and together they need more than the 512 bytes of stack.
 
-use super::{act::Act, answer, begin, flow, frame::Skb, icmp, ip::Ip, parse::Packet};
+use super::{act::Act, answer, begin, flow, frame::Skb, guest, icmp, ip::Ip, parse::Packet};
 use aya_ebpf::{bindings::__sk_buff, macros::map, maps::PerCpuArray};
 use mesh_ebpf_common::{Service, V4, V6};
 
@@ -43,6 +43,8 @@ pub trait Steps: Ip {
     fn choice() -> Act;
     /// [`begin::open`].
     fn open(skb: Skb, line: u32) -> Act;
+    /// [`guest::welcome`].
+    fn welcome(skb: Skb);
     /// [`icmp::translate`].
     fn concern(skb: Skb, line: u32) -> Act;
     /// [`answer::error`].
@@ -52,7 +54,7 @@ pub trait Steps: Ip {
 }
 
 macro_rules! steps {
-    ($family:ty, $area:ident, $resolve:ident, $choice:ident, $open:ident, $concern:ident, $error:ident, $reset:ident) => {
+    ($family:ty, $area:ident, $resolve:ident, $choice:ident, $open:ident, $welcome:ident, $concern:ident, $error:ident, $reset:ident) => {
         impl Steps for $family {
             #[inline(always)]
             fn area() -> &'static PerCpuArray<Work<$family>> {
@@ -69,6 +71,10 @@ macro_rules! steps {
             #[inline(always)]
             fn open(skb: Skb, line: u32) -> Act {
                 Act::of($open(skb.0, line))
+            }
+            #[inline(always)]
+            fn welcome(skb: Skb) {
+                $welcome(skb.0);
             }
             #[inline(always)]
             fn concern(skb: Skb, line: u32) -> Act {
@@ -101,6 +107,12 @@ macro_rules! steps {
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
+        extern "C" fn $welcome(skb: *mut __sk_buff) -> u32 {
+            guest::welcome::<$family>(Skb(skb));
+            0
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
         extern "C" fn $concern(skb: *mut __sk_buff, line: u32) -> u32 {
             icmp::translate::<$family>(Skb(skb), line).number()
         }
@@ -117,5 +129,25 @@ macro_rules! steps {
     };
 }
 
-steps!(V4, WORK4, mesh_resolve4, mesh_choice4, mesh_open4, mesh_concern4, mesh_error4, mesh_reset4);
-steps!(V6, WORK6, mesh_resolve6, mesh_choice6, mesh_open6, mesh_concern6, mesh_error6, mesh_reset6);
+steps!(
+    V4,
+    WORK4,
+    mesh_resolve4,
+    mesh_choice4,
+    mesh_open4,
+    mesh_welcome4,
+    mesh_concern4,
+    mesh_error4,
+    mesh_reset4
+);
+steps!(
+    V6,
+    WORK6,
+    mesh_resolve6,
+    mesh_choice6,
+    mesh_open6,
+    mesh_welcome6,
+    mesh_concern6,
+    mesh_error6,
+    mesh_reset6
+);

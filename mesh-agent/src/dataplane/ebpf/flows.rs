@@ -23,8 +23,9 @@ mod idle {
     pub(super) const UNANSWERED: u64 = 60;
     /// One end is done.
     pub(super) const HALF: u64 = 3_600;
-    /// Both are, or it was reset.
-    pub(super) const CLOSED: u64 = 10;
+    /// Both are, or it was reset: as long as its end remembers it (`TCP_TIMEWAIT_LEN`), which a client's connection
+    /// through another node, from the same port, must not meet.
+    pub(super) const CLOSED: u64 = 60;
     /// Datagrams both ways.
     pub(super) const DATAGRAMS: u64 = 120;
     /// Datagrams one way.

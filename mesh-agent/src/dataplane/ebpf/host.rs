@@ -14,9 +14,16 @@ use crate::sys::{
 use mesh_control::model::Family;
 use mesh_ebpf::{
     Map,
-    common::{Config, V4, V6, mode},
+    common::{CLASH_MARK, Config, GUEST_MARK, V4, V6, mode},
 };
 use std::{collections::BTreeSet, io, net::IpAddr, path::Path};
+
+// What the programs say the overlay's tables hear.
+const _: () = {
+    use crate::overlay::plan;
+    assert!(CLASH_MARK == plan::CLASH_MARK);
+    assert!(GUEST_MARK[0] == plan::RETURN_MARK && GUEST_MARK[1] == plan::RETURN_MASK);
+};
 
 #[derive(Debug)]
 pub(super) struct Host {
@@ -148,7 +155,10 @@ impl Host {
                 follow(&mut self.nodes, nodes, &maps.nodes4, &maps.nodes6)?;
             }
         }
-        let bridge = config.bridge.as_ref().and_then(|name| links.iter().find(|link| link.name == *name));
+        let link = |name: &Option<String>| {
+            name.as_ref().and_then(|name| links.iter().find(|link| link.name == *name))
+        };
+        let (bridge, device) = (link(&config.bridge), link(&config.device));
         let on_bridge = |family| {
             let ours = addresses.iter().filter(|a| bridge.is_some_and(|bridge| a.link == bridge.index));
             ours.map(|a| a.network.ip())
@@ -157,6 +167,7 @@ impl Host {
         };
         let wanted = Config {
             overlay: bridge.map_or(0, |bridge| bridge.index),
+            tunnel: device.map_or(0, |device| device.index),
             overlay4: first(on_bridge(Family::V4)),
             overlay6: on_bridge(Family::V6),
             mode: mode::EGRESS,

@@ -64,6 +64,8 @@ pub struct EbpfConfig {
     pub overlay: Vec<IpNetwork>,
     /// The overlay's bridge.
     pub bridge: Option<String>,
+    /// The overlay's device, by which flows of other nodes come.
+    pub device: Option<String>,
     /// The mesh as it changes, for the addresses of its nodes.
     pub snapshots: Option<watch::Receiver<Arc<Snapshot>>>,
     /// A BPF file system; a usual one, or one mounted at `/run/mesh-agent/bpf`, when absent.

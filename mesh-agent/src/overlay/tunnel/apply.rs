@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     overlay::{
-        apply::{OverlayError, execute, underlay},
         config::{Encryption, OverlayConfig},
+        host::{OverlayError, execute, underlay},
         plan::OverlayPlan,
         step::{Step, is_mark},
         thing::Thing,

@@ -130,6 +130,14 @@ impl Expr {
         Expr::new(c"ct", &[(sys::NFTNL_EXPR_CT_SREG, sreg), (sys::NFTNL_EXPR_CT_KEY, key.unsigned_abs())])
     }
 
+    /// Puts the packet into the conntrack zone whose number the register's first two bytes are, as far as it goes in the
+    /// direction of its flow; answers stay in zone 0. Before conntrack only.
+    #[must_use]
+    pub fn set_zone(sreg: u32) -> Expr {
+        // IP_CT_DIR_ORIGINAL.
+        Expr::set_ct(sreg, libc::NFT_CT_ZONE).and(sys::NFTNL_EXPR_CT_DIR, Value::Bytes(vec![0]))
+    }
+
     /// Goes on only when the packet came in by this link (`yes`), or by another; not with this host's own. Uses the
     /// first four registers.
     #[must_use]
@@ -328,6 +336,25 @@ impl Expr {
                 (sys::NFTNL_EXPR_NAT_FAMILY, family.unsigned_abs()),
                 (sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, address),
                 (sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, port),
+            ],
+        )
+    }
+
+    /// Gives the flow the source address in a register, and a free port at random out of the range in two; `family` is
+    /// `NFPROTO_*`.
+    #[must_use]
+    pub fn snat(family: libc::c_int, address: u32, ports: [u32; 2]) -> Expr {
+        // NF_NAT_RANGE_PROTO_RANDOM_FULLY of linux/netfilter/nf_nat.h.
+        let random = 1 << 4;
+        Expr::new(
+            c"nat",
+            &[
+                (sys::NFTNL_EXPR_NAT_TYPE, libc::NFT_NAT_SNAT.unsigned_abs()),
+                (sys::NFTNL_EXPR_NAT_FAMILY, family.unsigned_abs()),
+                (sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, address),
+                (sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, ports[0]),
+                (sys::NFTNL_EXPR_NAT_REG_PROTO_MAX, ports[1]),
+                (sys::NFTNL_EXPR_NAT_FLAGS, random),
             ],
         )
     }
