@@ -8,10 +8,8 @@ use crate::{
 };
 use clap::Args;
 
-/// Exchanges in a turn; streams come every fourth turn.
-const BATCH: u32 = 50;
-const STREAMS: usize = 4;
-/// Turns in a round.
+/// Exchanges in a turn, and turns in a round; a stream goes before every second turn.
+const BATCH: u32 = 100;
 const TURNS: usize = 8;
 /// Who is measured, as far as the kernel takes it.
 const ALL: [Contender; 5] = [
@@ -36,11 +34,14 @@ pub(crate) struct Options {
     /// Only these parts, of connect and program.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Connections through these data planes alone, of ebpf, nftables, ipvs and userspace.
+    #[arg(long, value_delimiter = ',')]
+    planes: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { rounds: 3, services: vec![1, 1_000, 10_000], only: Vec::new() }
+        Options { rounds: 3, services: vec![1, 1_000, 10_000], only: Vec::new(), planes: Vec::new() }
     }
 }
 
@@ -72,7 +73,10 @@ pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
         }
     }
     if wants("connect") {
-        let contenders = Contender::able(&ALL)?;
+        let chosen = |of: &&Contender| {
+            options.planes.is_empty() || options.planes.iter().any(|name| name == of.name())
+        };
+        let contenders = Contender::able(&ALL.iter().filter(chosen).copied().collect::<Vec<_>>())?;
         for services in &options.services {
             connect(&contenders, *services, options.rounds, json)?;
         }
@@ -91,12 +95,12 @@ fn connect(contenders: &[Contender], services: u32, rounds: usize, json: bool) -
         // Nobody is always first.
         ways.rotate_left(1);
         for way in &mut ways {
+            if turn % 2 == 1 {
+                way.rates.push(way.path.stream((way.to)(first))?.rate);
+            }
             let took = way.path.exchanges((first..first + BATCH).map(&way.to))?;
             if turn > 0 {
                 way.times.push(took / f64::from(BATCH));
-            }
-            if turn % STREAMS == 1 {
-                way.rates.push(way.path.stream((way.to)(first))?.rate);
             }
         }
         first += BATCH;
@@ -107,13 +111,15 @@ fn connect(contenders: &[Contender], services: u32, rounds: usize, json: bool) -
     let mut table = Table::new(&title, &["way", "connections/s", "of direct", "MiB/s", "of direct"]);
     let [direct, ..] = &ways[..] else { return Ok(()) };
     for way in &ways {
-        let (time, rate) = (median(&way.times), median(&way.rates));
+        let ratio = |over: &[f64], under: &[f64]| {
+            median(&over.iter().zip(under).map(|(over, under)| over / under).collect::<Vec<_>>())
+        };
         table.row(&[
             way.name.to_owned(),
-            format!("{:.0}", 1.0 / time),
-            format!("{:.2}", median(&direct.times) / time),
-            format!("{rate:.1}"),
-            format!("{:.2}", rate / median(&direct.rates)),
+            format!("{:.0}", 1.0 / median(&way.times)),
+            format!("{:.2}", ratio(&direct.times, &way.times)),
+            format!("{:.0}", median(&way.rates)),
+            format!("{:.2}", ratio(&way.rates, &direct.rates)),
         ]);
     }
     table.print(json);

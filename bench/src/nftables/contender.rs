@@ -169,6 +169,7 @@ impl Plane {
                     vip_cidrs: config.vip_cidrs,
                     overlay: config.overlay,
                     bridge: None,
+                    device: None,
                     snapshots: None,
                     bpffs: Some(format!("/proc/{}/fd/{}", std::process::id(), pins.as_raw_fd()).into()),
                     cgroup: Some(cgroup.path().to_owned()),
