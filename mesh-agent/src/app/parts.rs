@@ -56,6 +56,7 @@ pub(super) fn overlay(config: &Config) -> Option<OverlayConfig> {
         probe_port: links.probe_port,
         probe_interval: links.probe_interval,
         encryption: links.encryption,
+        ipvs: false,
     };
     let wanted = !overlay.networks.is_empty() && overlay.local().is_some();
     wanted.then_some(overlay)

@@ -43,7 +43,7 @@ impl Worker {
             rtnl: Rtnl::open()?,
             containers: Containers::default(),
             #[cfg(feature = "nftables")]
-            returns: super::returns::Returns::open(config.networks.clone())?,
+            returns: super::returns::Returns::open(config.networks.clone(), config.ipvs)?,
             config,
             settled,
             stands: None,

@@ -129,6 +129,7 @@ impl World {
             probe_port: OverlayConfig::PROBE_PORT,
             probe_interval: OverlayConfig::PROBE,
             encryption: None,
+            ipvs: false,
         };
         Node { netns, config, tunnels: Vec::new() }
     }
