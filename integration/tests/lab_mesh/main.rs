@@ -10,7 +10,7 @@ mod setup;
 
 use anyhow::{Context, ensure};
 use mesh_integration::{
-    BOUND, HostMesh, Load, echo,
+    BOUND, HostMesh, Load, at_most_now, echo,
     lab::{Capture, Host},
     until, whoami, whoami_from,
 };
@@ -23,7 +23,7 @@ use setup::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket},
     sync::Arc,
 };
 use tokio::task::AbortHandle;
@@ -270,7 +270,13 @@ async fn a_dead_nodes_instances_get_nothing_more(plane: &Plane) {
 async fn a_killed_agent_moves_no_packet(plane: &Plane) {
     let (mut mesh, containers) = start(plane).await;
     let service = one_in_each(&mut mesh, &containers, "tcp", "8080:8000", 8000);
-    mesh.write_service_file("whoami.yaml", &format!("services:\n{service}")).unwrap();
+    // For the one that stays: whoami waits for requests for half a minute only.
+    mirror(&containers[1], 8100);
+    let mirror = containers[1].endpoint("mirror");
+    let text = format!(
+        "services:\n{service}  mirror:\n    ports: [\"8100:8100\"]\n    x-mesh: {{endpoints: [{mirror}}}]}}\n"
+    );
+    mesh.write_service_file("both.yaml", &text).unwrap();
     let own = mesh.lab.client_address(3)[0];
     let mut loads = Vec::new();
     for node in mesh.nodes() {
@@ -278,14 +284,14 @@ async fn a_killed_agent_moves_no_packet(plane: &Plane) {
         until_met(&mesh, at, &["whoami-1", "whoami-2"]).await;
         loads.push((Load::from(&mesh.lab.client, own, at), node));
     }
-    let at: SocketAddr = (mesh.node(3).place.address, 8080).into();
+    let at: SocketAddr = (mesh.node(3).place.address, 8100).into();
+    until("the mirror answers", BOUND, || async { mirrored(&mesh.lab.client, at, b"first").map(drop) }).await;
     for (i, (load, node)) in (1..).zip(&loads) {
         load.answers(20).await;
-        // Whoami waits for a request as long as one of these turns takes.
         let mut kept = mesh.lab.client.inside(|| TcpStream::connect_timeout(&at, BOUND)).flatten().unwrap();
         mesh.crash(i).await.unwrap();
         // Sooner than the others take the node for dead, and part with its instances.
-        load.answers(40).await;
+        load.answers(at_most_now(40)).await;
         mesh.start_agent(i).unwrap();
         until("the agent holds its table again", BOUND, || async {
             let (status, body) = node.metrics("/readyz").await?;
@@ -297,10 +303,10 @@ async fn a_killed_agent_moves_no_packet(plane: &Plane) {
         .await;
         load.answers(100).await;
         kept.set_read_timeout(Some(BOUND)).unwrap();
-        kept.write_all(b"GET / HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n").unwrap();
+        kept.write_all(b"from before").and_then(|()| kept.shutdown(Shutdown::Write)).unwrap();
         let mut answer = String::new();
         kept.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "a connection from before: {answer}");
+        assert_eq!(answer, "from before");
     }
     for (load, _) in loads {
         let seen = load.stop();
