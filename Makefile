@@ -10,7 +10,7 @@ CARGO ?= cargo
 # nextest's closing line is what CI reads; cargo test is the way out where nextest cannot be installed.
 NEXTEST_PROFILE ?= $(if $(CI),ci,default)
 
-.PHONY: help setup demo demo-partition sim test test-vm unit lint fmt clippy deny doc bench ebpf ebpf-check clean
+.PHONY: help setup demo demo-partition sim test test-vm bench-vm unit lint fmt clippy deny doc bench ebpf ebpf-check clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,11 @@ test: ## Install what is missing, then format, lint, unit, property, contract an
 test-vm: ## Tests on other kernels, in QEMU (VM_ARGS="--kernel 6.1 --group nftables")
 	$(CARGO) build --workspace --bin mesh-vm --locked
 	target/debug/mesh-vm test $(VM_ARGS)
+
+bench-vm: ## All data planes beside each other on a kernel with IPVS (BENCH_ARGS="--only program")
+	$(CARGO) build --release --locked -p mesh-bench
+	$(CARGO) build --workspace --bin mesh-vm --locked
+	target/debug/mesh-vm run --limit 1500 --memory 3072 target/release/mesh-bench planes $(BENCH_ARGS)
 
 unit: ## Only the tests of the crates themselves
 	$(CARGO) nextest run --workspace --exclude mesh-integration --locked

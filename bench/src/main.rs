@@ -7,6 +7,7 @@ mod ebpf;
 mod memory;
 mod nftables;
 mod plan;
+mod planes;
 mod process;
 mod proxy;
 mod serf;
@@ -36,6 +37,9 @@ enum What {
     Ebpf(ebpf::Options),
     /// The nftables data plane and the overlay against iptables, nft and plain forwarding. Needs root.
     Nftables(nftables::Options),
+    /// All data planes and kube-proxy's shape beside each other, and IPVS against `ipvsadm -R`. Needs root, and a kernel
+    /// with IPVS (`make bench-vm`).
+    Planes(planes::Options),
     /// Cost of compile and diff at 100, 1,000 and 10,000 services.
     Plan,
     /// Time from one change to snapshot, DNS and data plane at 100, 1,000 and 10,000 services.
@@ -82,6 +86,7 @@ fn main() -> anyhow::Result<()> {
         What::Memory(options) => memory::run(&options, args.json)?,
         What::Ebpf(options) => ebpf::run(&options, args.json)?,
         What::Nftables(options) => nftables::run(&options, args.json)?,
+        What::Planes(options) => planes::run(&options, args.json)?,
         What::Plan => plan::run(args.json),
         What::Proxy(options) => proxy::run(&options, args.json)?,
         What::Serf(options) => serf::run(&options, args.json)?,

@@ -4,6 +4,7 @@ use anyhow::{Context as _, bail};
 use mesh_agent::sys::netns::Netns;
 use std::{
     io::{Read as _, Write as _},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
 };
@@ -71,9 +72,9 @@ impl Space {
 
 fn run(program: &str, arguments: &[&str], input: &str) -> anyhow::Result<String> {
     let mut command = Command::new("timeout");
-    command.args([PATIENCE, program]).args(arguments);
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    // By its path: the timeout of a busybox would take what busybox has of that name.
+    let path = find(program).with_context(|| format!("{program}: not installed"))?;
+    command.arg(PATIENCE).arg(path).args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| program.to_owned())?;
     let (mut stdin, mut stderr) = (child.stdin.take(), child.stderr.take());
@@ -95,13 +96,16 @@ fn run(program: &str, arguments: &[&str], input: &str) -> anyhow::Result<String>
     match output.status.code() {
         Some(0) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         Some(124) => bail!("{}: not done in {PATIENCE} s", line()),
-        Some(127) => bail!("{}: not installed", line()),
         _ => bail!("{}: {}", line(), says.lines().next().unwrap_or("failed without a word")),
     }
 }
 
 /// Whether a program is installed.
 pub(crate) fn installed(program: &str) -> bool {
+    find(program).is_some()
+}
+
+fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
-    format!("{path}:/usr/sbin:/sbin").split(':').any(|f| std::path::Path::new(f).join(program).exists())
+    format!("{path}:/usr/sbin:/sbin").split(':').map(|f| Path::new(f).join(program)).find(|p| p.exists())
 }

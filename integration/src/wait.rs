@@ -8,11 +8,21 @@ pub const BOUND: Duration = Duration::from_secs(30);
 /// `time` times what `MESH_TEST_SLOW` says (a whole number): how many times slower than others this machine is, as an
 /// emulated one.
 pub(crate) fn at_this_pace(time: Duration) -> Duration {
+    time * slow()
+}
+
+/// Of so many requests those that a slow machine makes in the same time.
+#[must_use]
+pub fn at_most_now(count: u64) -> u64 {
+    (count / u64::from(slow())).max(1)
+}
+
+fn slow() -> u32 {
     static SLOW: LazyLock<u32> = LazyLock::new(|| {
         let slow = std::env::var("MESH_TEST_SLOW").unwrap_or_else(|_| "1".to_owned());
         slow.parse().unwrap_or_else(|_| panic!("MESH_TEST_SLOW is {slow:?}: it should be a whole number"))
     });
-    time * *SLOW
+    *SLOW
 }
 
 /// Asks again and again until `condition` says `Ok(value)`; panics with `what` and the last reason after `bound`

@@ -1,7 +1,7 @@
 //! The IPVS plane keeps the contract, with real packets between network namespaces: clients of other hosts and of the node
 //! itself, IPv4 and IPv6. Needs root and a kernel with IPVS, which `make test-vm` boots.
 
-use mesh_agent::dataplane::ipvs::{IpvsConfig, IpvsPlane};
+use mesh_agent::dataplane::{NetfilterConfig, ipvs::IpvsPlane};
 use mesh_control::model::Name;
 use mesh_integration::{contract::kernel::KernelPlane, lab};
 
@@ -14,7 +14,7 @@ impl KernelPlane for Ipvs {
     fn ground() {}
 
     fn make((): &()) -> IpvsPlane {
-        IpvsPlane::start(IpvsConfig {
+        IpvsPlane::start(NetfilterConfig {
             // Where the fixture's instances are.
             node: Name::new("n2").expect("a good name"),
             vip_cidrs: ["10.96.0.0/16", "fd96::/64"].map(|n| n.parse().expect("a network")).into(),

@@ -1,7 +1,7 @@
 //! The nftables plane keeps the contract, with real packets between network namespaces: clients of other hosts and of
 //! the node itself, IPv4 and IPv6. Needs root.
 
-use mesh_agent::dataplane::nftables::{NftablesConfig, NftablesPlane};
+use mesh_agent::dataplane::{NetfilterConfig, nftables::NftablesPlane};
 use mesh_control::model::Name;
 use mesh_integration::contract::kernel::KernelPlane;
 
@@ -14,7 +14,7 @@ impl KernelPlane for Nftables {
     fn ground() {}
 
     fn make((): &()) -> NftablesPlane {
-        NftablesPlane::start(NftablesConfig {
+        NftablesPlane::start(NetfilterConfig {
             // Where the fixture's instances are.
             node: Name::new("n2").expect("a good name"),
             vip_cidrs: ["10.96.0.0/16", "fd96::/64"].map(|n| n.parse().expect("a network")).into(),

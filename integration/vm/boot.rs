@@ -16,8 +16,6 @@ use std::{
 
 /// From power-on until the first group starts, and what a group has beyond its limit until the guest is taken to hang.
 const GRACE: Duration = Duration::from_secs(60);
-/// The guest's memory. Half of it is for the file system, whose content comes with it.
-const MEMORY: &str = "1536";
 /// A kernel that has an oops is no kernel to test on: it panics, and a panic ends QEMU. What is measured against real
 /// time goes wrong where this machine is busy: the check of the timer interrupt ends in a panic, and the processor's own
 /// clock runs fast.
@@ -38,7 +36,7 @@ impl Drop for Killed {
 }
 
 /// What to start.
-fn qemu(tools: &Tools, image: &Image, initrd: &Path) -> Command {
+fn qemu(tools: &Tools, image: &Image, (initrd, memory): (&Path, u32)) -> Command {
     let share = |folder: &str| tools.root.join("usr/share").join(folder);
     let program = tools.command("usr/bin/qemu-system-x86_64");
     // However this process ends, QEMU ends with it.
@@ -46,24 +44,24 @@ fn qemu(tools: &Tools, image: &Image, initrd: &Path) -> Command {
     qemu.args(["--pdeathsig", "KILL"]).arg(program.get_program()).args(program.get_args());
     qemu.env("QEMU_MODULE_DIR", tools.root.join("usr/lib/x86_64-linux-gnu/qemu"));
     qemu.arg("-L").arg(share("qemu")).arg("-L").arg(share("seabios"));
-    qemu.args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", MEMORY]);
+    qemu.args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", &memory.to_string()]);
     qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(initrd);
     qemu.args(["-append", COMMAND_LINE]);
     qemu.args(["-display", "none", "-nodefaults", "-no-user-config", "-no-reboot", "-serial", "stdio"]);
     qemu
 }
 
-/// Boots, shows every line that is worth it and waits for the end. `limit` says how long a group may take.
+/// Boots with so many MiB of memory, shows every line that is worth it and waits for the end. `limit` says how long a group may take.
 ///
 /// # Errors
 /// When QEMU cannot be run, or the guest panics, hangs or goes away; what was heard until then is in `watch`.
 pub(crate) fn boot(
-    (tools, image, initrd): (&Tools, &Image, &Path),
+    (tools, image, initrd, memory): (&Tools, &Image, &Path, u32),
     watch: &mut Watch,
     limit: impl Fn(&str) -> Duration,
     show: impl Fn(&str, Duration),
 ) -> Result<()> {
-    let mut command = qemu(tools, image, initrd);
+    let mut command = qemu(tools, image, (initrd, memory));
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut qemu = Killed(child.context("cannot start QEMU")?);
     let (sender, lines) = sync_channel(1024);

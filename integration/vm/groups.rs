@@ -85,7 +85,12 @@ pub(crate) const GROUPS: &[Group] = &[
     group("netlink", Binary::Unit("mesh-agent"), 300, &["sys::"]),
     long("lab_fixture", Binary::Test("lab_fixture"), 120, &[]),
     long("lab_hosts", Binary::Test("lab_hosts"), 120, &[]),
-    long("mesh", Binary::Test("lab_mesh"), 400, &["nftables::an_outside_client", "--skip", "ebpf"]),
+    long(
+        "mesh",
+        Binary::Test("lab_mesh"),
+        400,
+        &["nftables::an_outside_client", "nftables::everybody", "--skip", "ebpf"],
+    ),
     long("lab_mesh", Binary::Test("lab_mesh"), 1200, &[]),
     long("overlay", Binary::Test("overlay"), 1200, &[]),
     group("nftables", Binary::Test("contract_nftables"), 700, SHORT_CONTRACT),

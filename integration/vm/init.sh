@@ -15,6 +15,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
 hostname mesh-vm
 ip link set lo up
+# As systemd gives it to services.
+ulimit -Hn 524288
 # 5.10 does not load it when it is asked for by its netlink name.
 modprobe ip_vs
 

@@ -24,6 +24,9 @@ use std::{
 };
 use watch::Watch;
 
+/// A guest's memory, MiB. Half of it is for the file system, whose content comes with it.
+const MEMORY: u32 = 1536;
+
 /// Runs tests on other kernels, in virtual machines.
 #[derive(Debug, Parser)]
 #[command(name = "mesh-vm")]
@@ -57,6 +60,9 @@ enum What {
         /// Longest time in seconds
         #[arg(long, default_value_t = 300)]
         limit: u64,
+        /// The guest's memory in MiB
+        #[arg(long, default_value_t = MEMORY)]
+        memory: u32,
         /// A path on this machine, or the name of a program that the guest has
         program: String,
         /// Its arguments
@@ -104,8 +110,8 @@ fn run(cli: &Cli) -> Result<u8> {
             let kernels = names.iter().map(|n| the_kernel(n)).collect::<Result<Vec<_>>>()?;
             test(&kernels, &the_groups(group, *all)?, arguments)
         }
-        What::Run { kernel, limit, program, arguments } => {
-            let (kernel, lane) = (the_kernel(kernel)?, Lane::new()?);
+        What::Run { kernel, limit, memory, program, arguments } => {
+            let (kernel, lane) = (the_kernel(kernel)?, Lane::new(*memory)?);
             let here = PathBuf::from(program).canonicalize().ok().filter(|p| p.is_file());
             let path = here.as_ref().map_or_else(|| program.clone(), |p| p.display().to_string());
             let words = [path].into_iter().chain(arguments.iter().cloned()).collect();
@@ -139,10 +145,12 @@ fn the_groups(names: &[String], all: bool) -> Result<Vec<&'static Group>> {
 struct Lane {
     cache: Cache,
     tools: Tools,
+    /// MiB.
+    memory: u32,
 }
 
 impl Lane {
-    fn new() -> Result<Lane> {
+    fn new(memory: u32) -> Result<Lane> {
         if cfg!(not(all(target_os = "linux", target_arch = "x86_64"))) {
             bail!("the kernels and tools are those of Debian for x86-64, and this is another machine");
         }
@@ -150,7 +158,7 @@ impl Lane {
         let target = program.ancestors().nth(2).context("this program is not in a target folder")?;
         let cache = Cache::at(target.join("vm"))?;
         let tools = cache.tools()?;
-        Ok(Lane { cache, tools })
+        Ok(Lane { cache, tools, memory })
     }
 
     /// Boots a kernel with these programs of the machine and runs the tasks; the console goes to standard output. What
@@ -174,7 +182,7 @@ impl Lane {
             initrd::write(&initrd, &image, &self.tools, programs, (&tag, &script))?;
             let limit =
                 |name: &str| tasks.iter().find(|t| t.name == name).map_or(Duration::ZERO, |t| t.limit);
-            boot::boot((&self.tools, &image, &initrd), &mut watch, limit, show)
+            boot::boot((&self.tools, &image, &initrd, self.memory), &mut watch, limit, show)
         };
         let ended = boots();
         (watch, ended)
@@ -199,7 +207,7 @@ fn cannot(error: &anyhow::Error) -> Result<u8> {
 
 fn test(kernels: &[&Kernel], groups: &[&Group], arguments: &[String]) -> Result<u8> {
     let start = Instant::now();
-    let ready = Lane::new().and_then(|lane| {
+    let ready = Lane::new(MEMORY).and_then(|lane| {
         kernels.iter().try_for_each(|k| lane.cache.kernel(k, &lane.tools).map(drop))?;
         Ok(lane)
     });

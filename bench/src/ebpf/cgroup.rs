@@ -1,18 +1,21 @@
 //! Cgroups of the bench's own: what is attached to one concerns sockets that were made in it.
 
 use anyhow::Context as _;
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// A cgroup; removed when dropped.
 #[derive(Debug)]
-pub(super) struct Cgroup {
+pub(crate) struct Cgroup {
     root: PathBuf,
     path: PathBuf,
 }
 
 impl Cgroup {
     /// Makes one.
-    pub(super) fn new(name: &str) -> anyhow::Result<Cgroup> {
+    pub(crate) fn new(name: &str) -> anyhow::Result<Cgroup> {
         let mounts = fs::read_to_string("/proc/mounts")?;
         let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
         let root = mount.clone().find_map(|words| match words[..] {
@@ -23,6 +26,11 @@ impl Cgroup {
         let path = root.join(format!("mesh-bench-{}-{name}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
         Ok(Cgroup { root, path })
+    }
+
+    /// Its folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Moves this process into it.

@@ -7,6 +7,7 @@ mod forward;
 mod packet;
 mod reprogram;
 
+pub(crate) use cgroup::Cgroup;
 use clap::Args;
 
 /// How much.

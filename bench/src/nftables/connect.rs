@@ -1,37 +1,37 @@
 //! What a connection costs: through 10,000 services, and through a published port to a container of the node.
 
 use super::{
-    Options,
+    OURS, Options,
     contender::{Contender, Loaded, Plane},
     path::{NODE, Path, SERVER},
-    pump::{self, Sink},
     services::{self, PORT, TARGET, endpoint, vip},
 };
 use crate::table::{Table, median};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 /// Connections in a turn, and turns in a round.
 const BATCH: u32 = 200;
 const TURNS: usize = 10;
-/// The ports that are published: of connections, and of the stream.
-const PUBLISHED: (u16, u16) = (30_080, 30_090);
+/// The port that is published.
+const PUBLISHED: u16 = 30_080;
 
 /// A way to a backend.
-struct Way {
-    name: &'static str,
-    path: Path,
+pub(crate) struct Way {
+    pub(crate) name: &'static str,
+    pub(crate) path: Path,
     /// Where the `n`th connection goes.
-    to: Box<dyn Fn(u32) -> SocketAddr + Send + Sync>,
+    pub(crate) to: Box<dyn Fn(u32) -> SocketAddr + Send + Sync>,
     /// What holds the rules.
-    _rules: Option<Loaded>,
+    rules: Option<Loaded>,
     _plane: Option<Plane>,
-    times: Vec<f64>,
-    rates: Vec<f64>,
+    /// Of connections, of streams, of processor time.
+    pub(crate) times: Vec<f64>,
+    pub(crate) rates: Vec<f64>,
     costs: Vec<f64>,
 }
 
 impl Way {
-    fn new(
+    pub(crate) fn new(
         name: &'static str,
         to: impl Fn(u32) -> SocketAddr + Send + Sync + 'static,
     ) -> anyhow::Result<Way> {
@@ -39,12 +39,25 @@ impl Way {
             name,
             path: Path::new()?,
             to: Box::new(to),
-            _rules: None,
+            rules: None,
             _plane: None,
             times: Vec::new(),
             rates: Vec::new(),
             costs: Vec::new(),
         })
+    }
+
+    /// To the endpoints of so many services themselves.
+    pub(crate) fn direct(count: u32) -> anyhow::Result<Way> {
+        let to = move |n: u32| (endpoint(service(n, count), n % services::ENDPOINTS, 0), TARGET).into();
+        Way::new("direct", to)
+    }
+
+    /// To their VIPs, which a contender holds.
+    pub(crate) fn through(contender: Contender, count: u32) -> anyhow::Result<Way> {
+        let mut way = Way::new(contender.name(), move |n| (vip(service(n, count)), PORT).into())?;
+        way.rules = Some(contender.load(&way.path.node, count)?);
+        Ok(way)
     }
 
     fn tracked(mut self) -> anyhow::Result<Way> {
@@ -54,21 +67,20 @@ impl Way {
     }
 }
 
+/// The service of the `n`th connection: all over them.
+fn service(n: u32, count: u32) -> u32 {
+    n.wrapping_mul(7919) % count
+}
+
 /// Through as many services as there are.
 pub(super) fn services(options: &Options, json: bool) -> anyhow::Result<()> {
     let count = options.most();
-    let service = move |n: u32| n.wrapping_mul(7919) % count;
-    let direct = move |n| (endpoint(service(n), n % services::ENDPOINTS, 0), TARGET).into();
-    let bare = Way::new("one dnat rule for all", move |n| (vip(service(n)), PORT).into())?;
+    let bare = Way::new("one dnat rule for all", move |n| (vip(service(n, count)), PORT).into())?;
     bare.path.translate()?;
-    let mut ways = vec![Way::new("direct", direct)?, Way::new("direct", direct)?.tracked()?, bare];
-    for contender in Contender::all(options)? {
-        // The other two are slow to load at this size.
-        if matches!(contender, Contender::Ours | Contender::Iptables) {
-            let mut way = Way::new(contender.name(), move |n| (vip(service(n)), PORT).into())?;
-            way._rules = Some(contender.load(&way.path.node, count)?);
-            ways.push(way);
-        }
+    let mut ways = vec![Way::direct(count)?, Way::direct(count)?.tracked()?, bare];
+    // The other two are slow to load at this size.
+    for contender in options.contenders(&[Contender::Iptables])? {
+        ways.push(Way::through(contender, count)?);
     }
     connects(&mut ways, options)?;
     let title = format!(
@@ -83,10 +95,9 @@ pub(super) fn services(options: &Options, json: bool) -> anyhow::Result<()> {
 pub(super) fn ingress(options: &Options, json: bool) -> anyhow::Result<()> {
     let direct = |_| (SERVER, TARGET).into();
     let mut ways = vec![Way::new("direct", direct)?, Way::new("direct", direct)?.tracked()?];
-    let mut ours = Way::new(Contender::Ours.name(), |_| (NODE, PUBLISHED.0).into())?;
-    let mut plane = Plane::start(&ours.path.node)?;
-    plane.apply(&services::published(PUBLISHED.0, SERVER, TARGET))?;
-    plane.apply(&services::published(PUBLISHED.1, SERVER, pump::PORT))?;
+    let mut ours = Way::new(OURS.name(), |_| (NODE, PUBLISHED).into())?;
+    let mut plane = Plane::start(OURS.name(), &ours.path.node)?;
+    plane.apply(&services::published(PUBLISHED, SERVER, TARGET))?;
     ours._plane = Some(plane);
     ways.push(ours);
     connects(&mut ways, options)?;
@@ -94,10 +105,7 @@ pub(super) fn ingress(options: &Options, json: bool) -> anyhow::Result<()> {
         // Nobody is always first.
         ways.rotate_left(1);
         for way in &mut ways {
-            let published = way._plane.is_some();
-            let to: (Ipv4Addr, u16) = if published { (NODE, PUBLISHED.1) } else { (SERVER, pump::PORT) };
-            let sink = Sink::open(&way.path.server)?;
-            let sample = pump::pump(&way.path.client, &sink, to.into())?;
+            let sample = way.path.stream((way.to)(0))?;
             way.rates.push(sample.rate);
             way.costs.push(sample.cost);
         }
@@ -125,7 +133,7 @@ fn connects(ways: &mut [Way], options: &Options) -> anyhow::Result<()> {
 fn print(title: &str, ways: &[Way], json: bool) {
     let head = ["way", "connect p50 µs", "p99", "ours/its p50", "MiB/s", "ours/its", "CPU µs/MiB"];
     let mut table = Table::new(title, &head);
-    let Some(ours) = ways.iter().find(|way| way.name == Contender::Ours.name()) else { return };
+    let Some(ours) = ways.iter().find(|way| way.name == OURS.name()) else { return };
     for way in ways {
         let mut sorted = way.times.clone();
         sorted.sort_by(f64::total_cmp);

@@ -146,6 +146,7 @@ fn agents() -> anyhow::Result<Laid> {
             probe_port: OverlayConfig::PROBE_PORT,
             probe_interval: OverlayConfig::PROBE,
             encryption: None,
+            ipvs: false,
         };
         let snapshot = snapshot(me)?;
         let request = AttachRequest { netns: container.path().into(), name: "eth0".into(), address: None };

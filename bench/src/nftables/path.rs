@@ -4,12 +4,15 @@
 //!   client 10.1.0.2 ── 10.1.0.1 node 10.2.0.1 ── 10.2.0.2 server, which has every endpoint's address too
 //! ```
 
-use super::services::{BACKENDS, TARGET, VIPS};
+use super::{
+    pump::{self, Sample, Sink},
+    services::{BACKENDS, TARGET, VIPS},
+};
 use crate::space::Space;
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
-    io,
+    io::{self, Read as _},
     net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -24,10 +27,10 @@ const BACKLOG: i32 = 4096;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The three of them.
-pub(super) struct Path {
+pub(crate) struct Path {
     pub(super) client: Space,
     pub(super) node: Space,
-    pub(super) server: Space,
+    _server: Space,
     listener: Socket,
 }
 
@@ -46,9 +49,10 @@ impl Path {
             socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, TARGET)).into())?;
             socket.listen(BACKLOG)?;
             socket.set_nonblocking(true)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
             io::Result::Ok(socket)
         })??;
-        Ok(Path { client, node, server, listener })
+        Ok(Path { client, node, _server: server, listener })
     }
 
     /// Makes the node keep track of connections, and nothing else.
@@ -74,6 +78,37 @@ impl Path {
         times.context("a connection failed")
     }
 
+    /// Connects to each of these, one after the other, has the backend send a byte and hangs up when it is there: seconds
+    /// for all. Both ends are of one thread, so that nobody but a proxy has to be woken.
+    pub(crate) fn exchanges(&self, to: impl Iterator<Item = SocketAddr> + Send) -> anyhow::Result<f64> {
+        let exchange = |to: SocketAddr| {
+            let mut client = open(to)?;
+            self.listener.accept()?.0.send(b"x")?;
+            client.read_exact(&mut [0])
+        };
+        self.waiting(|| {
+            self.client.inside(|| {
+                let start = Instant::now();
+                to.into_iter().try_for_each(exchange).context("a connection failed")?;
+                Ok(start.elapsed().as_secs_f64())
+            })?
+        })
+    }
+
+    /// Sends from the client to `to` for half a second.
+    pub(crate) fn stream(&self, to: SocketAddr) -> anyhow::Result<Sample> {
+        self.waiting(|| pump::pump(&self.client, &Sink::from(self.listener.try_clone()?), to))
+    }
+
+    /// While the listener waits for connections that are under way.
+    fn waiting<T>(&self, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        self.hang_up();
+        self.listener.set_nonblocking(false)?;
+        let done = work();
+        self.listener.set_nonblocking(true)?;
+        done
+    }
+
     /// Lets go what connected: at least once for each half of [`BACKLOG`] connections.
     pub(super) fn hang_up(&self) {
         while self.listener.accept().is_ok() {}
@@ -82,13 +117,18 @@ impl Path {
 
 /// Connects and resets, in the namespace of the calling thread; how long the connection took.
 pub(super) fn connect(to: SocketAddr) -> io::Result<Duration> {
+    let start = Instant::now();
+    open(to).map(|_socket| start.elapsed())
+}
+
+/// A connection that is reset in the end: no port waits for the end of what nobody needs any more.
+fn open(to: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-    // No port waits for the end of a connection that nobody needs any more.
     socket.set_linger(Some(Duration::ZERO))?;
-    let (to, start) = (to.into(), Instant::now());
     socket.set_write_timeout(Some(PATIENCE))?;
-    socket.connect(&to)?;
-    Ok(start.elapsed())
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(&to.into())?;
+    Ok(socket)
 }
 
 fn micros(time: Duration) -> f64 {

@@ -3,6 +3,7 @@
 use crate::space::Space;
 use crate::{agent::pause, process};
 use anyhow::Context as _;
+use socket2::Socket;
 use std::{
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -20,11 +21,11 @@ const TIME: Duration = Duration::from_millis(400);
 
 /// What a stream did.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// MiB a second.
-    pub(super) rate: f64,
+    pub(crate) rate: f64,
     /// Processor time of this process, both ends and what the kernel does in their name, µs per MiB.
-    pub(super) cost: f64,
+    pub(crate) cost: f64,
 }
 
 /// A listening socket in a namespace.
@@ -34,6 +35,13 @@ impl Sink {
     /// Opens it.
     pub(super) fn open(space: &Space) -> anyhow::Result<Sink> {
         Ok(Sink(space.inside(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))??))
+    }
+}
+
+/// One that is there.
+impl From<Socket> for Sink {
+    fn from(listener: Socket) -> Sink {
+        Sink(listener.into())
     }
 }
 

@@ -1,8 +1,8 @@
 //! Connections while all that the kernel holds is replaced: none may fail.
 
 use super::{
-    Options,
-    contender::{Contender, Plane},
+    OURS, Options,
+    contender::Plane,
     path::{Path, connect},
     services::{self, PORT, vip},
 };
@@ -47,7 +47,7 @@ struct Met {
 pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
     let count = options.most();
     let path = Path::new()?;
-    let mut loaded = Contender::Ours.load(&path.node, count)?;
+    let mut loaded = OURS.load(&path.node, count)?;
     let met = Mutex::new(vec![Met::default(); PHASES.len()]);
     let (phase, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let work = thread::scope(|scope| {
@@ -119,7 +119,7 @@ fn phases(
                 2 => running.apply(&policies(count, round % 2 == 0))?,
                 3 => {
                     *plane = None;
-                    let mut next = Plane::start(&path.node)?;
+                    let mut next = Plane::start(OURS.name(), &path.node)?;
                     let (took, read) = next.observe()?;
                     anyhow::ensure!(read == count as usize, "the other run read {read} frontends");
                     *plane = Some(next);

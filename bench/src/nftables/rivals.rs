@@ -129,3 +129,21 @@ pub(super) fn nft_change(service: u32, e: u32, generation: u32) -> String {
     endpoint_chain_rules(&mut text, service, e, generation);
     text
 }
+
+/// Everything, for `ipvsadm -R`.
+pub(super) fn ipvsadm(services: u32) -> String {
+    let mut text = String::new();
+    for i in 0..services {
+        let vip = vip(i);
+        let _ = writeln!(text, "-A -t {vip}:{PORT} -s rr");
+        for e in 0..ENDPOINTS {
+            let _ = writeln!(text, "-a -t {vip}:{PORT} -r {}:{TARGET} -m -w 1", endpoint(i, e, 0));
+        }
+    }
+    text
+}
+
+/// One endpoint gets no new connections, for `ipvsadm -R`.
+pub(super) fn ipvsadm_change(service: u32, e: u32) -> String {
+    format!("-e -t {}:{PORT} -r {}:{TARGET} -m -w 0\n", vip(service), endpoint(service, e, 0))
+}

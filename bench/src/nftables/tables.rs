@@ -1,7 +1,6 @@
-//! Loading, changing and holding 1,000 and 10,000 services.
+//! Loading, changing and holding many services.
 
 use super::{
-    Options,
     contender::{Contender, Loaded},
     services,
 };
@@ -34,64 +33,64 @@ struct Row {
     slow: bool,
 }
 
-/// Measures and prints.
-pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
-    let mut rows = Vec::new();
-    for services in &options.services {
-        rows.extend(Contender::all(options)?.into_iter().map(|contender| Row {
-            contender,
-            services: *services,
-            load: Vec::new(),
-            change: Vec::new(),
-            moved: Vec::new(),
-            memory: Vec::new(),
-            slow: false,
-        }));
-    }
-    for round in 0..options.rounds.max(1) {
+/// Measures and prints; the first of the contenders is whom ratios are of. The tables are of loads, changes and memory, as
+/// they have a title.
+pub(crate) fn run(
+    contenders: &[Contender],
+    (sizes, rounds): (&[u32], usize),
+    [load, change, memory]: [Option<&str>; 3],
+    json: bool,
+) -> anyhow::Result<()> {
+    let row = |services, contender| Row {
+        contender,
+        services,
+        load: Vec::new(),
+        change: Vec::new(),
+        moved: Vec::new(),
+        memory: Vec::new(),
+        slow: false,
+    };
+    let mut rows: Vec<Row> = sizes
+        .iter()
+        .flat_map(|services| contenders.iter().map(|contender| row(*services, *contender)))
+        .collect();
+    for round in 0..rounds.max(1) {
         for row in rows.iter_mut().filter(|row| !row.slow) {
-            row.round().with_context(|| format!("{}, {}", row.contender.name(), row.services))?;
+            row.round(memory.is_some())
+                .with_context(|| format!("{}, {}", row.contender.name(), row.services))?;
             let (name, load) = (row.contender.name(), row.load.last().copied().unwrap_or(0.0));
-            eprintln!("nftables: round {round}: {name}, {} services: {load:.2} s", row.services);
+            eprintln!("round {round}: {name}, {} services: {load:.2} s", row.services);
         }
     }
     rows.sort_by_key(|row| row.services);
-    let print = |title: &str, part: &str, unit: (&str, f64, usize), value: fn(&Row) -> f64| {
-        if options.wants(part) {
-            table(title, unit, &rows, value).print(json);
-        }
+    let print = |title: Option<&str>, unit: (&str, f64, usize), value: fn(&Row) -> f64| {
+        title.into_iter().for_each(|title| table(title, unit, (contenders[0], &rows), value).print(json));
     };
-    let load = "nftables: load all services, 10 endpoints each, from nothing (goal: 10,000 at least 20 × faster than \
-                iptables, 80 × than iptables-nft)";
-    print(load, "load", ("ms", 1e3, 1), |row| median(&row.load));
-    let change = "nftables: change one endpoint (goal: 1,000 × faster than iptables at 10,000, and flat)";
-    print(change, "change", ("ms", 1e3, 3), |row| median(&row.change));
-    rows.iter().filter(|row| options.wants("change") && !row.moved.is_empty()).for_each(|row| {
-        let (services, moved) = (row.services, median(&row.moved) * 1e3);
-        eprintln!(
-            "nftables: {services} services: an endpoint moves, its flows are looked for: {moved:.3} ms"
-        );
+    print(load, ("ms", 1e3, 1), |row| median(&row.load));
+    print(change, ("ms", 1e3, 3), |row| median(&row.change));
+    rows.iter().filter(|row| change.is_some() && !row.moved.is_empty()).for_each(|row| {
+        let (name, services, moved) = (row.contender.name(), row.services, median(&row.moved) * 1e3);
+        eprintln!("{name}: {services} services: an endpoint moves, its flows are looked for: {moved:.3} ms");
     });
-    let memory = "nftables: kernel memory that the services take, slab + per-CPU + vmalloc (goal: at most 1/8 of \
-                  iptables)";
-    print(memory, "memory", ("MiB", 1.0 / f64::from(1 << 20), 1), |row| median(&row.memory));
+    print(memory, ("MiB", 1.0 / f64::from(1 << 20), 1), |row| median(&row.memory));
     Ok(())
 }
 
 impl Row {
-    fn round(&mut self) -> anyhow::Result<()> {
+    fn round(&mut self, memory: bool) -> anyhow::Result<()> {
         let space = Space::new()?;
-        let before = memory_at_rest()?;
+        let at_rest = || if memory { memory_at_rest() } else { Ok(0.0) };
+        let before = at_rest()?;
         let mut loaded = self.contender.load(&space, self.services)?;
         self.load.push(loaded.took.as_secs_f64());
-        self.memory.push(memory_at_rest()? - before);
+        self.memory.push(at_rest()? - before);
         self.changes(&space, &mut loaded)?;
         self.slow = loaded.took > SLOW;
         Ok(())
     }
 
     fn changes(&mut self, space: &Space, loaded: &mut Loaded) -> anyhow::Result<()> {
-        let count = if self.contender == Contender::Ours { CHANGES.0 } else { CHANGES.1 };
+        let count = if matches!(self.contender, Contender::Ours(_)) { CHANGES.0 } else { CHANGES.1 };
         let start = Instant::now();
         for i in 0..count {
             // Everywhere in the list of services.
@@ -112,7 +111,7 @@ impl Row {
 fn table(
     title: &str,
     (unit, scale, digits): (&str, f64, usize),
-    rows: &[Row],
+    (ours, rows): (Contender, &[Row]),
     value: fn(&Row) -> f64,
 ) -> Table {
     let mut table = Table::new(title, &["services", "by", unit, "its/ours", "to the size before", "rounds"]);
@@ -131,7 +130,7 @@ fn table(
             row.services.to_string(),
             row.contender.name().to_owned(),
             format!("{:.digits$}", own * scale),
-            ratio(Some(own), find(Contender::Ours, row.services)),
+            ratio(Some(own), find(ours, row.services)),
             ratio(Some(own), before),
             row.load.len().to_string(),
         ]);

@@ -61,6 +61,15 @@ pub fn has_ipvs() -> bool {
     false
 }
 
+/// Whether this kernel runs the eBPF programs: Linux 6.6. Says so when it is too old to.
+#[must_use]
+pub fn has_tcx() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let Some(why) = mesh_ebpf::place::too_old(release.trim()) else { return true };
+    eprintln!("SKIPPED: {why}: `make test-vm` boots one that has it");
+    false
+}
+
 /// The IPv4 and the IPv6 address on the underlay of the host with this last part, with their prefixes.
 fn underlay(last: u8) -> [IpNetwork; 2] {
     let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(last));

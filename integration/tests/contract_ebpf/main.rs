@@ -7,7 +7,7 @@ mod hitless;
 
 use mesh_agent::dataplane::ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes, Xdp};
 use mesh_control::model::{Addresses, Name};
-use mesh_integration::contract::kernel::KernelPlane;
+use mesh_integration::{contract::kernel::KernelPlane, lab};
 
 /// With room for so many directions of flows.
 struct Ebpf<const FLOWS: u32 = 4096>;
@@ -46,6 +46,10 @@ impl<const FLOWS: u32> KernelPlane for Ebpf<FLOWS> {
 
     fn leads_sockets() -> bool {
         true
+    }
+
+    fn possible() -> bool {
+        lab::has_tcx()
     }
 }
 

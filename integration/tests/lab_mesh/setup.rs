@@ -1,7 +1,10 @@
 //! The planes, and what every scenario begins with: three nodes, and instances in containers of two of them.
 
 use anyhow::ensure;
-use mesh_agent::{dataplane::ebpf::Apart, sys::wireguard::Wireguard};
+use mesh_agent::{
+    dataplane::ebpf::Apart,
+    sys::{ruleset::has_egress, wireguard::Wireguard},
+};
 use mesh_integration::{
     BOUND, HostMesh, agent_binary,
     lab::{self, Host, Lab},
@@ -34,9 +37,22 @@ pub(crate) struct Plane {
 }
 
 impl Plane {
+    /// Whether an instance is told its client's address. Where the kernel cannot, it says so.
+    pub(crate) fn knows_clients(&self) -> bool {
+        // The proxy tells it in band.
+        let known = !self.keeps_client.is_empty() || has_egress();
+        if !known {
+            eprintln!("SKIPPED: instances know their clients: no netdev egress hook before Linux 5.16");
+        }
+        known
+    }
+
     /// Whether it can be tested here: says so when not.
     pub(crate) fn possible(&self) -> bool {
         if self.config.contains("ipvs") && !lab::has_ipvs() {
+            return false;
+        }
+        if self.ebpf && !lab::has_tcx() {
             return false;
         }
         if !self.sealed {

@@ -17,7 +17,7 @@ use crate::{
     dataplane::{DataPlane, PlaneError},
     events::{self, EventLog},
     health::HealthHandle,
-    overlay,
+    overlay::{self, OverlayConfig},
     reconcile::{self, ReconcileConfig, ReconcileMetrics},
     source::{SourceId, StateWriter, api::ApiSource, file::FileSource},
 };
@@ -130,6 +130,7 @@ impl App {
 
         let plane = planes::start(config, &control.snapshots())?;
         let stays = plane.capabilities().survives_restart;
+        let ipvs = plane.name() == "ipvs";
         let reconcile_config = ReconcileConfig::new(parts::node_facts(config), parts::policy(config));
         let (complete, synced) = watch::channel(false);
         // Owned from here on: should a later part not start, it must not live on with its handles.
@@ -142,7 +143,8 @@ impl App {
             ReconcileMetrics::new(registry)?,
         );
 
-        let overlay = parts::overlay(config).map(|config| overlay::spawn(config, control.snapshots()));
+        let overlay = parts::overlay(config)
+            .map(|config| overlay::spawn(OverlayConfig { ipvs, ..config }, control.snapshots()));
         let overlay = overlay.transpose().map_err(StartError::Overlay)?;
         let announcing = overlay.as_ref().map(|overlay| {
             stop::Owned::spawn(tunnels::announce(info.tunnels, overlay.status(), writer.clone()))

@@ -56,6 +56,7 @@ pub(super) fn overlay(config: &Config) -> Option<OverlayConfig> {
         probe_port: links.probe_port,
         probe_interval: links.probe_interval,
         encryption: links.encryption,
+        ipvs: false,
     };
     let wanted = !overlay.networks.is_empty() && overlay.local().is_some();
     wanted.then_some(overlay)
@@ -77,14 +78,19 @@ pub(super) fn policy(config: &Config) -> Policy {
     Policy { publish, families }
 }
 
+/// Where the overlay cannot lead answers back to the node that a flow came in at, none are expected from there: flows to
+/// other nodes get this node's address.
 #[cfg(feature = "nftables")]
-pub(super) fn nftables(config: &Config) -> crate::dataplane::nftables::NftablesConfig {
+pub(super) fn netfilter(config: &Config) -> crate::dataplane::NetfilterConfig {
     let overlay = overlay(config);
-    crate::dataplane::nftables::NftablesConfig {
+    crate::dataplane::NetfilterConfig {
         node: config.node.name.clone(),
         vip_cidrs: config.vip_cidr.clone(),
         bridge: overlay.as_ref().map(|overlay| overlay.bridge.clone()),
-        overlay: overlay.map(|overlay| overlay.networks).unwrap_or_default(),
+        overlay: overlay
+            .filter(|_| crate::sys::ruleset::has_egress())
+            .map(|overlay| overlay.networks)
+            .unwrap_or_default(),
     }
 }
 
@@ -120,17 +126,6 @@ pub(super) fn ebpf(
             ..crate::dataplane::ebpf::Sizes::default()
         },
         new_flows: chosen.new_flows,
-    }
-}
-
-#[cfg(feature = "nftables")]
-pub(super) fn ipvs(config: &Config) -> crate::dataplane::ipvs::IpvsConfig {
-    let alike = nftables(config);
-    crate::dataplane::ipvs::IpvsConfig {
-        node: alike.node,
-        vip_cidrs: alike.vip_cidrs,
-        overlay: alike.overlay,
-        bridge: alike.bridge,
     }
 }
 

@@ -71,12 +71,12 @@ fn ebpf(_: &Config, _: &Snapshots) -> Result<AnyDataPlane, PlaneError> {
 
 #[cfg(feature = "nftables")]
 fn nftables(config: &Config) -> Result<AnyDataPlane, PlaneError> {
-    crate::dataplane::nftables::NftablesPlane::start(parts::nftables(config)).map(AnyDataPlane::from)
+    crate::dataplane::nftables::NftablesPlane::start(parts::netfilter(config)).map(AnyDataPlane::from)
 }
 
 #[cfg(feature = "nftables")]
 fn ipvs(config: &Config) -> Result<AnyDataPlane, PlaneError> {
-    crate::dataplane::ipvs::IpvsPlane::start(parts::ipvs(config)).map(AnyDataPlane::from)
+    crate::dataplane::ipvs::IpvsPlane::start(parts::netfilter(config)).map(AnyDataPlane::from)
 }
 
 #[cfg(not(feature = "nftables"))]

@@ -28,4 +28,6 @@ pub mod userspace;
 pub use any::AnyDataPlane;
 pub use counters::{BackendCounters, Counters, FrontendCounters};
 pub use explain::{Candidate, Explanation, Flow};
+#[cfg(feature = "nftables")]
+pub use netfilter::NetfilterConfig;
 pub use plane::{ApplyError, ApplyReport, Capabilities, DataPlane, PlaneError};

@@ -29,6 +29,8 @@ pub struct OverlayConfig {
     pub probe_interval: Duration,
     /// Whether, and how, packets between nodes are sealed; the same on every node.
     pub encryption: Option<Encryption>,
+    /// Whether this node's data plane is IPVS, which knows no zones of conntrack.
+    pub ipvs: bool,
 }
 
 /// How WireGuard seals what goes between nodes.
@@ -82,6 +84,7 @@ impl OverlayConfig {
             probe_port: Self::PROBE_PORT,
             probe_interval: Self::PROBE,
             encryption: None,
+            ipvs: false,
         }
     }
 

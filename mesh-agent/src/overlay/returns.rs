@@ -13,6 +13,10 @@
 //! there conntrack finds that they clash, and gives the later flow another source port. Flows that conntrack does not see
 //! are told of by a mark (eBPF's programs, [`CLASH_MARK`]).
 //!
+//! IPVS knows no zones: it takes the answer of such a flow for one of its own when the client, its port and the backend
+//! are the same. So where IPVS is this node's data plane, the client's port of such a flow has its first bit turned between
+//! the two ends of the overlay's device on this node: ports that systems give connections (32,768 and above) become others.
+//!
 //! One client's address cannot be kept: that of the backend's own node, dialling a port of another. Its answers would
 //! be at home before they were translated, so flows of nodes get the ingress node's address on the overlay.
 //!
@@ -23,6 +27,7 @@ use super::plan::{CLASH_MARK, OverlayPlan, Peer, RETURN_MARK, RETURN_MASK};
 use crate::sys::{
     nft::{Data, Element, Expr, Family, Holds, Hook, HookKind, Kind, Nft, Set, Table, Transaction, reg},
     rtnl::Mac,
+    ruleset::has_egress,
 };
 use ipnetwork::IpNetwork;
 use std::{
@@ -109,6 +114,31 @@ fn zones(device: &str, networks: &[IpNetwork]) -> Rules {
     foreign(device, networks, "apart from other nodes' flows", &[], &[Expr::set_zone(reg(2))])
 }
 
+/// The protocols with ports, and where their checksum is.
+const PORTED: [(u8, u32); 2] = [(6, 16), (17, 6)];
+
+/// Goes on with packets of a protocol, their checksum if any, and turns the first bit of the port at `offset`. Uses
+/// registers 4 and 5.
+fn turned((protocol, sum): (u8, u32), offset: u32) -> Vec<Expr> {
+    let mut all = vec![Expr::meta(reg(4), libc::NFT_META_L4PROTO), Expr::cmp(reg(4), true, &[protocol])];
+    if protocol == 17 {
+        // Datagrams need have no sum (RFC 768).
+        all.extend([Expr::transport(reg(4), sum, 2), Expr::cmp(reg(4), false, &[0; 2])]);
+    }
+    all.extend([
+        Expr::transport(reg(4), offset, 2),
+        Expr::flip(reg(4), &[0x80, 0]),
+        Expr::set_transport(reg(4), offset, 2, sum),
+    ]);
+    all
+}
+
+/// Gives clients of each VTEP's flows ports that IPVS does not know them by.
+fn shifts(device: &str, networks: &[IpNetwork]) -> Rules {
+    let shift = |of| foreign(device, networks, "apart from those of IPVS", &[], &turned(of, 0));
+    PORTED.into_iter().flat_map(shift).collect()
+}
+
 /// Notes by which VTEP a foreign flow came in.
 fn arrivals(device: &str, networks: &[IpNetwork]) -> Rules {
     // NF_CT_STATE_BIT(IP_CT_NEW).
@@ -172,14 +202,23 @@ fn departing(bridge: &str, device: &str) -> Rules {
 }
 
 /// Sends marked packets to the VTEP they belong to.
-fn departures() -> Rules {
+fn departures(ipvs: bool) -> Rules {
+    let back = |of| {
+        let mut rule = vec![Expr::meta(reg(0), libc::NFT_META_MARK)];
+        rule.extend(ours(0));
+        rule.extend(turned(of, 2));
+        ("as the client knows it", rule)
+    };
+    let mut rules: Rules = PORTED.into_iter().filter(|_| ipvs).map(back).collect();
     let mut known = vec![Expr::meta(reg(0), libc::NFT_META_MARK)];
     known.extend(ours(0));
     known.extend([Expr::map(reg(0), reg(2), MACS), Expr::set_link(reg(2), 0, 6)]);
     let mut marked = vec![Expr::meta(reg(0), libc::NFT_META_MARK)];
     marked.extend(ours(0));
     marked.extend([Expr::immediate(reg(0), &[0; 4]), Expr::set_meta(reg(0), libc::NFT_META_MARK)]);
-    vec![("to the node it came from", known), ("the outer packet takes the usual way", marked)]
+    rules.push(("to the node it came from", known));
+    rules.push(("the outer packet takes the usual way", marked));
+    rules
 }
 
 struct Chain {
@@ -188,8 +227,13 @@ struct Chain {
     rules: Rules,
 }
 
-/// The tables, each with its map and its chains.
-fn tables(bridge: &str, device: &str, networks: &[IpNetwork]) -> [(Table, Vec<Set>, Vec<Chain>); 2] {
+/// The tables, each with its map and its chains; without the egress hook only what departs is seen to.
+fn tables(
+    bridge: &str,
+    device: &str,
+    networks: &[IpNetwork],
+    (leads, ipvs): (bool, bool),
+) -> Vec<(Table, Vec<Set>, Vec<Chain>)> {
     let hook = |kind, number, device: Option<&str>| {
         // The priority of mangle tables: after conntrack, before NAT.
         Hook { kind, number, priority: -150, device: device.map(str::to_owned) }
@@ -197,8 +241,12 @@ fn tables(bridge: &str, device: &str, networks: &[IpNetwork]) -> [(Table, Vec<Se
     let early = Hook { priority: -300, ..hook(HookKind::Filter, libc::NF_INET_PRE_ROUTING, None) };
     let mut prerouting = arrivals(device, networks);
     prerouting.extend(answers(Some(device)));
-    let inet = vec![
-        Chain { name: "raw", hook: early, rules: zones(device, networks) },
+    let mut raw = zones(device, networks);
+    if ipvs {
+        raw.extend(shifts(device, networks));
+    }
+    let mut inet = vec![
+        Chain { name: "raw", hook: early, rules: raw },
         Chain {
             name: "prerouting",
             hook: hook(HookKind::Filter, libc::NF_INET_PRE_ROUTING, None),
@@ -221,16 +269,21 @@ fn tables(bridge: &str, device: &str, networks: &[IpNetwork]) -> [(Table, Vec<Se
         },
     ];
     // NF_NETDEV_EGRESS, since 5.16.
-    let egress =
-        vec![Chain { name: "egress", hook: hook(HookKind::Filter, 1, Some(device)), rules: departures() }];
+    let egress = vec![Chain {
+        name: "egress",
+        hook: hook(HookKind::Filter, 1, Some(device)),
+        rules: departures(ipvs),
+    }];
     let vteps = Set::new(VTEPS, &[Kind::Ether], Holds::Data(&[Kind::Mark]));
     let macs = Set::new(MACS, &[Kind::Mark], Holds::Data(&[Kind::Ether]));
     let nodes4 = Set::new(NODES[0], &[Kind::Ipv4], Holds::Keys);
     let nodes6 = Set::new(NODES[1], &[Kind::Ipv6], Holds::Keys);
-    [
-        (Table::new(Family::Inet, TABLE), vec![vteps, nodes4, nodes6], inet),
-        (Table::new(Family::Netdev, TABLE), vec![macs], egress),
-    ]
+    inet.retain(|chain| leads || matches!(chain.hook.kind, HookKind::Nat));
+    let mut all = vec![(Table::new(Family::Inet, TABLE), vec![vteps, nodes4, nodes6], inet)];
+    if leads {
+        all.push((Table::new(Family::Netdev, TABLE), vec![macs], egress));
+    }
+    all
 }
 
 /// Elements of the sets, in the order of [`tables`].
@@ -270,35 +323,46 @@ fn held(nft: &mut Nft) -> io::Result<Marks> {
 pub struct Returns {
     nft: Nft,
     networks: Vec<IpNetwork>,
+    /// Whether the kernel has the egress hook.
+    leads: bool,
+    ipvs: bool,
     /// For which plan all was found in order, and the number of the last change of any table then.
     stands: Option<(u32, OverlayPlan)>,
 }
 
 impl Returns {
-    /// Opens its socket in the calling thread's namespace; `networks` are the overlay's.
+    /// Opens its socket in the calling thread's namespace; `networks` are the overlay's, `ipvs` says whether that is this
+    /// node's data plane.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn open(networks: Vec<IpNetwork>) -> io::Result<Returns> {
-        Ok(Returns { nft: Nft::open()?, networks, stands: None })
+    pub fn open(networks: Vec<IpNetwork>, ipvs: bool) -> io::Result<Returns> {
+        Ok(Returns { nft: Nft::open()?, networks, leads: has_egress(), ipvs, stands: None })
+    }
+
+    /// Whether answers find their way back: the kernel has the egress hook (Linux 5.16). Else all that is done is to give
+    /// departing flows this node's address.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leads
     }
 
     /// Brings the kernel to what `plan` needs; whether anything had to change. Nothing is written when nothing did.
     ///
     /// # Errors
-    /// What the kernel says: `EOPNOTSUPP` of one before 5.16, which has no egress hook.
+    /// What the kernel says.
     pub fn ensure(&mut self, plan: &OverlayPlan) -> io::Result<bool> {
         let generation = self.nft.generation()?;
         // A chain goes with its device, which is no change of tables by anybody.
         if self.stands.as_ref().is_some_and(|(at, stood)| *at == generation && stood == plan)
-            && !self.nft.chains(&Table::new(Family::Netdev, TABLE))?.is_empty()
+            && !(self.leads && self.nft.chains(&Table::new(Family::Netdev, TABLE))?.is_empty())
         {
             return Ok(false);
         }
         let held = held(&mut self.nft)?;
         let marks = marks(&held, &plan.peers);
         let wanted = elements(&marks, &plan.peers);
-        let tables = tables(&plan.bridge.name, &plan.vxlan.name, &self.networks);
+        let tables = tables(&plan.bridge.name, &plan.vxlan.name, &self.networks, (self.leads, self.ipvs));
         let mut batch = Transaction::new();
         let mut changed = false;
         for ((table, sets, chains), wanted) in tables.iter().zip(&wanted) {

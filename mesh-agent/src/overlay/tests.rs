@@ -41,6 +41,7 @@ fn config() -> OverlayConfig {
         probe_port: OverlayConfig::PROBE_PORT,
         probe_interval: OverlayConfig::PROBE,
         encryption: None,
+        ipvs: false,
     }
 }
 

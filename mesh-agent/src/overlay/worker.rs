@@ -43,7 +43,7 @@ impl Worker {
             rtnl: Rtnl::open()?,
             containers: Containers::default(),
             #[cfg(feature = "nftables")]
-            returns: super::returns::Returns::open(config.networks.clone())?,
+            returns: super::returns::Returns::open(config.networks.clone(), config.ipvs)?,
             config,
             settled,
             stands: None,
@@ -84,8 +84,16 @@ impl Worker {
             Ok(true) => applied.done.push("the way back of flows from other nodes".into()),
             Err(error) => applied.failed.push(format!(
                 "the way back of flows that come in at other nodes: {error}: clients of ports published there are \
-                 not served by endpoints of this node (needs nf_tables and Linux 5.16)"
+                 not served by endpoints of this node (needs nf_tables)"
             )),
+        }
+        #[cfg(feature = "nftables")]
+        if !self.returns.leads() {
+            applied.failed.push(
+                "this kernel has no netdev egress hook (Linux 5.16): flows from here to other nodes get this node's \
+                 address, and clients of ports published on nodes that have it are not served by endpoints of this node"
+                    .into(),
+            );
         }
         let stands = (applied.plan.clone(), applied.underlay.clone());
         let new = applied.tunnels.turning || self.stands.as_ref() != Some(&stands);

@@ -1,7 +1,10 @@
 //! What programs have put into nf_tables (uapi `linux/netfilter/nf_tables.h`), whoever they are; read only. And which
 //! of its features the kernel has.
 
-use super::nfnetlink::{ACK, CREATE, Channel, DUMP, REQUEST, Request};
+use super::{
+    netns::Netns,
+    nfnetlink::{ACK, CREATE, Channel, DUMP, REQUEST, Request},
+};
 use std::{collections::BTreeSet, io};
 
 /// `NFNL_SUBSYS_NFTABLES`
@@ -188,6 +191,13 @@ pub fn try_feature(feature: Feature) -> io::Result<()> {
         }
         other => other,
     }
+}
+
+/// Whether the kernel has [`Feature::Egress`], tried in a namespace of its own; where none can be made, it is taken to.
+#[must_use]
+pub fn has_egress() -> bool {
+    let tried = Netns::new().and_then(|netns| netns.run(|| try_feature(Feature::Egress))?);
+    tried.err().and_then(|e| e.raw_os_error()) != Some(libc::EOPNOTSUPP)
 }
 
 fn table(family: u8) -> Request {

@@ -129,6 +129,7 @@ impl World {
             probe_port: OverlayConfig::PROBE_PORT,
             probe_interval: OverlayConfig::PROBE,
             encryption: None,
+            ipvs: false,
         };
         Node { netns, config, tunnels: Vec::new() }
     }
@@ -241,9 +242,9 @@ pub(crate) fn steady(text: &str) -> Vec<String> {
         let timer = word.contains('.') && word.parse::<f64>().is_ok();
         !timer && !word.ends_with("sec") && *word != "tentative"
     };
-    // The route to a link's own address of the link comes when nobody else turns out to have that address.
+    // The routes to a link's own address of the link come when nobody else turns out to have that address.
     text.lines()
-        .filter(|line| !line.starts_with("local fe80:"))
+        .filter(|line| !line.starts_with("local fe80:") && !line.starts_with("anycast fe80:"))
         .map(|line| line.split_ascii_whitespace().filter(still).collect::<Vec<_>>().join(" "))
         .collect()
 }

@@ -32,6 +32,7 @@ use super::{
     counters::Counters,
     explain::{Explanation, Flow},
     netfilter::{
+        NetfilterConfig,
         apply::{Bring, apply},
         deadline::{Deadlines, now},
         elements::Place,
@@ -49,8 +50,7 @@ use crate::{
 };
 use counters::Tally;
 use host::Ground;
-use ipnetwork::IpNetwork;
-use mesh_control::model::{NodeName, Protocol, Scheduler};
+use mesh_control::model::{Protocol, Scheduler};
 use rules::Outline;
 use state::{Numbers, State, numbered};
 use std::{
@@ -61,19 +61,6 @@ use std::{
 use write::Change;
 
 const NAME: &str = "ipvs";
-
-/// What the plane has to know.
-#[derive(Clone, Debug)]
-pub struct IpvsConfig {
-    /// This node, as backends name it.
-    pub node: NodeName,
-    /// Where VIPs are claimed: what is dialled there and served by nobody is refused.
-    pub vip_cidrs: Vec<IpNetwork>,
-    /// The overlay: from there answers come back through this node, so that backends may see the client's address.
-    pub overlay: Vec<IpNetwork>,
-    /// The overlay's bridge: between its ports packets pass this host, so that no source address need change.
-    pub bridge: Option<String>,
-}
 
 /// The IPVS data plane of the network namespace it was started in.
 #[derive(Debug)]
@@ -136,7 +123,7 @@ impl IpvsPlane {
     ///
     /// # Errors
     /// [`PlaneError`] when the kernel has no IPVS or no nf_tables, or the process may not use them.
-    pub fn start(config: IpvsConfig) -> Result<IpvsPlane, PlaneError> {
+    pub fn start(config: NetfilterConfig) -> Result<IpvsPlane, PlaneError> {
         let mut kernel = Kernel::open()?;
         let schedulers = schedulers(&mut kernel.ipvs).map_err(|e| failed("use IPVS")(e.into()))?;
         for layout in rules::layouts() {

@@ -3,6 +3,7 @@
 
 pub(super) mod apply;
 pub(super) mod base;
+mod config;
 pub(super) mod deadline;
 pub(super) mod elements;
 pub(super) mod explain;
@@ -12,3 +13,5 @@ pub(super) mod names;
 pub(super) mod note;
 pub(super) mod places;
 pub(super) mod sets;
+
+pub use config::NetfilterConfig;

@@ -33,6 +33,7 @@ use super::{
     counters::Counters,
     explain::{Explanation, Flow},
     netfilter::{
+        NetfilterConfig,
         apply::{Bring, apply},
         deadline::Deadlines,
         elements::Place,
@@ -48,8 +49,7 @@ use crate::{
     },
 };
 use counters::Tally;
-use ipnetwork::IpNetwork;
-use mesh_control::model::{NodeName, Protocol, Scheduler};
+use mesh_control::model::{Protocol, Scheduler};
 use sets::Outline;
 use state::State;
 use std::{
@@ -60,19 +60,6 @@ use std::{
 use write::Change;
 
 const NAME: &str = "nftables";
-
-/// What the plane has to know.
-#[derive(Clone, Debug)]
-pub struct NftablesConfig {
-    /// This node, as backends name it.
-    pub node: NodeName,
-    /// Where VIPs are claimed: what is dialled there and served by nobody is refused.
-    pub vip_cidrs: Vec<IpNetwork>,
-    /// The overlay: from there answers come back through this node, so that backends may see the client's address.
-    pub overlay: Vec<IpNetwork>,
-    /// The overlay's bridge: between its ports packets pass this host, so that no source address need change.
-    pub bridge: Option<String>,
-}
 
 /// The nftables data plane of the network namespace it was started in.
 #[derive(Debug)]
@@ -96,7 +83,7 @@ impl NftablesPlane {
     ///
     /// # Errors
     /// [`PlaneError`] when the kernel has no nf_tables or the process may not use it.
-    pub fn start(config: NftablesConfig) -> Result<NftablesPlane, PlaneError> {
+    pub fn start(config: NetfilterConfig) -> Result<NftablesPlane, PlaneError> {
         let mut nft = Nft::open().map_err(failed("open a netlink socket"))?;
         for layout in ids::layouts() {
             nft.chains(&layout.table)

@@ -1,7 +1,7 @@
 //! What an earlier run left: of another version, or of a change that was cut short. In namespaces, with real flows.
 
 use super::{
-    NftablesConfig, NftablesPlane,
+    NftablesPlane,
     ids::{SetId, TABLE},
     realize::socket,
     sets::{Outline, chains, set},
@@ -9,6 +9,7 @@ use super::{
 use crate::{
     dataplane::{
         netfilter::{
+            NetfilterConfig,
             elements::backend_id,
             flows::{Cut, is_back},
             layout::Layout,
@@ -49,7 +50,7 @@ fn namespace() -> Option<Netns> {
 }
 
 fn plane() -> NftablesPlane {
-    let config = NftablesConfig {
+    let config = NetfilterConfig {
         node: Name::new("here").unwrap(),
         vip_cidrs: vec!["127.96.0.0/16".parse().unwrap()],
         overlay: Vec::new(),

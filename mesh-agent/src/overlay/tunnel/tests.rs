@@ -48,6 +48,7 @@ fn config(encryption: Option<Encryption>) -> OverlayConfig {
         networks: vec!["10.128.0.0/14".parse().unwrap()],
         underlay: IpAddr::from([192, 0, 2, 1]).into(),
         encryption,
+        ipvs: false,
         ..OverlayConfig::of_links("mesh0", "mesh-vx")
     }
 }

@@ -100,6 +100,22 @@ impl Expr {
         )
     }
 
+    /// Writes `len` bytes into the transport header at `offset`, and brings its checksum, at `sum`, to that.
+    #[must_use]
+    pub fn set_transport(sreg: u32, offset: u32, len: u32, sum: u32) -> Expr {
+        Expr::new(
+            c"payload",
+            &[
+                (sys::NFTNL_EXPR_PAYLOAD_SREG, sreg),
+                (sys::NFTNL_EXPR_PAYLOAD_BASE, libc::NFT_PAYLOAD_TRANSPORT_HEADER.unsigned_abs()),
+                (sys::NFTNL_EXPR_PAYLOAD_OFFSET, offset),
+                (sys::NFTNL_EXPR_PAYLOAD_LEN, len),
+                (sys::NFTNL_EXPR_PAYLOAD_CSUM_TYPE, libc::NFT_PAYLOAD_CSUM_INET.unsigned_abs()),
+                (sys::NFTNL_EXPR_PAYLOAD_CSUM_OFFSET, sum),
+            ],
+        )
+    }
+
     /// Loads packet metadata: `NFT_META_*`.
     #[must_use]
     pub fn meta(dreg: u32, key: libc::c_int) -> Expr {
@@ -223,6 +239,16 @@ impl Expr {
     /// Keeps the bits of `mask`, sets the rest to 0.
     #[must_use]
     pub fn mask(sreg: u32, dreg: u32, mask: &[u8]) -> Expr {
+        Self::bitwise(sreg, dreg, mask, vec![0; mask.len()])
+    }
+
+    /// Turns these bits of a register.
+    #[must_use]
+    pub fn flip(reg: u32, bits: &[u8]) -> Expr {
+        Self::bitwise(reg, reg, &vec![0xff; bits.len()], bits.to_vec())
+    }
+
+    fn bitwise(sreg: u32, dreg: u32, mask: &[u8], xor: Vec<u8>) -> Expr {
         let len = u32::try_from(mask.len()).unwrap_or(0);
         Expr::new(
             c"bitwise",
@@ -233,7 +259,7 @@ impl Expr {
             ],
         )
         .and(sys::NFTNL_EXPR_BITWISE_MASK, Value::Bytes(mask.to_vec()))
-        .and(sys::NFTNL_EXPR_BITWISE_XOR, Value::Bytes(vec![0; mask.len()]))
+        .and(sys::NFTNL_EXPR_BITWISE_XOR, Value::Bytes(xor))
     }
 
     /// Loads the next of 0 to `modulus - 1`, by a counter of the rule's own, or one at random.
