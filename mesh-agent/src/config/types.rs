@@ -1,6 +1,6 @@
 //! What the configuration says, checked and with defaults filled in.
 
-use super::{ebpf::EbpfConfig, links::OverlayLinks};
+use super::{ebpf::EbpfConfig, links::OverlayLinks, values};
 use ipnetwork::IpNetwork;
 use mesh_control::OverlayNetwork;
 use mesh_control::model::{Addresses, Name, PortRange};
@@ -245,7 +245,7 @@ pub enum LogFormat {
 
 impl Config {
     /// The port of gossip, where none is given.
-    pub const GOSSIP_PORT: u16 = 7946;
+    pub const GOSSIP_PORT: u16 = values::GOSSIP_PORT;
     /// Where `/metrics` is served, where nothing is given.
     pub const METRICS_PORT: u16 = 9480;
     /// The admin API's unix socket, where nothing is given.

@@ -1,6 +1,6 @@
 //! Single values: each reads one text; the error is the rule and the fix, shown behind the value.
 
-use super::{types::Config, yaml::Field};
+use super::yaml::Field;
 use ipnetwork::IpNetwork;
 use mesh_control::model::Name;
 use std::{
@@ -10,6 +10,9 @@ use std::{
     time::Duration,
 };
 use tracing_subscriber::EnvFilter;
+
+/// The port of gossip where none is written.
+pub(super) const GOSSIP_PORT: u16 = 7946;
 
 /// An address to listen on; port `least` and above.
 pub(super) fn listen(text: &str, example: SocketAddr, least: u16) -> Result<SocketAddr, String> {
@@ -24,10 +27,7 @@ pub(super) fn address(text: &str, port: u16) -> Result<SocketAddr, String> {
     let found = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, port)));
     match found {
         Ok(a) if a.port() > 0 && concrete(a.ip()) => Ok(a),
-        _ => Err(format!(
-            "is no address that others can dial: write IP:PORT, as 192.0.2.10:{}",
-            Config::GOSSIP_PORT
-        )),
+        _ => Err(format!("is no address that others can dial: write IP:PORT, as 192.0.2.10:{}", GOSSIP_PORT)),
     }
 }
 
@@ -56,16 +56,16 @@ pub(super) fn domain(text: &str) -> Result<String, String> {
 
 /// `host:port` of a node to join; the port may be left out.
 pub(super) fn gossip_seed(text: &str) -> Result<String, String> {
-    let fail = || Err(format!("is no node to join: write HOST:PORT, as node-a:{}", Config::GOSSIP_PORT));
+    let fail = || Err(format!("is no node to join: write HOST:PORT, as node-a:{GOSSIP_PORT}"));
     if let Ok(ip) = text.parse::<IpAddr>() {
-        return Ok(SocketAddr::new(ip, Config::GOSSIP_PORT).to_string());
+        return Ok(SocketAddr::new(ip, GOSSIP_PORT).to_string());
     }
     if let Ok(at) = text.parse::<SocketAddr>() {
         return if at.port() > 0 && concrete(at.ip()) { Ok(text.to_owned()) } else { fail() };
     }
     let (host, port) = text.split_once(':').map_or((text, None), |(h, p)| (h, Some(p)));
     let port = match port.map(str::parse::<u16>) {
-        None => Config::GOSSIP_PORT,
+        None => GOSSIP_PORT,
         Some(Ok(p)) if p > 0 => p,
         Some(_) => return fail(),
     };

@@ -2,6 +2,11 @@
 
 use mesh_ebpf_common::Drop;
 
+/// `TCX_NEXT`: the next program, then the host.
+pub const NEXT: i32 = -1;
+/// `TCX_DROP`.
+pub const SHOT: i32 = 2;
+
 /// A kind in the lowest byte, the reason or the MTU above it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Act(u32);

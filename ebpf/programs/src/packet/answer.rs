@@ -3,10 +3,10 @@
 //! Answers come from the address that the packet was for, and go back by the device it came by.
 
 use super::{
+    act::SHOT,
     checksum::{apply, difference, fold32, fold64, hops},
     frame::{ETHERNET, Frame, Skb},
     ip::{HOPS, Ip},
-    nat::SHOT,
     parse::{ACK, FIN, Packet, RST, SYN, TCP, UDP, read, write},
     work::{Steps, work},
 };

@@ -23,6 +23,7 @@ mod ip;
 mod nat;
 mod parse;
 mod route;
+mod steps;
 mod tc;
 mod way;
 mod work;

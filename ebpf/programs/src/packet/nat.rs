@@ -1,6 +1,7 @@
 //! The translation of a packet, and its way on.
 
 use super::{
+    act::{NEXT, SHOT},
     answer::Error,
     checksum::{apply, fold32, fold64, hops},
     frame::{Frame, Skb},
@@ -13,11 +14,6 @@ use aya_ebpf::{
     helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh},
 };
 use mesh_ebpf_common::Rewrite;
-
-/// `TCX_NEXT`: the next program, then the host.
-pub const NEXT: i32 = -1;
-/// `TCX_DROP`.
-pub const SHOT: i32 = 2;
 
 /// Rewrites a packet and sends it on. One that has come to the end of its time, or is too long, goes back as an error;
 /// one that may be cut is left to the host for that, unless its source is the host's, which it would not believe.

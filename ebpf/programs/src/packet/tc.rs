@@ -4,13 +4,13 @@
 //! this host. On the way out answers of such programs get the address back that was dialled.
 
 use super::{
-    act::{Act, act},
+    act::{Act, NEXT, SHOT, act},
     answer::{Error, pong},
     events::dropped,
     flow::{config, count, epoch, keep, seat},
     fragment::{recall, remember},
     frame::{ETHERNET, Frame, Skb},
-    nat::{NEXT, SHOT, leave, send},
+    nat::{leave, send},
     parse::{Kind, Packet, TCP, read},
     work::{Steps, work},
 };
