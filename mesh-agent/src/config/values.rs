@@ -27,7 +27,7 @@ pub(super) fn address(text: &str, port: u16) -> Result<SocketAddr, String> {
     let found = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, port)));
     match found {
         Ok(a) if a.port() > 0 && concrete(a.ip()) => Ok(a),
-        _ => Err(format!("is no address that others can dial: write IP:PORT, as 192.0.2.10:{}", GOSSIP_PORT)),
+        _ => Err(format!("is no address that others can dial: write IP:PORT, as 192.0.2.10:{GOSSIP_PORT}")),
     }
 }
 
