@@ -12,7 +12,7 @@ pub enum Drop {
     Denied,
     /// A limit of flows.
     Limited,
-    /// More new flows than [`Config::new_flows`].
+    /// More new flows than [`crate::Config::new_flows`].
     Flood,
     /// No room in the flow table, or no free source port.
     Full,
