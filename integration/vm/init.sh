@@ -10,7 +10,10 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
-for at in /dev/shm /run /tmp; do mount -t tmpfs tmpfs $at; done
+for at in /dev/shm /run /tmp; do
+	# Not over what was brought along: a checkout may lie below /tmp, and programs are at their own paths.
+	[ -n "$(ls -A $at)" ] || mount -t tmpfs tmpfs $at
+done
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
 hostname mesh-vm
