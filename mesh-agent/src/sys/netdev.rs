@@ -82,13 +82,14 @@ mod tests {
                 return;
             }
         };
-        let (loopback, told) = netns
-            .run(|| {
-                let links = Rtnl::open()?.links()?;
-                io::Result::Ok((links[0].index, Netdev::open()?.features()?))
-            })
-            .unwrap()
-            .unwrap();
+        let (links, netdev) = netns.run(|| (Rtnl::open().unwrap().links().unwrap(), Netdev::open())).unwrap();
+        let mut netdev = match netdev {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return eprintln!("SKIPPED: this kernel has no family netdev (Linux 6.3)");
+            }
+            netdev => netdev.unwrap(),
+        };
+        let (loopback, told) = (links[0].index, netdev.features().unwrap());
         // The loopback device's driver runs nothing.
         assert_eq!(told.get(&loopback), Some(&Features(0)));
         assert!(!Features(1).runs() && Features(3).runs() && !Features(3).takes() && Features(7).takes());
