@@ -91,6 +91,7 @@ pub(crate) const GROUPS: &[Group] = &[
         400,
         &["nftables::an_outside_client", "nftables::everybody", "--skip", "ebpf"],
     ),
+    long("sealed_mesh", Binary::Test("lab_mesh"), 900, &["sealed::"]),
     long("lab_mesh", Binary::Test("lab_mesh"), 1200, &[]),
     long("overlay", Binary::Test("overlay"), 1200, &[]),
     group("nftables", Binary::Test("contract_nftables"), 700, SHORT_CONTRACT),

@@ -21,8 +21,8 @@ use mesh_integration::{
 use ports::one_port_of_a_client_goes_through_every_node;
 use serde_json::Value;
 use setup::{
-    EBPF, EBPF_AND_NFTABLES, EBPF_NATIVE, IPVS, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE,
-    USERSPACE_OVERLAY, mirror, mirrored, one_in_each, pinned, start, until_met,
+    EBPF, EBPF_AND_NFTABLES, EBPF_NATIVE, EBPF_SEALED, IPVS, IPVS_SEALED, NFTABLES, NFTABLES_SEALED, Plane,
+    USERSPACE, USERSPACE_OVERLAY, mirror, mirrored, one_in_each, pinned, start, until_met,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -77,6 +77,16 @@ on! { NFTABLES_SEALED, nftables_sealed:
     one_port_of_a_client_goes_through_every_node,
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
     megabytes_arrive_whole_through_every_node,
+    between_nodes_nothing_is_in_plain,
+}
+
+on! { EBPF_SEALED, ebpf_sealed:
+    everybody_reaches_everything,
+    between_nodes_nothing_is_in_plain,
+}
+
+on! { IPVS_SEALED, ipvs_sealed:
+    everybody_reaches_everything,
     between_nodes_nothing_is_in_plain,
 }
 

@@ -108,6 +108,18 @@ pub(crate) const EBPF: Plane = Plane {
     ..NFTABLES
 };
 pub(crate) const EBPF_NATIVE: Plane = Plane { native: true, ..EBPF };
+pub(crate) const EBPF_SEALED: Plane = Plane {
+    config: "data_plane: ebpf\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
+             overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"], encryption: wireguard}\n",
+    sealed: true,
+    ..EBPF
+};
+pub(crate) const IPVS_SEALED: Plane = Plane {
+    config: "data_plane: ipvs\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
+             overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"], encryption: wireguard}\n",
+    sealed: true,
+    ..IPVS
+};
 pub(crate) const EBPF_AND_NFTABLES: Plane = Plane { second: Some(NFTABLES.config), ..EBPF };
 
 /// Where instances are: a container of a node.
