@@ -11,12 +11,7 @@ use mesh_ebpf::{
     OBJECT,
     common::{Backend, Config, Service, ServiceKey, V4, flag, state},
 };
-use nix::libc;
-use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
-    os::fd::AsRawFd as _,
-};
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// The floors.
 pub(super) static FLOORS: &[u8] = include_bytes_aligned!("../../../ebpf/object/floors.o");
@@ -122,7 +117,8 @@ struct Raw<T>(T);
 unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
 
 fn ours(ebpf: &mut Ebpf, services: u32) -> anyhow::Result<()> {
-    let config = Config { netns: netns_cookie()?, node4: [127, 0, 0, 1], ..Config::default() };
+    let config =
+        Config { netns: mesh_ebpf::place::netns_cookie()?, node4: [127, 0, 0, 1], ..Config::default() };
     array(ebpf, "config", [config])?;
     let frontends = || (0..services).flat_map(|n| PROTOCOLS.map(|protocol| (n, protocol))).zip(0..);
     let backends = frontends().flat_map(|((service, _), frontend)| {
@@ -217,22 +213,4 @@ fn hash<K: Copy + 'static, V: Copy + 'static>(
         map.insert(Raw(key), Raw(value), 0)?;
     }
     Ok(())
-}
-
-/// What the kernel tells the calling thread's network namespace from others by.
-fn netns_cookie() -> anyhow::Result<u64> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let (mut cookie, mut len) = (0_u64, 8);
-    // SAFETY: the value is of the eight bytes that the option has and `len` says.
-    let done = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut len,
-        )
-    };
-    anyhow::ensure!(done == 0, "SO_NETNS_COOKIE: {}", io::Error::last_os_error());
-    Ok(cookie)
 }

@@ -34,6 +34,7 @@ use super::{
     netfilter::{
         NetfilterConfig,
         apply::{Bring, apply},
+        base::Outline,
         deadline::{Deadlines, now},
         elements::Place,
         flows::{self, Cut, Cuts},
@@ -51,7 +52,6 @@ use crate::{
 use counters::Tally;
 use host::Ground;
 use mesh_control::model::{Protocol, Scheduler};
-use rules::Outline;
 use state::{Numbers, State, numbered};
 use std::{
     collections::BTreeSet,

@@ -2,11 +2,12 @@
 
 use super::{
     realize::{Program, Realized, is_ours, realize},
-    rules::{self, BACKENDS, MARKS, Outline, address_of, chains, sets},
+    rules::{self, BACKENDS, MARKS, address_of, chains, sets},
     state::{Side, State, hold, ip},
 };
 use crate::{
     dataplane::netfilter::{
+        base::Outline,
         elements::{Place, read_allowed},
         note,
         sets::Common,

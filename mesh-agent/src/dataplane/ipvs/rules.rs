@@ -7,7 +7,7 @@
 
 use crate::{
     dataplane::netfilter::{
-        base::{Base, RTN_LOCAL, refusals, reset, source},
+        base::{Base, Outline, RTN_LOCAL, refusals, reset, source},
         layout::{Layout, octets},
         names::{REJECT, Rule, comment},
         sets::Common,
@@ -179,14 +179,6 @@ fn marking(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
         rules.push((nobody, comment(&format!("nobody serves this in {cidr}"))));
     }
     rules
-}
-
-/// What the chains depend on besides.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Outline {
-    pub(super) vip_cidrs: Vec<IpNetwork>,
-    /// The bridge of which every packet goes through this host, also between two of its ports.
-    pub(super) bridge: Option<String>,
 }
 
 pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {

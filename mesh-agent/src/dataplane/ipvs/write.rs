@@ -2,11 +2,15 @@
 
 use super::{
     realize::{Placed, Program, Realized, realize},
-    rules::{Outline, chains, sets},
+    rules::{chains, sets},
     state::{Shared, State, hold, ip, release, side},
 };
 use crate::{
-    dataplane::netfilter::{base::lay, elements::Place, sets::Common},
+    dataplane::netfilter::{
+        base::{Outline, lay},
+        elements::Place,
+        sets::Common,
+    },
     plan::{FrontendKey, Table},
     sys::{
         ipvs::{Command, Virtual},

@@ -6,9 +6,18 @@ use super::{
     sets::Common,
 };
 use crate::sys::nft::{Expr, Hook, Set, Table, Transaction, reg};
+use ipnetwork::IpNetwork;
 
 /// `RTN_LOCAL` of uapi `linux/rtnetlink.h`, as registers have it.
 pub(in crate::dataplane) const RTN_LOCAL: u32 = 2;
+
+/// What the base chains depend on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::dataplane) struct Outline {
+    pub(in crate::dataplane) vip_cidrs: Vec<IpNetwork>,
+    /// The bridge of which every packet goes through this host, also between two of its ports.
+    pub(in crate::dataplane) bridge: Option<String>,
+}
 
 /// A base chain, or a chain that is always there.
 pub(in crate::dataplane) struct Base {

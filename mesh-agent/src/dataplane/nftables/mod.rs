@@ -35,6 +35,7 @@ use super::{
     netfilter::{
         NetfilterConfig,
         apply::{Bring, apply},
+        base::Outline,
         deadline::Deadlines,
         elements::Place,
         flows::{self, Cut, Cuts},
@@ -50,7 +51,6 @@ use crate::{
 };
 use counters::Tally;
 use mesh_control::model::{Protocol, Scheduler};
-use sets::Outline;
 use state::State;
 use std::{
     collections::BTreeSet,

@@ -3,13 +3,14 @@
 use super::{
     ids::{self, ALWAYS, SetId},
     realize::{picked, realize},
-    sets::{Outline, chains},
+    sets::chains,
     shape::Target,
     state::{Side, State},
     write::way,
 };
 use crate::{
     dataplane::netfilter::{
+        base::Outline,
         elements::{Place, read_allowed},
         layout::Layout,
         note,

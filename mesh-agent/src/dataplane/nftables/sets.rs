@@ -3,7 +3,7 @@
 use super::ids::SetId;
 use crate::{
     dataplane::netfilter::{
-        base::{Base, RTN_LOCAL, refusals, reset, source},
+        base::{Base, Outline, RTN_LOCAL, refusals, reset, source},
         layout::{Layout, octets},
         names::{REJECT, Rule, comment},
         sets::Common,
@@ -44,14 +44,6 @@ pub(super) fn set(layout: &Layout, id: SetId) -> Set {
         counts: id.counts() && id != SetId::Services,
         ..Set::new(&id.to_string(), key, holds)
     }
-}
-
-/// What the base chains depend on.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Outline {
-    pub(super) vip_cidrs: Vec<IpNetwork>,
-    /// The bridge of which every packet goes through this host, also between two of its ports.
-    pub(super) bridge: Option<String>,
 }
 
 /// The chains that are always there.

@@ -4,12 +4,13 @@ use super::{
     NftablesPlane,
     ids::{SetId, TABLE},
     realize::socket,
-    sets::{Outline, chains, set},
+    sets::{chains, set},
 };
 use crate::{
     dataplane::{
         netfilter::{
             NetfilterConfig,
+            base::Outline,
             elements::backend_id,
             flows::{Cut, is_back},
             layout::Layout,

@@ -4,12 +4,16 @@ use super::{
     chain::timeouts,
     ids::{self, ALWAYS, SetId},
     realize::Realized,
-    sets::{Outline, chains, set},
+    sets::{chains, set},
     shape::{Shape, Target},
     state::{Spare, State},
 };
 use crate::{
-    dataplane::netfilter::{base::lay, elements::Place, layout::Layout},
+    dataplane::netfilter::{
+        base::{Outline, lay},
+        elements::Place,
+        layout::Layout,
+    },
     plan::{FrontendKey, Table},
     sys::nft::{Data, Element, Transaction},
 };
