@@ -84,7 +84,7 @@ fn pin_load() {
         sched::{CpuSet, sched_setaffinity},
         unistd::Pid,
     };
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cores = peers::cores();
     let mut rest = CpuSet::new();
     let set = (1..cores).try_for_each(|core| rest.set(core));
     if cores > 1 && set.and_then(|()| sched_setaffinity(Pid::from_raw(0), &rest)).is_err() {
