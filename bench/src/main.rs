@@ -2,6 +2,7 @@
 
 mod agent;
 mod churn;
+mod cores;
 mod dns;
 mod ebpf;
 mod memory;

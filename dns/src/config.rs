@@ -71,8 +71,11 @@ pub enum Upstreams {
 /// Bounds. The defaults suit one node with some hundred containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// UDP sockets, and tasks, for each address; 0 for as many as there are cores, at most 8.
+    /// Threads for UDP, each with a socket of its own for each address; 0 for as many as there are cores, at most 8.
     pub udp_workers: usize,
+    /// Whether replies of one length to one client may leave as one datagram that the kernel cuts up (UDP_SEGMENT in
+    /// udp(7)). Where it cannot, they leave one by one.
+    pub udp_gso: bool,
     /// TCP connections open at once, over all addresses; more are closed as they come.
     pub tcp_connections: usize,
     /// Of those, connections of one client; more are closed as they come. 0 for no such bound.
@@ -119,6 +122,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             udp_workers: 0,
+            udp_gso: true,
             tcp_connections: 256,
             client_connections: 128,
             tcp_idle: Duration::from_secs(10),
@@ -188,6 +192,9 @@ pub enum DnsError {
         /// What probably helps.
         fix: Cow<'static, str>,
     },
+    /// No thread for the workers.
+    #[error("cannot start a thread for DNS over UDP: {0}: allow more processes (ulimit -u, pids.max)")]
+    Thread(#[source] io::Error),
     /// An upstream is this server.
     #[error(
         "upstreams: {0} is an address this server listens on, queries would go round in circles: leave it out"

@@ -89,7 +89,15 @@ impl DnsView {
     /// The view of a later snapshot of the same node.
     #[must_use]
     pub fn updated(&self, snapshot: &Snapshot) -> Self {
-        let Some(changed) = self.changed(snapshot) else { return DnsView::new(snapshot) };
+        self.updated_within(snapshot, None).unwrap_or_else(|| DnsView::new(snapshot))
+    }
+
+    /// The same, if no more than `most` services changed; `None` also when everything is to be indexed anew.
+    pub(crate) fn updated_within(&self, snapshot: &Snapshot, most: Option<usize>) -> Option<Self> {
+        let changed = self.changed(snapshot)?;
+        if most.is_some_and(|most| changed.len() > most) {
+            return None;
+        }
         let mut view = self.clone();
         for key in changed {
             match snapshot.services.get(&key) {
@@ -98,7 +106,7 @@ impl DnsView {
             }
         }
         view.revision = snapshot.revision;
-        view
+        Some(view)
     }
 
     /// The same, too old to be told: [`crate::answer()`] says SERVFAIL to all names that are ours, as a server whose
@@ -110,11 +118,6 @@ impl DnsView {
 
     pub(crate) fn is_expired(&self) -> bool {
         self.expired
-    }
-
-    /// Whether [`DnsView::updated`] would have to index everything.
-    pub(crate) fn needs_rebuild(&self, snapshot: &Snapshot) -> bool {
-        self.changed(snapshot).is_none()
     }
 
     fn changed(&self, snapshot: &Snapshot) -> Option<std::collections::BTreeSet<ServiceKey>> {

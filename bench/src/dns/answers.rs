@@ -12,9 +12,10 @@ use super::{
 use crate::table::Table;
 use std::time::Duration;
 
-const SERVERS: [(&str, Start); 6] = [
+const SERVERS: [(&str, Start); 7] = [
     ("echo (floor)", ours::echo),
     ("mesh-agent", ours::ours),
+    ("mesh-agent, one by one", ours::apart),
     ("knot", peers::knot),
     ("unbound", peers::unbound),
     ("dnsmasq", peers::dnsmasq),
@@ -30,7 +31,7 @@ pub(super) fn run(options: &Options, names: usize, json: bool) -> anyhow::Result
     let folder = tempfile::tempdir()?;
     let mut running = Vec::new();
     for (name, start) in SERVERS {
-        let own = folder.path().join(name.split(' ').next().unwrap_or(name));
+        let own = folder.path().join(name.replace([' ', ','], "-"));
         std::fs::create_dir(&own)?;
         match start(&zone, &own) {
             Ok(server) => running.push(server),

@@ -15,6 +15,7 @@ mod zone;
 
 pub(crate) use ours::{Serve, serve};
 
+use crate::cores;
 use clap::Args;
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ impl Options {
 
 /// Runs and prints.
 pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
-    pin_load();
+    cores::leave_the_first();
     if options.only.as_deref() == Some("soak") {
         return soak::run(options, options.minutes, json);
     }
@@ -76,18 +77,4 @@ pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
         tcp::run(options, json)?;
     }
     Ok(())
-}
-
-/// Keeps the load off the servers' core, where there are two.
-fn pin_load() {
-    use nix::{
-        sched::{CpuSet, sched_setaffinity},
-        unistd::Pid,
-    };
-    let cores = peers::cores();
-    let mut rest = CpuSet::new();
-    let set = (1..cores).try_for_each(|core| rest.set(core));
-    if cores > 1 && set.and_then(|()| sched_setaffinity(Pid::from_raw(0), &rest)).is_err() {
-        eprintln!("the load could not be kept off the first core");
-    }
 }

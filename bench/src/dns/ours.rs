@@ -5,12 +5,13 @@ use super::{
     peers::{Server, free_port, pinned},
     zone::Zone,
 };
+use crate::cores;
 use anyhow::Context as _;
 use clap::Args;
 use mesh_control::model::{Addresses, Name, ServiceKey, ServiceSpec, ServiceView, Snapshot};
 use mesh_dns::{DnsConfig, DnsHandle, DnsServer, Limits, Upstreams};
 use std::{
-    io::Read as _,
+    io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
@@ -37,6 +38,9 @@ pub(crate) struct Serve {
     /// Where other names are asked.
     #[arg(long)]
     upstream: Vec<SocketAddr>,
+    /// Send every reply by itself.
+    #[arg(long)]
+    apart: bool,
     /// UDP workers of each address; as many as there are cores without it.
     #[arg(long)]
     workers: Option<usize>,
@@ -52,6 +56,8 @@ pub(crate) struct Plan {
     pub(crate) updates: u32,
     /// Where other names are asked.
     pub(crate) upstreams: Vec<SocketAddr>,
+    /// Send every reply by itself.
+    pub(crate) apart: bool,
     /// UDP workers; more than one run on all cores.
     pub(crate) workers: usize,
     /// Where the times of the changes go.
@@ -63,6 +69,14 @@ pub(crate) fn ours(zone: &Zone, _: &Path) -> anyhow::Result<Server> {
     planned(zone, &Plan { workers: 1, ..Plan::default() })
 }
 
+/// The same, sending every reply by itself, as to clients with one question each.
+pub(crate) fn apart(zone: &Zone, _: &Path) -> anyhow::Result<Server> {
+    let plan = Plan { workers: 1, apart: true, ..Plan::default() };
+    let mut server = planned(zone, &plan)?;
+    server.name = "mesh-agent, one by one";
+    Ok(server)
+}
+
 /// Our server as planned.
 pub(crate) fn planned(zone: &Zone, plan: &Plan) -> anyhow::Result<Server> {
     let (this, address) = (std::env::current_exe()?, free_port()?);
@@ -72,6 +86,9 @@ pub(crate) fn planned(zone: &Zone, plan: &Plan) -> anyhow::Result<Server> {
     command.args(["--updates", &plan.updates.to_string(), "--workers", &plan.workers.to_string()]);
     for upstream in &plan.upstreams {
         command.args(["--upstream", &upstream.to_string()]);
+    }
+    if plan.apart {
+        command.arg("--apart");
     }
     if let Some(times) = &plan.times {
         command.arg("--times").arg(times);
@@ -107,7 +124,7 @@ pub(crate) fn serve(serve: &Serve) -> anyhow::Result<()> {
     let config = DnsConfig {
         listen: vec![serve.listen],
         upstreams: Upstreams::List(serve.upstream.iter().copied().map(Into::into).collect()),
-        limits: Limits { udp_workers: workers, ..Limits::default() },
+        limits: Limits { udp_workers: workers, udp_gso: !serve.apart, ..Limits::default() },
         ..DnsConfig::default()
     };
     let registry = prometheus::Registry::new();
@@ -153,6 +170,10 @@ fn change(
     names: usize,
     times: Option<&Path>,
 ) -> anyhow::Result<()> {
+    cores::leave_the_first();
+    // It only looks on; what it waits for shall not be its own turn.
+    cores::go_first();
+    let mut file = times.map(std::fs::File::create).transpose()?;
     let (start, mut took) = (Instant::now(), String::new());
     for n in 0_u32.. {
         let due = start + Duration::from_secs(1) * n / rate;
@@ -166,10 +187,10 @@ fn change(
             std::thread::sleep(Duration::from_micros(200));
         }
         took.push_str(&format!("{}\n", begun.elapsed().as_micros()));
-        if let Some(path) = times
+        if let Some(file) = &mut file
             && n % 100 == 99
         {
-            std::fs::write(path, &took)?;
+            file.write_all(std::mem::take(&mut took).as_bytes())?;
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use super::{
     questions,
     zone::{FOREIGN, Zone},
 };
-use crate::process;
+use crate::{cores, process};
 use anyhow::{Context as _, bail};
 use std::{
     fs,
@@ -79,7 +79,7 @@ impl Server {
 
 /// A command on the first core only, where `taskset` is there and there are two.
 pub(crate) fn pinned(program: &str) -> Command {
-    if cores() > 1 && Path::new("/usr/bin/taskset").exists() {
+    if cores::count() > 1 && Path::new("/usr/bin/taskset").exists() {
         let mut command = Command::new("/usr/bin/taskset");
         command.args(["-c", "0", program]).stdin(Stdio::null());
         return command;
@@ -87,13 +87,6 @@ pub(crate) fn pinned(program: &str) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null());
     command
-}
-
-/// Cores of the machine. Not those this process may use: the load keeps off the first, and counting these alone once put
-/// every server on the load's own.
-pub(crate) fn cores() -> usize {
-    let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN);
-    online.ok().flatten().and_then(|cores| usize::try_from(cores).ok()).unwrap_or(1)
 }
 
 /// A port that is free now for TCP and UDP, on 127.0.0.1.

@@ -27,7 +27,7 @@ const PARTS: u32 = 10;
 pub(super) fn run(options: &Options, minutes: f64, json: bool) -> anyhow::Result<()> {
     let (zone, folder) = (Zone::new(10_000), tempfile::tempdir()?);
     let upstream = peers::knot_upstream(&zone, folder.path())?;
-    let plan = Plan { workers: 2, updates: 100, upstreams: vec![upstream.address], times: None };
+    let plan = Plan { workers: 2, updates: 100, upstreams: vec![upstream.address], ..Plan::default() };
     let server = ours::planned(&zone, &plan)?;
     let part = Duration::from_secs_f64(minutes * 60.0 / f64::from(PARTS));
     let (stop, garbage) = (AtomicBool::new(false), AtomicU64::new(0));

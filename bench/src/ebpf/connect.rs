@@ -5,15 +5,12 @@ use super::{
     contender::{Contender, TARGET},
 };
 use crate::{
+    cores,
     space::Space,
     table::{Table, median},
 };
 use aya::Ebpf;
-use nix::{
-    libc,
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
+use nix::libc;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::{
     io,
@@ -45,9 +42,7 @@ pub(super) fn run(services: u32, rounds: usize, json: bool) -> anyhow::Result<()
     let space = Space::new()?;
     let mut ways = space.inside(|| {
         // Everything on one processor: the kernel answers within connect().
-        let mut cpus = CpuSet::new();
-        cpus.set(0)?;
-        sched_setaffinity(Pid::from_raw(0), &cpus)?;
+        cores::keep_to(0..1)?;
         measure(services, rounds)
     })??;
     ways.sort_by_key(|way| Contender::ALL.iter().position(|c| *c == way.contender));

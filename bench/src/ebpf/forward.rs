@@ -9,6 +9,7 @@
 use super::contender::FLOORS;
 use crate::{
     agent::pause,
+    cores,
     space::Space,
     table::{Table, median},
 };
@@ -25,11 +26,6 @@ use mesh_ebpf::{
         Backend, Config, Service, ServiceKey, V4, state,
         xdp::{Device, bit},
     },
-};
-use nix::{
-    libc,
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
 };
 use std::time::{Duration, Instant};
 
@@ -138,7 +134,8 @@ impl Lane {
         context[4..8].copy_from_slice(&64_u32.to_ne_bytes());
         context[12..16].copy_from_slice(&G0.to_ne_bytes());
         let took = self.generator.inside(|| {
-            alone()?;
+            cores::keep_to(0..1)?;
+            cores::go_first();
             let mut options = TestRunOptions::new();
             (options.data_in, options.ctx_in) = (Some(&frame[..]), Some(&context[..]));
             (options.repeat, options.attrs) = (FRAMES, TestRunAttrs::new().xdp_live_frames(BATCH));
@@ -157,17 +154,6 @@ impl Lane {
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
         Ok(count as f64 / took.as_secs_f64())
     }
-}
-
-/// Keeps the calling thread on one processor, before all that is not real-time, if that may be.
-fn alone() -> anyhow::Result<()> {
-    let mut one = CpuSet::new();
-    one.set(0)?;
-    sched_setaffinity(Pid::from_raw(0), &one)?;
-    let first = libc::sched_param { sched_priority: 1 };
-    // SAFETY: of the calling thread, with parameters that outlive the call. It is no worse where it is refused.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) };
-    Ok(())
 }
 
 /// Puts a floor to work in a device's driver.

@@ -1,7 +1,7 @@
 //! Proxies as child processes.
 
 use super::load::Backends;
-use crate::process;
+use crate::{cores, process};
 use anyhow::{Context as _, bail};
 use std::{
     fs,
@@ -44,8 +44,7 @@ impl Peer {
 
 /// A command that runs on the first core only, where `taskset` is there.
 pub(super) fn pinned(program: &str) -> Command {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    if cores > 1 && Path::new("/usr/bin/taskset").exists() {
+    if cores::count() > 1 && Path::new("/usr/bin/taskset").exists() {
         let mut command = Command::new("/usr/bin/taskset");
         command.args(["-c", "0", program]);
         return command;

@@ -7,8 +7,9 @@ use crate::{
 
 /// Most labels that a name of ours can have, and some.
 const MAX_LABELS: usize = 16;
-/// Most octets of a name, lengths and the root included (RFC 1035 section 2.3.4).
-const MAX_NAME: usize = 255;
+/// Most octets of a name read here, lengths and the root included. Longer ones, up to the 255 of RFC 1035 section 2.3.4,
+/// are rare; the room for them would have to be cleared for every query.
+const MAX_NAME: usize = 128;
 /// Least octets of a UDP reply that every client takes (RFC 1035 section 4.2.1).
 const PLAIN: u16 = 512;
 

@@ -150,6 +150,11 @@ fn unusual_queries_are_left_to_the_common_way() {
         packet[at] = byte;
         packet
     };
+    let long = |last: u8| {
+        let labels = [63, last].map(|length| [&[length][..], &vec![b'x'; usize::from(length)]].concat());
+        [&good[..12], &labels.concat(), &good[good.len() - 5..]].concat()
+    };
+    assert!(Query::read(&long(62)).is_some(), "128 octets");
     for (what, packet) in [
         ("a response", with(2, 0x81)),
         ("NOTIFY", with(2, 0x21)),
@@ -161,6 +166,7 @@ fn unusual_queries_are_left_to_the_common_way() {
         ("a pointer", with(12, 0xc0)),
         ("class CH", with(good.len() - 1, 3)),
         ("something behind", [&good[..], &[0]].concat()),
+        ("a name of 129 octets", long(63)),
         ("too short", good[..good.len() - 1].to_vec()),
     ] {
         assert!(Query::read(&packet).is_none(), "{what}");

@@ -10,16 +10,15 @@ use super::{
 };
 use std::hint::black_box;
 
-/// Looks for the services that `packets` most probably ask for. Changes nothing but how fast they are found.
-pub(crate) fn warm<'p>(context: &Context<'_>, packets: impl Iterator<Item = &'p [u8]>) {
-    let hashes: Vec<u64> = packets.filter_map(|packet| hash(context, packet)).collect();
+/// Looks for the services that `queries` most probably ask for. Changes nothing but how fast they are found.
+pub(crate) fn warm<'q>(context: &Context<'_>, queries: impl Iterator<Item = &'q Query<'q>>) {
+    let hashes: Vec<u64> = queries.filter_map(|query| hash(context, query)).collect();
     let touched = hashes.iter().fold(0, |sum, hash| sum ^ context.view.touch(*hash));
     black_box(touched);
 }
 
-/// The place of the service that a packet asks for, when it does so by `NAME` or `NAME.NAMESPACE`.
-fn hash(context: &Context<'_>, packet: &[u8]) -> Option<u64> {
-    let query = Query::read(packet)?;
+/// The place of the service that a query asks for, when it does so by `NAME` or `NAME.NAMESPACE`.
+fn hash(context: &Context<'_>, query: &Query<'_>) -> Option<u64> {
     let mut labels = NO_LABELS;
     match context.options.zone.place(query.labels(&mut labels))? {
         [name] => Some(context.view.hash(context.scope.default_namespace().as_bytes(), name)),

@@ -2,6 +2,7 @@
 //! Time is an argument.
 
 use super::wire::{Asked, Kept};
+use foldhash::quality::RandomState;
 use hickory_proto::op::ResponseCode;
 use std::{
     collections::{HashMap, VecDeque},
@@ -27,7 +28,7 @@ pub(super) struct Cache {
 
 #[derive(Debug, Default)]
 struct Shard {
-    entries: HashMap<Arc<[u8]>, Entry>,
+    entries: HashMap<Arc<[u8]>, Entry, RandomState>,
     /// Every key once, the next candidate for eviction first.
     clock: VecDeque<Arc<[u8]>>,
     octets: usize,

@@ -3,8 +3,11 @@
 use super::owner::owner;
 use crate::config::DnsError;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use std::{io, net::SocketAddr};
-use tokio::net::{TcpListener, UdpSocket};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+};
+use tokio::net::TcpListener;
 
 /// Tries to find a port that is free for both protocols, when the kernel chooses it.
 const TRIES: usize = 32;
@@ -63,7 +66,7 @@ fn udp(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     // A smaller buffer only loses packets earlier in a burst.
     let _ = socket.set_recv_buffer_size(UDP_BUFFER);
     socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
 }
 
 fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
@@ -100,14 +103,14 @@ mod tests {
         assert!(error.contains(&holder), "{error}");
         // That all of 64 clients should come to one socket by chance happens once in 4^63 times.
         for _ in 0..64 {
-            let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            client.send_to(b"x", address).await.unwrap();
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.send_to(b"x", address).unwrap();
         }
         let mut counts = [0; 4];
         let arrive = async {
             while counts.iter().sum::<usize>() < 64 {
                 for (count, socket) in counts.iter_mut().zip(udp) {
-                    *count += usize::from(socket.try_recv(&mut [0; 8]).is_ok());
+                    *count += usize::from(socket.recv(&mut [0; 8]).is_ok());
                 }
                 tokio::task::yield_now().await;
             }

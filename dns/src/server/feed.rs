@@ -4,37 +4,84 @@ use crate::{metrics::Metrics, view::DnsView};
 use arc_swap::ArcSwap;
 use mesh_control::model::Snapshot;
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{oneshot, watch};
 
-/// Swaps in the view of each new snapshot, until there will be no more of them. However it ends, `_alive` ends with it.
-pub(super) async fn follow(
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+/// Services that may have changed for a thread that answers queries to take the change in by itself.
+const FEW: usize = 64;
+
+/// Takes new snapshots in. One for each of those who do: the task that always will, and the threads that answer, so that
+/// no query is answered from before a snapshot that was there when it was read.
+#[derive(Clone, Debug)]
+pub(super) struct Feed {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
     live: Arc<ArcSwap<DnsView>>,
+    /// Held while the view is swapped: what is swapped in is never older than what was there.
+    swapping: Arc<Mutex<()>>,
     metrics: Metrics,
-    _alive: oneshot::Sender<()>,
-) {
-    loop {
-        let snapshot = snapshots.borrow_and_update().clone();
-        let current = live.load_full();
-        if snapshot.revision != current.revision() {
-            let next = if current.needs_rebuild(&snapshot) {
-                // Everything anew takes a while with many services: not on a thread that answers queries.
-                match tokio::task::spawn_blocking(move || DnsView::new(&snapshot)).await {
-                    Ok(view) => view,
-                    // The runtime ends: so does this.
-                    Err(error) if error.is_cancelled() => return,
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                }
-            } else {
-                current.updated(&snapshot)
-            };
-            show(&metrics, &next);
-            live.store(Arc::new(next));
+}
+
+impl Feed {
+    pub(super) fn new(
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        live: Arc<ArcSwap<DnsView>>,
+        metrics: Metrics,
+    ) -> Feed {
+        Feed { snapshots, live, swapping: Arc::default(), metrics }
+    }
+
+    /// Takes the newest snapshot in, if it is new and changes little. Costs next to nothing if there is none.
+    pub(super) fn catch_up(&mut self) {
+        if self.snapshots.has_changed().unwrap_or(false) {
+            self.take(Some(FEW));
         }
-        if snapshots.changed().await.is_err() {
+    }
+
+    /// Swaps in the view of the newest snapshot; `false` when more than `most` services changed, or all may have.
+    fn take(&mut self, most: Option<usize>) -> bool {
+        let _swapping = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
+        let (snapshot, current) = (self.snapshots.borrow_and_update().clone(), self.live.load_full());
+        if snapshot.revision == current.revision() {
+            return true;
+        }
+        let next = current.updated_within(&snapshot, most);
+        let taken = next.is_some();
+        next.into_iter().for_each(|next| self.swap(next));
+        taken
+    }
+
+    /// Indexes the newest snapshot whole and swaps the view in, unless another came in the meantime.
+    fn rebuild(&self) {
+        let (snapshot, current) = (self.snapshots.borrow().clone(), self.live.load_full());
+        let next = DnsView::new(&snapshot);
+        let _swapping = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&current, &self.live.load()) {
+            self.swap(next);
+        }
+    }
+
+    fn swap(&self, next: DnsView) {
+        show(&self.metrics, &next);
+        self.live.store(Arc::new(next));
+    }
+}
+
+/// Swaps in the view of each new snapshot, until there will be no more of them. However it ends, `_alive` ends with it.
+pub(super) async fn follow(mut feed: Feed, _alive: oneshot::Sender<()>) {
+    loop {
+        while !feed.take(None) {
+            // Everything anew takes a while with many services: not on a thread of the runtime.
+            let own = feed.clone();
+            match tokio::task::spawn_blocking(move || own.rebuild()).await {
+                Ok(()) => {}
+                // The runtime ends: so does this.
+                Err(error) if error.is_cancelled() => return,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            }
+        }
+        if feed.snapshots.changed().await.is_err() {
             return;
         }
     }
@@ -90,7 +137,7 @@ mod tests {
             async { end.await.unwrap() }
         };
         let (alive, followed) = oneshot::channel();
-        let following = follow(snapshots, Arc::clone(&live), metrics.clone(), alive);
+        let following = follow(Feed::new(snapshots, Arc::clone(&live), metrics.clone()), alive);
         let expiring = expire(followed, Arc::clone(&live), metrics.clone(), last_known, wait);
         let (following, expiring) = (tokio::spawn(following), tokio::spawn(expiring));
         drop(sender);

@@ -1,6 +1,6 @@
 //! The server: sockets around the pure parts.
 //!
-//! UDP has a loop of our own, a task for each address, that answers what is ours in place and gives only forwards a
+//! UDP has a loop of our own, a thread for each worker, that answers what is ours in place and gives only forwards a
 //! task, within a bound (hickory's UDP server spawns a task for each packet, without one). TCP has an accept loop of
 //! our own too, because hickory's has no cap on connections and reads whatever length a client announces for a
 //! message; requests are parsed and replies built by hickory-server on both.
@@ -19,6 +19,7 @@ mod respond;
 mod supervise;
 mod tally;
 mod tcp;
+mod together;
 mod udp;
 
 pub use lookup::{AnswerSource, Lookup, LookupError, LookupRecord, LookupReply};
@@ -35,6 +36,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use bind::Bound;
 use clients::Clients;
+use feed::Feed;
 use hickory_proto::rr::RecordType;
 use mesh_control::model::Snapshot;
 use respond::Responder;
@@ -89,9 +91,10 @@ impl DnsServer {
         let responder = Arc::new(responder);
         let mut tasks = JoinSet::new();
         let (alive, followed) = oneshot::channel();
-        let feed = feed::follow(snapshots, Arc::clone(&view), metrics.clone(), alive);
+        let feed = Feed::new(snapshots, Arc::clone(&view), metrics.clone());
+        let following = feed::follow(feed.clone(), alive);
         tasks.spawn(async {
-            feed.await;
+            following.await;
             Part::Feed
         });
         let bound = config.limits.last_known;
@@ -102,21 +105,27 @@ impl DnsServer {
         });
         let permits = Arc::new(Semaphore::new(config.limits.tcp_connections));
         let mut responders = Vec::new();
+        let mut workers: Vec<Vec<_>> = (0..config.limits.workers()).map(|_| Vec::new()).collect();
         let scopes = config.scopes.into_iter().map(Some).chain(std::iter::repeat(None));
         for (Bound { udp, tcp, .. }, scope) in sockets.into_iter().zip(scopes) {
             let responder = scope.map_or_else(|| Arc::clone(&responder), |s| Arc::new(responder.within(s)));
             responders.push(Arc::clone(&responder));
-            for socket in udp {
-                let datagrams = udp::serve(socket, Arc::clone(&responder));
-                tasks.spawn(async {
-                    datagrams.await;
-                    Part::Socket
-                });
+            for (sockets, socket) in workers.iter_mut().zip(udp) {
+                sockets.push((socket, Arc::clone(&responder)));
             }
             let connections =
                 tcp::serve(tcp, Arc::clone(&responder), Arc::clone(&permits), config.limits.tcp_idle);
             tasks.spawn(async {
                 connections.await;
+                Part::Socket
+            });
+        }
+        for (at, sockets) in workers.into_iter().enumerate() {
+            let (name, together) = (format!("dns-udp-{at}"), config.limits.udp_gso);
+            let worker =
+                udp::Worker::start(name, sockets, feed.clone(), together).map_err(DnsError::Thread)?;
+            tasks.spawn(async {
+                worker.ended().await;
                 Part::Socket
             });
         }

@@ -28,23 +28,24 @@ impl Quick {
         Quick { transport, tally, turns, log: QueryLog::new(responder.log_every) }
     }
 
-    /// Answers a packet, with SERVFAIL should a defect show. `None`: the reply is in `out`.
+    /// Answers a packet, given as read if it is of the plainest form; with SERVFAIL should a defect show. `None`: the
+    /// reply is in `out`.
     pub(super) fn answer(
         &mut self,
         with: (&Responder, &fast::Context<'_>),
-        packet: &[u8],
+        (packet, query): (&[u8], Option<&Query<'_>>),
         client: SocketAddr,
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Option<Verdict> {
-        contained(&with.0.metrics, || self.decide(with, packet, client, now, out))
+        contained(&with.0.metrics, || self.decide(with, (packet, query), client, now, out))
             .unwrap_or_else(|| Some(with.0.failed(packet, now).map_or(Verdict::Drop, Verdict::Reply)))
     }
 
     fn decide(
         &mut self,
         (responder, context): (&Responder, &fast::Context<'_>),
-        packet: &[u8],
+        (packet, query): (&[u8], Option<&Query<'_>>),
         client: SocketAddr,
         now: Instant,
         out: &mut Vec<u8>,
@@ -53,7 +54,7 @@ impl Quick {
             return Some(limited);
         }
         let (logged, from) = (self.log.due(), (client, self.transport));
-        if let Some(query) = &Query::read(packet) {
+        if let Some(query) = query {
             self.turns = self.turns.wrapping_add(STEP);
             let udp = self.transport == Transport::Udp;
             let (code, source) = match fast::reply(context, query, mixed(self.turns), out) {

@@ -1,11 +1,15 @@
 //! TCP (RFC 7766): many queries on a connection, answered in order.
 
 use super::{
+    contain::contained,
     quick::Quick,
     respond::{Responder, Verdict},
     supervise::reap,
 };
-use crate::metrics::{Dropped, Transport};
+use crate::{
+    fast::Query,
+    metrics::{Dropped, Transport},
+};
 use std::{
     io,
     net::SocketAddr,
@@ -96,7 +100,9 @@ async fn connection(
             at += 2 + packet.len();
             let verdict = {
                 let view = responder.view();
-                quick.answer((responder, &responder.context(&view)), packet, client, begun, &mut reply)
+                let query = contained(&responder.metrics, || Query::read(packet)).flatten();
+                let with = (responder, &responder.context(&view));
+                quick.answer(with, (packet, query.as_ref()), client, begun, &mut reply)
             };
             match verdict {
                 None => push(&mut replies, &reply)?,

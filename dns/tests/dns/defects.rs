@@ -28,7 +28,7 @@ impl<S: tracing::Subscriber> Layer<S> for Defect {
 fn with_defect(target: &'static str, test: impl AsyncFnOnce(&AtomicBool)) {
     let armed = Arc::new(AtomicBool::new(false));
     let subscriber = tracing_subscriber::registry().with(Defect(target, Arc::clone(&armed)));
-    // One thread, so that all of the server's tasks log here.
+    // One thread, so that all of the server's tasks log here; its threads for UDP do as the one that starts them.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tracing::subscriber::with_default(subscriber, || runtime.block_on(test(&armed)));
 }

@@ -55,7 +55,7 @@ async fn a_large_answer_is_truncated_over_udp_and_whole_over_tcp() {
     assert_eq!(whole.answers.len(), 200);
 }
 
-/// A withdrawn endpoint is never answered again once the view has moved on, whatever the load.
+/// A withdrawn endpoint is never answered again once the snapshot without it is there, whatever the load.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_withdrawn_endpoint_is_never_answered_again() {
     let with = "service web ports=80/tcp>80 vip=10.96.0.1\nendpoint web a n1 10.0.0.1 ready\nendpoint web b n2 10.0.0.2 ready";
@@ -75,12 +75,7 @@ async fn a_withdrawn_endpoint_is_never_answered_again() {
         for (text, expected) in [(without, 1), (with, 2)] {
             mesh::change(&mut snapshot, text);
             server.snapshots.send_replace(Arc::new(snapshot.clone()));
-            let seen = async {
-                while server.handle.revision() < snapshot.revision {
-                    tokio::task::yield_now().await;
-                }
-            };
-            timeout(PATIENCE, seen).await.expect("the view follows");
+            // Not even this one question, asked without a wait, is answered from before.
             let answer = server.ask("tasks.web.cluster", RecordType::A).await;
             assert_eq!(answer.answers.len(), expected, "round {round}: {:?}", data(&answer));
         }

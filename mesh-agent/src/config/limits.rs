@@ -16,6 +16,7 @@ pub(super) fn limits(map: Map<'_>) -> Limits {
     set(&mut found.client_connections, count("client_connections", 0, 65_536));
     set(&mut found.tcp_connections, count("tcp_connections", 1, 65_536));
     set(&mut found.udp_workers, count("udp_workers", 0, 64));
+    found.udp_gso = map.get("udp_gso").and_then(|f| f.bool()).unwrap_or(found.udp_gso);
     set(&mut found.cache_entries, count("cache_entries", 0, 10_000_000));
     set(&mut found.cache_bytes, count("cache_bytes", 0, 1 << 40));
     if let Some(field) = map.get("last_known") {
@@ -42,7 +43,7 @@ mod tests {
     #[test]
     fn what_is_written_counts_and_the_rest_stays() {
         let text = "dns: {limits: {client_queries: 500, client_burst: 1_000, client_forwards: 0, \
-                    client_connections: 9, tcp_connections: 99, udp_workers: 2, cache_entries: 0, cache_bytes: 7, last_known: none}}\n";
+                    client_connections: 9, tcp_connections: 99, udp_workers: 2, udp_gso: false, cache_entries: 0, cache_bytes: 7, last_known: none}}\n";
         let want = Limits {
             client_queries: 500,
             client_burst: 1000,
@@ -50,6 +51,7 @@ mod tests {
             client_connections: 9,
             tcp_connections: 99,
             udp_workers: 2,
+            udp_gso: false,
             cache_entries: 0,
             cache_bytes: 7,
             last_known: None,
