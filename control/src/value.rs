@@ -25,7 +25,7 @@ pub(crate) const MAX_TUNNELS: usize = 4;
 /// The fields of a spec that came after the first release, all at its end; unset they are one zero byte each.
 const LATER_OF_SPEC: usize = 2;
 /// The same of a node.
-const LATER_OF_NODE: usize = 1;
+const LATER_OF_NODE: usize = 2;
 
 /// The bytes of a value. Earlier releases pass over later fields, which follow what they know; and while none `is_set`
 /// the bytes are those that they write too, so that a node's new release changes no record.
@@ -57,7 +57,7 @@ pub(crate) fn encode_spec(spec: &ServiceSpec) -> Vec<u8> {
 
 /// The bytes of what a node says of itself.
 pub(crate) fn encode_node(info: &NodeInfo) -> Vec<u8> {
-    encode(info, LATER_OF_NODE, !info.tunnels.is_empty())
+    encode(info, LATER_OF_NODE, info.direct || !info.tunnels.is_empty())
 }
 
 /// The spec of a `service` record; `None` when it breaks the format or a rule.

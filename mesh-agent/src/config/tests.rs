@@ -236,6 +236,7 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
             "ebpf: {xdp: generic}\n",
             "mesh.yaml:1: ebpf.xdp: \"generic\" is no choice: use off, auto or native",
         ),
+        ("ebpf: {return: both}\n", "mesh.yaml:1: ebpf.return: \"both\" is no choice: use ingress or direct"),
         (
             "ebpf: {max_flows: 0}\n",
             "mesh.yaml:1: ebpf.max_flows: \"0\" is no whole number from 1024 to 16000000",

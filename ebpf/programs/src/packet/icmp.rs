@@ -8,7 +8,8 @@
 use super::{
     act::Act,
     checksum::{apply, difference, fold64, hops},
-    flow::{fill, rewrite},
+    direct,
+    flow::{config, fill, rewrite},
     frame::{ETHERNET, Frame, Skb},
     ip::Ip,
     parse::{Kind, Packet, TCP, UDP, read, write},
@@ -68,8 +69,15 @@ pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
             return Act::drop(Drop::Malformed);
         }
     }
+    let handed = flow.bits & direction::HANDED != 0;
+    if handed {
+        if config().is_none_or(|config| rewrite.device != config.tunnel) {
+            return Act::drop(Drop::NoRoute);
+        }
+        direct::straighten(packet, rewrite);
+    }
     let ttl = packet.ttl - u8::from(rewrite.device != 0);
-    if !quote(skb, packet, &inner, source, destination, ports, rewrite.addresses)
+    if !(handed || quote(skb, packet, &inner, source, destination, ports, rewrite.addresses))
         || !A::write(skb, ETHERNET, rewrite.source, rewrite.destination, rewrite.addresses, ttl)
     {
         return Act::drop(Drop::Malformed);
