@@ -246,8 +246,18 @@ mod tests {
         let mut half = all.clone();
         half.remove(&there.0);
         assert_eq!(count(&half), Some(1), "the other direction was evicted");
+        let mut taken = all.clone();
+        taken.values_mut().for_each(|flow| flow.bits |= direction::TAKEN);
+        assert_eq!(count(&taken), None, "counted where it came in");
         all.values_mut().for_each(|flow| flow.bits |= direction::CLOSED);
         assert_eq!(count(&all), None);
+        // What has the key of the other direction of a flow that was handed on is another's.
+        let handed = Flow { bits: direction::HANDED, ..there.1 };
+        let other = Flow { seen: 1_000_000, bits: direction::GUEST | direction::REPLY, ..back };
+        let all = HashMap::from([(there.0, handed), (key(backend, 8, client, 1), other)]);
+        assert_eq!(expired(&all, ms(121), |_| None), [there.0]);
+        assert_eq!(expired(&all, ms(120), |_| None), []);
+        assert_eq!(count(&all), Some(1));
     }
 
     #[test]
@@ -260,6 +270,10 @@ mod tests {
             (direction::ANSWERED | direction::FIN_CLIENT, Some(5000), idle::HALF),
             (direction::ANSWERED | fins, None, idle::CLOSED),
             (direction::CLOSED, None, idle::CLOSED),
+            (direction::HANDED | direction::FIN_CLIENT | direction::CLOSED, None, idle::HALF),
+            (direction::HANDED | direction::CLOSED, None, idle::CLOSED),
+            (direction::HANDED | direction::ANSWERED, None, idle::OPEN),
+            (direction::HANDED, None, idle::UNANSWERED),
         ] {
             assert_eq!(patience(6, bits, own), seconds * 1000, "{bits:#x}");
         }
