@@ -26,12 +26,17 @@ fn bed() -> Option<Bed> {
 
 /// The frontend of a published port, which is its backend, too.
 fn published(bed: &Bed, plan: &Plan, number: u16, make: Make) -> u32 {
-    let any = if plan.vip.is_ipv4() { ip("0.0.0.0") } else { ip("::") };
+    let any = unspecified(plan);
     bed.served_at(any, number, make((any, 1), (any, 1), 0).protocol())
 }
 
+/// What a frontend on every local address has for one.
+pub(crate) fn unspecified(plan: &Plan) -> IpAddr {
+    if plan.vip.is_ipv4() { ip("0.0.0.0") } else { ip("::") }
+}
+
 /// A packet as it comes from the node that handed it on.
-fn handed(packet: &Packet, backend: u32) -> Packet {
+pub(crate) fn handed(packet: &Packet, backend: u32) -> Packet {
     let [a, b, c, d] = token(backend.into()).to_ne_bytes();
     Packet { link: (Device::Vx.mac(), [LINK[0], LINK[1], a, b, c, d]), ..packet.clone() }
 }

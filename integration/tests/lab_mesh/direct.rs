@@ -1,6 +1,6 @@
 //! With eBPF and answers that go straight to clients: by which way they come, and what becomes of connections.
 
-use crate::setup::{Container, Plane, one_in_each, start, until_met};
+use crate::setup::{Container, Plane, one_in_each, pinned, start, until_met};
 use anyhow::ensure;
 use mesh_integration::{BOUND, HostMesh, echo, lab::Capture, until, whoami_from};
 use std::{
@@ -198,4 +198,57 @@ pub(crate) async fn a_connection_outlives_changes_and_is_reset_on_both_sides(pla
         assert!(is_reset(&mut server), "the backend");
         mesh.write_service_file("kept.yaml", &file(&own)).unwrap();
     }
+}
+
+/// The setting is changed on one node after the other and back: a connection that began before stays, and new ones go the
+/// new way as soon as both nodes say so. Of what is pinned nothing is made anew.
+pub(crate) async fn the_setting_changes_and_parts_no_connection(plane: &Plane) {
+    let (mut mesh, containers) = start(plane).await;
+    serve(&mut mesh, &containers).await;
+    let listener =
+        containers[1].host.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 8100))).flatten().unwrap();
+    let own = containers[1].endpoint("mine");
+    let text = format!("services: {{kept: {{ports: [\"8100:8100\"], x-mesh: {{endpoints: [{own}}}]}}}}}}\n");
+    mesh.write_service_file("kept.yaml", &text).unwrap();
+    let pins = pinned(&mesh);
+    let mut streams = Vec::new();
+    let all = ["node-1", "node-2", "node-3"];
+    for (from, to, says) in
+        [("ebpf: {", "ebpf: {return: direct, ", true), ("return: direct", "return: ingress", false)]
+    {
+        for address in mesh.lab.address(3) {
+            let at: SocketAddr = (address, 8100).into();
+            let client = until("it is served", BOUND, || async {
+                let stream = mesh.lab.client.inside(|| TcpStream::connect_timeout(&at, BOUND));
+                anyhow::Ok(stream.flatten()?)
+            })
+            .await;
+            let (server, _) = listener.accept().unwrap();
+            for stream in [&client, &server] {
+                stream.set_read_timeout(Some(BOUND)).unwrap();
+            }
+            streams.push((client, server));
+        }
+        let mut told = Vec::new();
+        for i in 1..=3 {
+            let config = mesh.node(i).place.config.clone();
+            let text = std::fs::read_to_string(&config).unwrap();
+            assert!(text.contains(from), "{text}");
+            std::fs::write(&config, text.replace(from, to)).unwrap();
+            mesh.crash(i).await.unwrap();
+            mesh.start_agent(i).unwrap();
+            mesh.until_ready().await;
+            told.push(all[i - 1]);
+            let wanted: Vec<&str> = all.iter().copied().filter(|name| told.contains(name) == says).collect();
+            for node in 1..=3 {
+                knows_direct(&mesh, node, &wanted).await;
+            }
+            for (client, server) in &mut streams {
+                exchange(client, server, b"changed");
+            }
+        }
+        let address = mesh.lab.address(3)[0];
+        asked(&mesh, address, if says { &[true, true, false] } else { &[false, false, true] }).await;
+    }
+    assert_eq!(pinned(&mesh), pins);
 }

@@ -14,6 +14,7 @@ use anyhow::{Context, ensure};
 use direct::{
     a_connection_outlives_changes_and_is_reset_on_both_sides,
     answers_of_others_come_back_through_the_ingress_node, answers_pass_the_ingress_node_by,
+    the_setting_changes_and_parts_no_connection,
 };
 use drivers::{
     drivers_have_the_program_as_devices_come_and_go, what_goes_to_another_node_is_wrapped_up_in_the_driver,
@@ -97,6 +98,7 @@ on! { IPVS_SEALED, ipvs_sealed:
 }
 
 on! { EBPF, ebpf:
+    the_setting_changes_and_parts_no_connection,
     everybody_reaches_everything,
     one_port_of_a_client_goes_through_every_node,
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
