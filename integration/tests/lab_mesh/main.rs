@@ -27,9 +27,9 @@ use mesh_integration::{
 use ports::one_port_of_a_client_goes_through_every_node;
 use serde_json::Value;
 use setup::{
-    EBPF, EBPF_AND_NFTABLES, EBPF_DIRECT, EBPF_DIRECT_AND_NFTABLES, EBPF_NATIVE, EBPF_SEALED, IPVS,
-    IPVS_SEALED, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE, USERSPACE_OVERLAY, mirror, mirrored,
-    one_in_each, pinned, start, until_met,
+    EBPF, EBPF_AND_NFTABLES, EBPF_DIRECT, EBPF_DIRECT_AND_NFTABLES, EBPF_DIRECT_NATIVE, EBPF_NATIVE,
+    EBPF_SEALED, IPVS, IPVS_SEALED, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE, USERSPACE_OVERLAY, mirror,
+    mirrored, one_in_each, pinned, start, until_met,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -129,6 +129,10 @@ on! { EBPF_DIRECT, ebpf_direct:
     a_killed_agent_moves_no_packet,
     a_rolling_update_of_32_instances_fails_nobody,
     megabytes_arrive_whole_through_every_node,
+}
+
+on! { EBPF_DIRECT_NATIVE, ebpf_direct_native:
+    answers_pass_the_ingress_node_by,
 }
 
 on! { EBPF_DIRECT_AND_NFTABLES, ebpf_direct_and_nftables:

@@ -113,6 +113,7 @@ pub(crate) const EBPF: Plane = Plane {
 };
 pub(crate) const EBPF_NATIVE: Plane = Plane { native: true, ..EBPF };
 pub(crate) const EBPF_DIRECT: Plane = Plane { direct: true, ..EBPF };
+pub(crate) const EBPF_DIRECT_NATIVE: Plane = Plane { direct: true, ..EBPF_NATIVE };
 pub(crate) const EBPF_DIRECT_AND_NFTABLES: Plane = Plane { direct: true, ..EBPF_AND_NFTABLES };
 pub(crate) const EBPF_SEALED: Plane = Plane {
     config: "data_plane: ebpf\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
