@@ -306,6 +306,9 @@ fn what_was_handed_on_is_not_handed_back() {
             let packet = make(client, dialled, ACK);
             hands_on(&bed, &make(client, dialled, SYN), remote);
             hands_on(&bed, &packet, remote);
+            let kind = if plan.vip.is_ipv4() { (3, 4) } else { (2, 0) };
+            let about = make(dialled, client, ACK).ip();
+            sinks(&bed, &error(plan.router, dialled.0, kind.0, kind.1, [0, 0, 5, 20], &about), remote);
             sinks(&bed, &packet, remote);
             assert_eq!(bed.bits(&packet), None);
         }

@@ -10,7 +10,7 @@ use super::{
     checksum::{apply, difference, fold64, hops},
     direct,
     flow::{config, fill, rewrite},
-    frame::{ETHERNET, Frame, Skb},
+    frame::{ETHERNET, Frame as _, Skb},
     ip::Ip,
     parse::{Kind, Packet, TCP, UDP, read, write},
     route,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::maps::BACKENDS;
 use aya_ebpf::helpers::generated::bpf_csum_update;
-use mesh_ebpf_common::{Drop, FlowKey, direction, state};
+use mesh_ebpf_common::{Config, Drop, FlowKey, direction, state};
 
 /// Translates an error, where it is about a packet of ours; then its way on is in a line of the cache.
 #[inline(always)]
@@ -71,7 +71,8 @@ pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
     }
     let handed = flow.bits & direction::HANDED != 0;
     if handed {
-        if config().is_none_or(|config| rewrite.device != config.tunnel) {
+        let there = |config: &Config| rewrite.device == config.tunnel && skb.device() != config.tunnel;
+        if !config().is_some_and(there) {
             return Act::drop(Drop::NoRoute);
         }
         direct::straighten(packet, rewrite);

@@ -16,8 +16,9 @@ use aya_ebpf::{
 };
 use mesh_ebpf_common::{Rewrite, direction};
 
-/// Rewrites a packet that may leave, or gives the verdict over it. One that has come to the end of its time, or is too long, goes back as an error;
-/// one that may be cut is left to the host for that, unless its source or destination is the host's.
+/// Rewrites a packet that may leave, or gives the verdict over it. One that has come to the end of its time, or is too
+/// long, goes back as an error; one that may be cut is left to the host for that, unless its source or destination is
+/// the host's.
 #[inline(always)]
 pub fn rewritten<A: Steps>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>) -> Result<(), i32> {
     let mut on = rewrite.device != 0;
