@@ -22,47 +22,52 @@ pub(crate) const MAX_VERSION: usize = 256;
 /// Most ends of tunnels of one node: one, and another while the key is changed.
 pub(crate) const MAX_TUNNELS: usize = 4;
 
-/// The fields of a spec that came after the first release, all at its end; unset they are one zero byte each.
-const LATER_OF_SPEC: usize = 2;
-/// The same of a node.
-const LATER_OF_NODE: usize = 1;
+/// How many fields at the end of a spec its writer may not have known, the most first; unset they are one zero byte each.
+const LATER_OF_SPEC: [usize; 1] = [2];
+/// The same of a node: none of those after the first release, or all but the last.
+const LATER_OF_NODE: [usize; 2] = [2, 1];
 
-/// The bytes of a value. Earlier releases pass over later fields, which follow what they know; and while none `is_set`
-/// the bytes are those that they write too, so that a node's new release changes no record.
-fn encode(value: &impl Serialize, later: usize, is_set: bool) -> Vec<u8> {
+/// The bytes of a value without its last `unset` fields. Earlier releases pass over later fields, which follow what they
+/// know; and while those are not set the bytes are those that they write too, so that a node's new release changes no
+/// record.
+fn encode(value: &impl Serialize, unset: usize) -> Vec<u8> {
     let mut bytes = postcard::to_stdvec(value).unwrap_or_default();
-    if !is_set {
-        bytes.truncate(bytes.len().saturating_sub(later));
-    }
+    bytes.truncate(bytes.len().saturating_sub(unset));
     bytes
 }
 
 /// A value of this release or one before; `None` when it breaks the format.
-fn decode<T: DeserializeOwned>(bytes: &[u8], later: usize) -> Option<T> {
-    let earlier = || {
-        let padded = [bytes, &vec![0; later]].concat();
+fn decode<T: DeserializeOwned>(bytes: &[u8], later: &[usize]) -> Option<T> {
+    let earlier = |missing: &usize| {
+        let padded = [bytes, &vec![0; *missing]].concat();
         // Exactly the later fields must be missing: what is cut off elsewhere is damaged.
         match postcard::take_from_bytes(&padded) {
             Ok((value, [])) => Some(value),
             _ => None,
         }
     };
-    postcard::from_bytes(bytes).ok().or_else(earlier)
+    postcard::from_bytes(bytes).ok().or_else(|| later.iter().find_map(earlier))
 }
 
 /// The bytes of a spec.
 pub(crate) fn encode_spec(spec: &ServiceSpec) -> Vec<u8> {
-    encode(spec, LATER_OF_SPEC, spec.negative_ttl.is_some() || spec.external_name.is_some())
+    let plain = spec.negative_ttl.is_none() && spec.external_name.is_none();
+    encode(spec, if plain { LATER_OF_SPEC[0] } else { 0 })
 }
 
 /// The bytes of what a node says of itself.
 pub(crate) fn encode_node(info: &NodeInfo) -> Vec<u8> {
-    encode(info, LATER_OF_NODE, !info.tunnels.is_empty())
+    let unset = match info {
+        NodeInfo { direct: true, .. } => 0,
+        NodeInfo { tunnels, .. } if !tunnels.is_empty() => LATER_OF_NODE[1],
+        _ => LATER_OF_NODE[0],
+    };
+    encode(info, unset)
 }
 
 /// The spec of a `service` record; `None` when it breaks the format or a rule.
 pub(crate) fn spec(record: &Record) -> Option<ServiceSpec> {
-    decode(&record.value, LATER_OF_SPEC).filter(|spec: &ServiceSpec| spec.validate().is_ok())
+    decode(&record.value, &LATER_OF_SPEC).filter(|spec: &ServiceSpec| spec.validate().is_ok())
 }
 
 /// The endpoints of an `endpoints` record, without those that break a rule or repeat an instance.
@@ -76,7 +81,7 @@ pub(crate) fn endpoints(record: &Record) -> Vec<Endpoint> {
 
 /// What a `node` record says; what makes no sense says nothing.
 pub(crate) fn node(record: &Record) -> NodeInfo {
-    let info: Option<NodeInfo> = decode(&record.value, LATER_OF_NODE);
+    let info: Option<NodeInfo> = decode(&record.value, &LATER_OF_NODE);
     info.filter(|i| i.version.len() <= MAX_VERSION && !i.version.chars().any(char::is_control))
         .filter(|i| i.keys.len() <= MAX_KEYS && i.tunnels.len() <= MAX_TUNNELS)
         .unwrap_or_default()
@@ -142,7 +147,7 @@ mod tests {
         let read = |value: &[u8]| node(&record(&Key::Node(NodeName::new("n1").unwrap()), value));
         let plain = NodeInfo { version: "1".into(), ..NodeInfo::default() };
         let whole = postcard::to_stdvec(&plain).unwrap();
-        let earlier = &whole[..whole.len() - LATER_OF_NODE];
+        let earlier = &whole[..whole.len() - LATER_OF_NODE[0]];
         assert_eq!(encode_node(&plain), earlier, "an upgrade changes no bytes");
         assert_eq!((read(earlier), read(&whole)), (plain.clone(), plain.clone()));
         assert_eq!(read(&earlier[..earlier.len() - 1]), NodeInfo::default(), "cut off");
@@ -151,6 +156,12 @@ mod tests {
         let bytes = encode_node(&sealed);
         assert!(bytes.starts_with(earlier), "what earlier releases know comes first");
         assert_eq!(read(&bytes), sealed);
+        assert_eq!(bytes.last(), Some(&(sealed.tunnels[1].port >> 7).to_le_bytes()[0]), "no later field");
+        let direct = NodeInfo { direct: true, ..sealed.clone() };
+        assert!(encode_node(&direct).starts_with(&bytes), "what releases know comes first");
+        for info in [NodeInfo { direct: true, ..plain.clone() }, direct] {
+            assert_eq!(read(&encode_node(&info)), info);
+        }
         let many = NodeInfo { tunnels: (0..5).map(tunnel).collect(), ..plain };
         assert_eq!(read(&encode_node(&many)), NodeInfo::default());
     }
@@ -159,7 +170,7 @@ mod tests {
     fn specs_are_read_across_releases() {
         let plain = ServiceSpec { ttl: Some(7), ..ServiceSpec::default() };
         let whole = postcard::to_stdvec(&plain).unwrap();
-        let earlier = &whole[..whole.len() - LATER_OF_SPEC];
+        let earlier = &whole[..whole.len() - LATER_OF_SPEC[0]];
         assert_eq!(encode_spec(&plain), earlier, "an upgrade changes no bytes");
         assert_eq!((read(earlier), read(&whole)), (Some(plain.clone()), Some(plain)));
         assert_eq!(read(&earlier[..earlier.len() - 1]), None, "cut off");

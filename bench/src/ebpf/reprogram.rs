@@ -60,6 +60,7 @@ impl Run {
             overlay: vec![services::BACKENDS.parse()?],
             bridge: None,
             tunnel: None,
+            direct: false,
             xdp: Xdp::Off,
             snapshots: None,
             bpffs: Some(apart.bpffs()),

@@ -170,6 +170,7 @@ impl Plane {
                     overlay: config.overlay,
                     bridge: None,
                     tunnel: None,
+                    direct: false,
                     xdp: Xdp::Off,
                     snapshots: None,
                     bpffs: Some(format!("/proc/{}/fd/{}", std::process::id(), pins.as_raw_fd()).into()),

@@ -26,6 +26,8 @@ pub struct NodeInfo {
     /// Where its encrypted overlay listens, the older key first while one is changed for another; empty of a node whose
     /// overlay is not encrypted.
     pub tunnels: Vec<Tunnel>,
+    /// Whether it takes packets for its endpoints as clients sent them to another node, and answers those clients itself.
+    pub direct: bool,
 }
 
 /// One end of the tunnels between nodes.

@@ -10,6 +10,7 @@
 //! ```
 #![no_std]
 
+pub mod direct;
 mod drops;
 pub mod hash;
 pub mod xdp;
@@ -200,6 +201,11 @@ pub mod direction {
     /// Another node began the flow and translates it; only its answers are here, so that no flow of this node takes
     /// their place.
     pub const GUEST: u32 = 0x20;
+    /// Its packets are handed on to the backend's node as they are ([`crate::direct`]); answers do not come by here, and
+    /// there is no other direction.
+    pub const HANDED: u32 = 0x40;
+    /// Another node handed it on, and counts it.
+    pub const TAKEN: u32 = 0x80;
 }
 
 /// Mark, and mask of it, of answers that the host has found to be a guest's, and sends back to where it came from.
@@ -231,7 +237,7 @@ pub struct Rewrite<A> {
     pub device: u32,
     /// The longest packet that may go there, in bytes of IP.
     pub mtu: u32,
-    /// [`direction::REPLY`] or 0.
+    /// [`direction::REPLY`], [`direction::HANDED`] and [`direction::TAKEN`].
     pub bits: u32,
     /// Index into `backends`.
     pub backend: u32,
@@ -377,7 +383,8 @@ pub struct Sticky {
     pub until: u64,
 }
 
-/// Key of `members`: where a sticky frontend has the backend of that id.
+/// Key of `members`: where a frontend has the backend of that id, if it is sticky, or the backend of this node of that
+/// [`direct::token`], if it is a published port.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct MemberKey {
@@ -385,8 +392,8 @@ pub struct MemberKey {
     pub id: u64,
     /// Index into `frontends`.
     pub frontend: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// 1 where `id` is a [`direct::token`], else 0.
+    pub short: u32,
 }
 
 /// Key of `allow4`/`allow6`, a longest-prefix trie.
@@ -445,8 +452,8 @@ pub struct Config {
     pub hz: u32,
     /// Lines of `cache4` and of `cache6`, less 1: all bits below the highest.
     pub cached: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// The device of this node's address: what comes by it may be answered by others ([`direct`]); 0 where that is not so.
+    pub underlay: u32,
     /// This node's address, the source of masqueraded flows; zero without one.
     pub node4: V4,
     /// This node's address on the overlay.

@@ -46,13 +46,13 @@ fn no_type_has_padding() {
         Peer<V6> { address, port, pad };
         StickyKey { service, client };
         Sticky { id, until };
-        MemberKey { id, frontend, pad };
+        MemberKey { id, frontend, short };
         AllowKey<V4> { prefix, frontend, address };
         AllowKey<V6> { prefix, frontend, address };
         FrontendCounts { no_backend, denied, limited };
         BackendCounts { reset, bytes_in, bytes_out };
         Config {
-            netns, epoch, mode, overlay, tunnel, new_flows, hz, cached, pad, node4, overlay4, vips4, node6, overlay6, vips6
+            netns, epoch, mode, overlay, tunnel, new_flows, hz, cached, underlay, node4, overlay4, vips4, node6, overlay6, vips6
         };
         Device { mac, bits };
         VtepKey { device, mac, pad };

@@ -91,7 +91,7 @@ fn stick<A: Family>(
 #[inline(always)]
 fn member(frontend: u32, id: u64) -> Option<(u32, &'static Backend)> {
     // SAFETY: entries of this map are replaced, never written to, and freed after programs that may see them.
-    let index = *unsafe { MEMBERS.get(MemberKey { id, frontend, pad: 0 }) }?;
+    let index = *unsafe { MEMBERS.get(MemberKey { id, frontend, short: 0 }) }?;
     let backend = BACKENDS.get(index)?;
     (backend.id == id).then_some((index, backend))
 }

@@ -34,12 +34,18 @@ pub trait Family: Copy + PartialEq + 'static {
 /// published on every address of this host.
 #[inline(always)]
 pub fn find<A: Family>(address: A, port: u16, protocol: u8) -> Option<&'static Service> {
+    find_of(address, port, protocol, false)
+}
+
+/// The same where the address may be `ours` although it is not local.
+#[inline(always)]
+pub fn find_of<A: Family>(address: A, port: u16, protocol: u8, ours: bool) -> Option<&'static Service> {
     let key = ServiceKey { address, port, protocol, pad: 0 };
     // SAFETY: entries of this map are replaced, never written to, and freed after programs that may see them.
     if let Some(service) = unsafe { A::services().get(&key) } {
         return Some(service);
     }
-    if !address.is_local() {
+    if !ours && !address.is_local() {
         return None;
     }
     // SAFETY: as above.

@@ -20,7 +20,11 @@ use aya::{
 };
 use mesh_ebpf::{
     Events, Sizes,
-    common::{Backend, Config, Frontend, Service, ServiceKey, flag, mode, state},
+    common::{
+        Backend, Config, Frontend, MemberKey, Service, ServiceKey,
+        direct::{node, token},
+        flag, mode, state,
+    },
 };
 use std::{
     fs,
@@ -227,6 +231,18 @@ impl Bed {
         }
     }
 
+    /// Makes the node one that hands packets on to the other one, and takes them.
+    pub(crate) fn go_direct(&mut self) {
+        self.configure(|config| config.underlay = Device::Nic.index());
+        for hop in ["10.128.9.1", "fd00:9::1"] {
+            self.mark("nodes4", "nodes6", ip(hop), node::DIRECT);
+        }
+        for index in 0..self.frontends {
+            let key = MemberKey { id: token(index.into()).into(), frontend: index, short: 1 };
+            self.put("members", key, index);
+        }
+    }
+
     fn mark<V: Copy + 'static>(&mut self, four: &str, six: &str, address: IpAddr, value: V) {
         match address {
             IpAddr::V4(_) => self.put(four, v4(address), value),
@@ -287,11 +303,24 @@ impl Bed {
         gso: u32,
         mark: u32,
     ) -> (Outcome, u32) {
+        self.run_from(way, device, bytes, gso, (mark, 0))
+    }
+
+    /// The same of one that came by a device.
+    pub(crate) fn run_from(
+        &self,
+        way: Way,
+        device: Device,
+        bytes: &[u8],
+        gso: u32,
+        (mark, came): (u32, u32),
+    ) -> (Outcome, u32) {
         let name = if way == Way::In { "tc_ingress" } else { "tc_egress" };
         let program: &SchedClassifier = self.ebpf.program(name).unwrap().try_into().unwrap();
-        // `struct __sk_buff`: `mark` at 8, `ifindex` at 40, `gso_segs` at 164, `gso_size` at 176.
+        // `struct __sk_buff`: `mark` at 8, `ingress_ifindex` at 36, `ifindex` at 40, `gso_segs` at 164, `gso_size` at 176.
         let (mut context, mut left) = ([0; 192], [0; 192]);
         context[8..12].copy_from_slice(&mark.to_ne_bytes());
+        context[36..40].copy_from_slice(&came.to_ne_bytes());
         context[40..44].copy_from_slice(&device.index().to_ne_bytes());
         context[164..168].copy_from_slice(&u32::from(gso != 0).to_ne_bytes());
         context[176..180].copy_from_slice(&gso.to_ne_bytes());

@@ -2,7 +2,8 @@
 //! it is.
 
 use crate::{
-    bed::{Bed, Device, NEIGHBOUR, NEXT, Outcome, REDIRECT, SHOT, Way, arriving},
+    bed::{Bed, Device, NEXT, Outcome, REDIRECT, SHOT, Way, arriving},
+    direct::{handed, unspecified},
     packet::{ACK, Body, Packet, SYN, TCP, UDP, echo, error, long, pseudo, sum, tcp, udp},
     plan::{Plan, port},
     xdp_bed::{FAST, PASS, TX},
@@ -104,10 +105,12 @@ fn seeds(bed: &Bed) -> Vec<(Way, Device, Vec<u8>)> {
             port::SILENT,
             port::HASHED,
             port::PUBLISHED,
+            port::PUBLISHED_REMOTE,
             port::LOST,
         ];
         for number in ports {
-            let to = (if number == port::PUBLISHED { plan.node } else { plan.vip }, number);
+            let local = matches!(number, port::PUBLISHED | port::PUBLISHED_REMOTE);
+            let to = (if local { plan.node } else { plan.vip }, number);
             let from = (plan.client, bed.port());
             let mut more = vec![
                 tcp(from, to, SYN),
@@ -144,6 +147,19 @@ fn seeds(bed: &Bed) -> Vec<(Way, Device, Vec<u8>)> {
                 let packet = arriving(Way::In, Device::Nic, &packet);
                 bed.run(Way::In, Device::Nic, &packet);
                 seeds.push((Way::In, Device::Nic, packet.bytes()));
+            }
+            // On this node's port, and handed on by another.
+            if number == port::PUBLISHED {
+                let index = |protocol| bed.served_at(unspecified(&plan), number, protocol);
+                for (packet, protocol) in [
+                    (tcp(from, (plan.peer, number), SYN), TCP),
+                    (tcp(from, (plan.peer, number), ACK), TCP),
+                    (udp(from, (plan.peer, number)), UDP),
+                ] {
+                    let packet = handed(&packet, index(protocol));
+                    bed.run_bytes(Way::In, Device::Vx, &packet.bytes(), 0);
+                    seeds.push((Way::In, Device::Vx, packet.bytes()));
+                }
             }
             let backend = if number == port::REMOTE { plan.remote } else { plan.container };
             for (way, device, backend) in [
@@ -184,12 +200,17 @@ fn changed(dice: &mut Dice, seed: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Whether a packet became an answer to who sent it; else its link-layer header is that of before.
+fn went_back(bytes: &[u8], out: &Outcome) -> bool {
+    out.bytes[..6] == bytes[6..12] && out.bytes[6..12] == bytes[..6]
+}
+
 /// What must be true of any packet and what comes of it.
 fn judge(bytes: &[u8], out: &Outcome) {
     match out.verdict {
         SHOT => {}
         NEXT if out.bytes == bytes => {}
-        REDIRECT if out.bytes[..6] == NEIGHBOUR && bytes[..6] != NEIGHBOUR => {
+        REDIRECT if went_back(bytes, out) => {
             // An answer of ours: to who sent it, and right in itself.
             let (asked, answer) = (read(bytes).unwrap(), read(&out.bytes).unwrap());
             assert_eq!((answer.from, answer.to), (asked.to, asked.from));
@@ -263,7 +284,8 @@ fn no_packet_leaves_a_driver_half_changed() {
 
 #[test]
 fn no_packet_gets_a_wrong_checksum_or_a_way_without_a_flow() {
-    let Some(bed) = Bed::new() else { return };
+    let Some(mut bed) = Bed::new() else { return };
+    bed.go_direct();
     let mut dice = dice();
     let seeds = seeds(&bed);
     let (mut forwarded, mut back, mut passed, mut dropped) = (0, 0, 0, 0);
@@ -276,7 +298,7 @@ fn no_packet_gets_a_wrong_checksum_or_a_way_without_a_flow() {
         match out.verdict {
             SHOT => dropped += 1,
             NEXT if out.bytes == bytes => passed += 1,
-            REDIRECT if out.bytes[..6] == NEIGHBOUR && bytes[..6] != NEIGHBOUR => back += 1,
+            REDIRECT if went_back(&bytes, &out) => back += 1,
             _ => {
                 forwarded += 1;
                 has_flow(&bed, &bytes, number);

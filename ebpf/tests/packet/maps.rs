@@ -18,14 +18,35 @@ pub(crate) fn v4(ip: IpAddr) -> V4 {
 impl Bed {
     /// The index of the frontend, and backend, that serves a port.
     pub(crate) fn served(&self, plan: &Plan, number: u16, protocol: u8) -> u32 {
-        let service = if plan.vip.is_ipv4() {
-            let key = ServiceKey { address: v4(plan.vip), port: number.to_be(), protocol, pad: 0 };
+        self.served_at(plan.vip, number, protocol)
+    }
+
+    /// The same of a port of an address, which is zero for every local one.
+    pub(crate) fn served_at(&self, address: IpAddr, number: u16, protocol: u8) -> u32 {
+        let service = if address.is_ipv4() {
+            let key = ServiceKey { address: v4(address), port: number.to_be(), protocol, pad: 0 };
             self.look::<_, Service>("services4", key)
         } else {
-            let key = ServiceKey { address: wide(plan.vip), port: number.to_be(), protocol, pad: 0 };
+            let key = ServiceKey { address: wide(address), port: number.to_be(), protocol, pad: 0 };
             self.look::<_, Service>("services6", key)
         };
         service.unwrap().frontend
+    }
+
+    /// Changes the flags of a published port's frontends.
+    pub(crate) fn flags(&mut self, four: bool, number: u16, flags: u16) {
+        for protocol in [6, 17] {
+            let port = number.to_be();
+            if four {
+                let key = ServiceKey { address: [0_u8; 4], port, protocol, pad: 0 };
+                let service: Service = self.look("services4", key).unwrap();
+                self.put("services4", key, Service { flags, ..service });
+            } else {
+                let key = ServiceKey { address: [0_u8; 16], port, protocol, pad: 0 };
+                let service: Service = self.look("services6", key).unwrap();
+                self.put("services6", key, Service { flags, ..service });
+            }
+        }
     }
 
     /// Changes the facts of the node.

@@ -169,7 +169,7 @@ impl World {
                 ..Backend::default()
             };
             self.set("backends", self.backends, backend);
-            self.put("members", MemberKey { id, frontend: made.frontend, pad: 0 }, self.backends);
+            self.put("members", MemberKey { id, frontend: made.frontend, short: 0 }, self.backends);
             self.backends += 1;
         }
         let base = self.slots;

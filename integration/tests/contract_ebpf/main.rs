@@ -34,6 +34,7 @@ impl<const FLOWS: u32> KernelPlane for Ebpf<FLOWS> {
             overlay: Vec::new(),
             bridge: None,
             tunnel: None,
+            direct: false,
             xdp: Xdp::Off,
             snapshots: None,
             bpffs: Some(ground.bpffs()),

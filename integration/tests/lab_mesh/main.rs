@@ -5,11 +5,17 @@
     reason = "a helper of a test fails the test by panicking, as the test itself does"
 )]
 
+mod direct;
 mod drivers;
 mod ports;
 mod setup;
 
 use anyhow::{Context, ensure};
+use direct::{
+    a_connection_outlives_changes_and_is_reset_on_both_sides,
+    answers_of_others_come_back_through_the_ingress_node, answers_pass_the_ingress_node_by,
+    the_setting_changes_and_parts_no_connection,
+};
 use drivers::{
     drivers_have_the_program_as_devices_come_and_go, what_goes_to_another_node_is_wrapped_up_in_the_driver,
 };
@@ -21,8 +27,9 @@ use mesh_integration::{
 use ports::one_port_of_a_client_goes_through_every_node;
 use serde_json::Value;
 use setup::{
-    EBPF, EBPF_AND_NFTABLES, EBPF_NATIVE, EBPF_SEALED, IPVS, IPVS_SEALED, NFTABLES, NFTABLES_SEALED, Plane,
-    USERSPACE, USERSPACE_OVERLAY, mirror, mirrored, one_in_each, pinned, start, until_met,
+    EBPF, EBPF_AND_NFTABLES, EBPF_DIRECT, EBPF_DIRECT_AND_NFTABLES, EBPF_DIRECT_NATIVE, EBPF_NATIVE,
+    EBPF_SEALED, IPVS, IPVS_SEALED, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE, USERSPACE_OVERLAY, mirror,
+    mirrored, one_in_each, pinned, start, until_met,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -91,6 +98,7 @@ on! { IPVS_SEALED, ipvs_sealed:
 }
 
 on! { EBPF, ebpf:
+    the_setting_changes_and_parts_no_connection,
     everybody_reaches_everything,
     one_port_of_a_client_goes_through_every_node,
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
@@ -109,6 +117,28 @@ on! { EBPF_NATIVE, ebpf_native:
     megabytes_arrive_whole_through_every_node,
     what_goes_to_another_node_is_wrapped_up_in_the_driver,
     drivers_have_the_program_as_devices_come_and_go,
+}
+
+on! { EBPF_DIRECT, ebpf_direct:
+    answers_pass_the_ingress_node_by,
+    a_connection_outlives_changes_and_is_reset_on_both_sides,
+    everybody_reaches_everything,
+    one_port_of_a_client_goes_through_every_node,
+    an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
+    a_dead_nodes_instances_get_nothing_more,
+    a_killed_agent_moves_no_packet,
+    a_rolling_update_of_32_instances_fails_nobody,
+    megabytes_arrive_whole_through_every_node,
+}
+
+on! { EBPF_DIRECT_NATIVE, ebpf_direct_native:
+    answers_pass_the_ingress_node_by,
+}
+
+on! { EBPF_DIRECT_AND_NFTABLES, ebpf_direct_and_nftables:
+    answers_of_others_come_back_through_the_ingress_node,
+    one_port_of_a_client_goes_through_every_node,
+    megabytes_arrive_whole_through_every_node,
 }
 
 on! { IPVS, ipvs:

@@ -28,6 +28,8 @@ pub(crate) struct Plane {
     pub(crate) ebpf: bool,
     /// Whether that is at XDP, too.
     pub(crate) native: bool,
+    /// Whether it answers outside clients from the backend's node.
+    pub(crate) direct: bool,
     /// In `x-mesh` of a service whose instances are to know their clients.
     pub(crate) keeps_client: &'static str,
     /// Whether containers are attached to the overlay; else the way between those of two nodes is laid by hand.
@@ -69,6 +71,7 @@ pub(crate) const USERSPACE: Plane = Plane {
     second: None,
     ebpf: false,
     native: false,
+    direct: false,
     keeps_client: "proxy_protocol: true",
     overlay: false,
     sealed: false,
@@ -85,6 +88,7 @@ pub(crate) const NFTABLES: Plane = Plane {
     second: None,
     ebpf: false,
     native: false,
+    direct: false,
     keeps_client: "",
     overlay: true,
     sealed: false,
@@ -108,6 +112,9 @@ pub(crate) const EBPF: Plane = Plane {
     ..NFTABLES
 };
 pub(crate) const EBPF_NATIVE: Plane = Plane { native: true, ..EBPF };
+pub(crate) const EBPF_DIRECT: Plane = Plane { direct: true, ..EBPF };
+pub(crate) const EBPF_DIRECT_NATIVE: Plane = Plane { direct: true, ..EBPF_NATIVE };
+pub(crate) const EBPF_DIRECT_AND_NFTABLES: Plane = Plane { direct: true, ..EBPF_AND_NFTABLES };
 pub(crate) const EBPF_SEALED: Plane = Plane {
     config: "data_plane: ebpf\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
              overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"], encryption: wireguard}\n",
@@ -185,7 +192,9 @@ pub(crate) async fn start(plane: &Plane) -> (HostMesh, Vec<Container>) {
         let config = plane.second.filter(|_| even).unwrap_or(plane.config);
         let config = config.replace("V4", &v4.to_string()).replace("V6", &v6.to_string());
         let section = ground.as_ref().map(Apart::yaml).unwrap_or_default();
-        config + &if plane.native { section.replace("ebpf: {", "ebpf: {xdp: native, ") } else { section }
+        let more = |on: bool, words: &str| if on { format!("{words}, ") } else { String::new() };
+        let (native, direct) = (more(plane.native, "xdp: native"), more(plane.direct, "return: direct"));
+        config + &section.replace("ebpf: {", &format!("ebpf: {{{native}{direct}"))
     };
     let mut mesh = HostMesh::start(lab, agent_binary!(), configure).unwrap();
     mesh.ground = ground;

@@ -22,7 +22,7 @@ use crate::{
     source::{SourceId, StateWriter, api::ApiSource, file::FileSource},
 };
 use mesh_control::{
-    Control, ControlError, ControlHandle,
+    Control, ControlError, ControlHandle, LocalChange,
     model::{NodeInfo, Snapshot},
 };
 use mesh_dns::{DnsError, DnsServer};
@@ -108,10 +108,17 @@ impl App {
 
     async fn with_control(
         config: &Config,
-        info: NodeInfo,
+        mut info: NodeInfo,
         control: &ControlHandle,
         registry: &prometheus::Registry,
     ) -> Result<App, StartError> {
+        let plane = planes::start(config, &control.snapshots())?;
+        info.direct = plane.name() == "ebpf" && parts::direct(config);
+        if info.direct
+            && let Err(error) = control.submit(vec![LocalChange::SetNode(info.clone())]).await
+        {
+            tracing::warn!(%error, "answers go through the other nodes until the mesh is told otherwise");
+        }
         // What was kept over the restart. All that comes later is news.
         let known = Arc::clone(&control.snapshots().borrow());
         let sources: Vec<SourceId> =
@@ -128,7 +135,6 @@ impl App {
             },
         );
 
-        let plane = planes::start(config, &control.snapshots())?;
         let stays = plane.capabilities().survives_restart;
         let ipvs = plane.name() == "ipvs";
         let reconcile_config = ReconcileConfig::new(parts::node_facts(config), parts::policy(config));

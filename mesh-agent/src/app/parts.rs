@@ -94,6 +94,11 @@ pub(super) fn netfilter(config: &Config) -> crate::dataplane::NetfilterConfig {
     }
 }
 
+/// Whether answers go straight to clients, where the data plane is eBPF's.
+pub(super) fn direct(config: &Config) -> bool {
+    config.ebpf.answers == config::ReturnChoice::Direct && overlay(config).is_some()
+}
+
 #[cfg(feature = "ebpf")]
 pub(super) fn ebpf(
     config: &Config,
@@ -107,6 +112,7 @@ pub(super) fn ebpf(
         vip_cidrs: config.vip_cidr.clone(),
         bridge: overlay.as_ref().map(|overlay| overlay.bridge.clone()),
         tunnel: overlay.as_ref().map(|overlay| overlay.device.clone()),
+        direct: direct(config),
         xdp: match chosen.xdp {
             config::XdpChoice::Off => crate::dataplane::ebpf::Xdp::Off,
             config::XdpChoice::Auto => crate::dataplane::ebpf::Xdp::Auto,

@@ -1,6 +1,6 @@
 //! What no single value can say: addresses that clash.
 
-use super::{types::Config, yaml::Field};
+use super::{ebpf::ReturnChoice, types::Config, yaml::Field};
 use std::net::{IpAddr, SocketAddr};
 
 /// An address that the agent will listen on.
@@ -33,6 +33,18 @@ pub(super) fn check(
     overlay: Option<&Field<'_>>,
     bounds: &[Bound],
 ) {
+    if config.ebpf.answers == ReturnChoice::Direct {
+        let why = match (config.overlay.is_empty(), config.publish.addresses.is_empty()) {
+            (true, _) => Some("direct goes through the overlay: set overlay, or use ingress"),
+            (_, false) => Some(
+                "direct is for ports that every node publishes on all its addresses: leave publish.addresses empty, or use ingress",
+            ),
+            _ => None,
+        };
+        if let Some(why) = why {
+            root.fail_on(root.line(), "ebpf.return", why.to_owned());
+        }
+    }
     for (i, bound) in bounds.iter().enumerate().filter(|(_, b)| b.at.port() != 0) {
         for other in &bounds[..i] {
             if other.at.port() == bound.at.port() && overlap(other.at.ip(), bound.at.ip()) {

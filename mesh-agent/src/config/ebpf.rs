@@ -23,6 +23,23 @@ fn xdp(text: &str) -> Result<XdpChoice, &'static str> {
     }
 }
 
+/// By which way answers to outside clients of published ports go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReturnChoice {
+    /// Through the node that the client dialled.
+    Ingress,
+    /// From the backend's node straight to the client, where that node does so too.
+    Direct,
+}
+
+fn answers(text: &str) -> Result<ReturnChoice, &'static str> {
+    match text {
+        "ingress" => Ok(ReturnChoice::Ingress),
+        "direct" => Ok(ReturnChoice::Direct),
+        _ => Err("is no choice: use ingress or direct"),
+    }
+}
+
 /// The eBPF data plane.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EbpfConfig {
@@ -38,6 +55,8 @@ pub struct EbpfConfig {
     pub new_flows: u32,
     /// Which devices have a program in their drivers, too.
     pub xdp: XdpChoice,
+    /// By which way answers to outside clients of published ports go.
+    pub answers: ReturnChoice,
 }
 
 impl Default for EbpfConfig {
@@ -49,6 +68,7 @@ impl Default for EbpfConfig {
             max_flows: 1 << 16,
             new_flows: 0,
             xdp: XdpChoice::Off,
+            answers: ReturnChoice::Ingress,
         }
     }
 }
@@ -71,6 +91,9 @@ pub(super) fn ebpf(map: Option<Map<'_>>, base: &Path) -> EbpfConfig {
     }
     if let Some(choice) = map.get("xdp").and_then(|field| field.with(xdp)) {
         found.xdp = choice;
+    }
+    if let Some(choice) = map.get("return").and_then(|field| field.with(answers)) {
+        found.answers = choice;
     }
     map.finish();
     found

@@ -237,6 +237,15 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
             "mesh.yaml:1: ebpf.xdp: \"generic\" is no choice: use off, auto or native",
         ),
         (
+            "ebpf: {return: direct}\n",
+            "mesh.yaml:1: ebpf.return: direct goes through the overlay: set overlay, or use ingress",
+        ),
+        (
+            "ebpf: {return: direct}\noverlay: {cidr: 10.244.0.0/16}\npublish: {addresses: [192.0.2.10]}\n",
+            "mesh.yaml:1: ebpf.return: direct is for ports that every node publishes on all its addresses: leave publish.addresses empty, or use ingress",
+        ),
+        ("ebpf: {return: both}\n", "mesh.yaml:1: ebpf.return: \"both\" is no choice: use ingress or direct"),
+        (
             "ebpf: {max_flows: 0}\n",
             "mesh.yaml:1: ebpf.max_flows: \"0\" is no whole number from 1024 to 16000000",
         ),

@@ -2,20 +2,23 @@
 
 use super::{
     act::Act,
+    direct,
     flow::{config, fill, now, rewrite, turned},
     frame::{Frame, Skb},
     ip::Ip,
     parse::{ACK, Packet, RST, SYN, TCP},
     route,
-    work::{Steps, work},
+    work::{Steps, Work, work},
 };
 use crate::{
     choose::{choose, ended},
     maps::{BACKENDS, PACE},
-    service::find,
+    service::find_of,
 };
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_get_prandom_u32};
-use mesh_ebpf_common::{Backend, Config, Drop, Flow, Rewrite, Service, direction, flag, hash::scale, state};
+use mesh_ebpf_common::{
+    Backend, Config, Drop, Flow, Rewrite, Service, direct::node, direction, flag, hash::scale, state,
+};
 
 /// How many source ports are tried before the table counts as full.
 const TRIES: u32 = 16;
@@ -31,7 +34,21 @@ pub fn choice<A: Steps>() -> Act {
     let (Some(config), Some(work)) = (config(), work::<A>()) else { return Act::NEXT };
     let packet = &work.packet;
     let key = &packet.key;
-    let Some(service) = find(key.destination, key.destination_port, key.protocol) else {
+    let (port, protocol, handed) = (key.destination_port, key.protocol, work.token != 0);
+    // What was handed on has an address of the other node.
+    let service = find_of(key.destination, port, protocol, handed);
+    if handed {
+        return match direct::chosen(packet, work.token, service) {
+            Ok(_) if !admitted(config) => Act::drop(Drop::Flood),
+            Ok(index) => {
+                work.service = service.copied().unwrap_or_default();
+                work.backend = index;
+                Act::BEGIN
+            }
+            Err(reason) => Act::drop(reason),
+        };
+    }
+    let Some(service) = service else {
         let reset = key.protocol == TCP && packet.flags & RST != 0;
         if packet.leaves {
             return Act::NEXT;
@@ -103,8 +120,8 @@ pub fn open<A: Steps>(skb: Skb, line: u32) -> Act {
         return Act::NEXT;
     };
     let Some(backend) = BACKENDS.get(work.backend) else { return Act::drop(Drop::NoBackend) };
-    let act = write_down(skb, &work.packet, rewrite, config, &work.service, work.backend, backend);
-    if act != Act::SEND {
+    let act = write_down(skb, work, rewrite, config, backend);
+    if act != Act::SEND && work.token == 0 {
         ended(work.backend, backend.generation);
     }
     act
@@ -114,21 +131,20 @@ pub fn open<A: Steps>(skb: Skb, line: u32) -> Act {
 #[inline(always)]
 fn write_down<A: Ip>(
     skb: Skb,
-    packet: &Packet<A>,
+    work: &Work<A>,
     rewrite: &mut Rewrite<A>,
     config: &Config,
-    service: &Service,
-    index: u32,
     backend: &Backend,
 ) -> Act {
+    let Work { packet, service, backend: index, token } = work;
     let key = &packet.key;
     let mut flow = Flow {
         source: key.source,
         destination: A::narrow(&backend.address),
         source_port: key.source_port,
         destination_port: backend.port.wrapping_add(service.offset).to_be(),
-        bits: 0,
-        backend: index,
+        bits: if *token == 0 { 0 } else { direction::TAKEN },
+        backend: *index,
         generation: backend.generation,
         frontend: service.frontend,
         seen: now(),
@@ -140,7 +156,9 @@ fn write_down<A: Ip>(
         if act != Act::SEND {
             return act;
         }
-        if masquerades(skb, key.source, &flow, rewrite.device, config, backend) {
+        if direct::hands_on(skb, packet, rewrite, config, service, backend) {
+            flow.bits = direction::HANDED;
+        } else if *token == 0 && masquerades(skb, key.source, &flow, rewrite.device, config, backend) {
             let overlay = backend.state & state::REMOTE != 0 || rewrite.device == config.overlay;
             flow.source = if overlay { A::overlay(config) } else { A::node(config) };
             if flow.source.is(A::ZERO) {
@@ -148,16 +166,22 @@ fn write_down<A: Ip>(
             }
         }
     }
-    if !claim(packet, &mut flow) {
+    let handed = flow.bits & direction::HANDED != 0;
+    if !handed && !claim(packet, &mut flow) {
         return Act::drop(Drop::Full);
     }
     match A::flows().insert(key, &flow, u64::from(BPF_NOEXIST)) {
         Ok(()) => {
             fill(rewrite, packet, &flow);
+            if handed {
+                direct::straighten(packet, rewrite);
+            }
             Act::SEND
         }
         Err(error) => {
-            let _ = A::flows().remove(turned(&flow, key.protocol));
+            if !handed {
+                let _ = A::flows().remove(turned(&flow, key.protocol));
+            }
             // Another CPU has begun it at the same time, and its choice counts.
             if error == EEXIST { Act::BEGIN } else { Act::drop(Drop::Full) }
         }
@@ -178,7 +202,7 @@ fn masquerades<A: Ip>(
     client.is(flow.destination)
         || backend.state & state::MASQUERADE != 0
         || (device == skb.device() && device != config.overlay)
-        || (remote && client.is_node())
+        || (remote && client.node_bits() & node::UNDERLAY != 0)
 }
 
 /// Writes the answers' direction down, under the client's own port or another that is free.
@@ -190,7 +214,7 @@ fn claim<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>) -> bool {
         destination: key.source,
         source_port: key.destination_port,
         destination_port: key.source_port,
-        bits: direction::REPLY,
+        bits: flow.bits | direction::REPLY,
         ..*flow
     };
     for _ in 0..TRIES {

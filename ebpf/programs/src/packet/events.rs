@@ -7,8 +7,9 @@ use mesh_ebpf_common::Event;
 /// Events of a CPU in a jiffy; more are counted only.
 const EVENTS_PER_JIFFY: u32 = 4;
 
-/// Counts a packet by its reason, and tells it to the log unless too many were told.
-#[inline(always)]
+/// Counts a packet by its reason, and tells it to the log unless too many were told. A function of its own: within
+/// others an event takes up their stack.
+#[inline(never)]
 pub fn dropped<A: Ip>(packet: &Packet<A>, reason: u32) {
     if let Some(count) = DROPS.get_ptr_mut(reason) {
         // SAFETY: the entry of this CPU, which runs one program of this kind at a time.

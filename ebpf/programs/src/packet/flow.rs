@@ -3,6 +3,7 @@
 use super::{
     act::Act,
     checksum::difference,
+    direct,
     frame::Frame,
     ip::Ip,
     parse::{ACK, FIN, Kind, Packet, RST, SYN, TCP},
@@ -115,9 +116,13 @@ fn holds<A: Ip>(cached: &Cached<A>, packet: &Packet<A>, epoch: u32, config: &Con
     fresh && packet.flags & MARKS == 0 && same(&cached.key, &packet.key)
 }
 
-/// Lets a line of the cache, whose rewrite was made for this packet, be used for those after it.
+/// Lets a line of the cache, whose rewrite was made for this packet, be used for those after it. What begins a connection
+/// that is handed on is not enough: the packet after it says that there was an answer.
 #[inline(always)]
 pub fn keep<A: Ip>(cached: &mut Cached<A>, packet: &Packet<A>, epoch: u32) {
+    if packet.flags & SYN != 0 && cached.rewrite.bits & direction::HANDED != 0 {
+        return;
+    }
     if cached.rewrite.device == 0 || cached.rewrite.mtu != 0 {
         cached.key = packet.key;
         cached.epoch = epoch;
@@ -176,6 +181,12 @@ pub fn resolve<A: Steps, F: Frame>(frame: F, line: u32) -> Act {
     if packet.leaves && !reply {
         return Act::NEXT;
     }
+    let handed = flow.bits & direction::HANDED != 0;
+    if handed && frame.device() == config.tunnel {
+        // The client's way has changed: another node chose anew. It is not handed on once more.
+        forget(packet, flow, config);
+        return Act::BEGIN;
+    }
     let whole = packet.kind == Kind::Ports;
     let tcp = packet.key.protocol == TCP;
     let flags = if tcp && whole { packet.flags } else { 0 };
@@ -199,7 +210,14 @@ pub fn resolve<A: Steps, F: Frame>(frame: F, line: u32) -> Act {
         rewrite.device = 0;
         return Act::SEND;
     }
-    route::find(frame, packet, rewrite)
+    let act = route::find(frame, packet, rewrite);
+    if handed && act == Act::SEND {
+        if rewrite.device != config.tunnel {
+            return Act::drop(Drop::NoRoute);
+        }
+        direct::straighten(packet, rewrite);
+    }
+    act
 }
 
 /// The rewrite that a flow means, without where to send it.
@@ -216,7 +234,7 @@ pub fn fill<A: Ip>(rewrite: &mut Rewrite<A>, packet: &Packet<A>, flow: &Flow<A>)
         u64::from(key.source_port) + u64::from(key.destination_port),
         u64::from(flow.source_port) + u64::from(flow.destination_port),
     );
-    rewrite.bits = flow.bits & direction::REPLY;
+    rewrite.bits = flow.bits & (direction::REPLY | direction::HANDED | direction::TAKEN);
     rewrite.backend = flow.backend;
 }
 
@@ -249,6 +267,15 @@ fn note<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, flags: u8, config: &Confi
     if (flow.bits | bits) & both == both {
         bits |= direction::CLOSED;
     }
+    if flow.bits & direction::HANDED != 0 {
+        // The backend's part is not seen: the client's says what there is to say.
+        if bits & direction::FIN_CLIENT != 0 {
+            bits |= direction::CLOSED;
+        }
+        if flags & (SYN | ACK) == ACK {
+            bits |= direction::ANSWERED;
+        }
+    }
     let now = now();
     if flow.bits & bits == bits && now.wrapping_sub(flow.seen) < config.hz {
         return;
@@ -264,7 +291,9 @@ fn set<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, bits: u32, now: u32) {
     let reply = flow.bits & direction::REPLY != 0;
     let mut before = atomic::fetch_or(&raw mut flow.bits, bits);
     let key = turned(flow, packet.key.protocol);
-    if let Some(other) = A::flows().get_ptr_mut(&key) {
+    if flow.bits & direction::HANDED != 0 {
+        // There is no other direction here: what has that key is another's.
+    } else if let Some(other) = A::flows().get_ptr_mut(&key) {
         // SAFETY: as in `resolve`.
         let other = unsafe { &mut *other };
         other.seen = now;
@@ -283,7 +312,7 @@ fn set<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, bits: u32, now: u32) {
         };
         let _ = A::flows().insert(&key, &other, 0);
     }
-    if bits & !before & direction::CLOSED != 0 {
+    if bits & !before & direction::CLOSED != 0 && flow.bits & direction::TAKEN == 0 {
         ended(flow.backend, flow.generation);
     }
 }
@@ -294,7 +323,9 @@ fn set<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, bits: u32, now: u32) {
 fn gone<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, config: &Config, flags: u8) -> Act {
     if packet.key.protocol == TCP {
         if flow.bits & direction::CLOSED == 0 {
-            if let Some(counts) = BACKEND_COUNTS.get_ptr_mut(flow.backend) {
+            if flow.bits & direction::TAKEN == 0
+                && let Some(counts) = BACKEND_COUNTS.get_ptr_mut(flow.backend)
+            {
                 // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
                 unsafe { (*counts).reset += 1 };
             }
@@ -313,11 +344,12 @@ fn gone<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, config: &Config, flags: u
 /// Forgets a client's flow; other CPUs do not use what they have at hand of it.
 #[inline(always)]
 fn forget<A: Ip>(packet: &Packet<A>, flow: &Flow<A>, config: &Config) {
-    if flow.bits & direction::CLOSED == 0 {
+    if flow.bits & (direction::CLOSED | direction::TAKEN) == 0 {
         ended(flow.backend, flow.generation);
     }
-    let key = turned(flow, packet.key.protocol);
-    let _ = A::flows().remove(&key);
+    if flow.bits & direction::HANDED == 0 {
+        let _ = A::flows().remove(turned(flow, packet.key.protocol));
+    }
     let _ = A::flows().remove(&packet.key);
     if let Some(epoch) = CACHE_EPOCHS.get_ptr_mut(share(line(&packet.key, config))) {
         // SAFETY: a number of this map. Of two CPUs that raise it at once one may do so in vain: both have raised it.
@@ -325,15 +357,15 @@ fn forget<A: Ip>(packet: &Packet<A>, flow: &Flow<A>, config: &Config) {
     }
 }
 
-/// Counts a packet's bytes.
+/// Counts a packet's bytes. Those of a flow that was handed on were counted there.
 #[inline(always)]
 pub fn count<A: Ip>(packet: &Packet<A>, rewrite: &Rewrite<A>) {
     let Some(counts) = BACKEND_COUNTS.get_ptr_mut(rewrite.backend) else { return };
     // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
     let counts = unsafe { &mut *counts };
-    if rewrite.bits & direction::REPLY == 0 {
-        counts.bytes_in += u64::from(packet.len);
-    } else {
-        counts.bytes_out += u64::from(packet.len);
+    match rewrite.bits & (direction::REPLY | direction::TAKEN) {
+        0 => counts.bytes_in += u64::from(packet.len),
+        direction::TAKEN => {}
+        _ => counts.bytes_out += u64::from(packet.len),
     }
 }

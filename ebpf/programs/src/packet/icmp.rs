@@ -8,8 +8,9 @@
 use super::{
     act::Act,
     checksum::{apply, difference, fold64, hops},
-    flow::{fill, rewrite},
-    frame::{ETHERNET, Frame, Skb},
+    direct,
+    flow::{config, fill, rewrite},
+    frame::{ETHERNET, Frame as _, Skb},
     ip::Ip,
     parse::{Kind, Packet, TCP, UDP, read, write},
     route,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::maps::BACKENDS;
 use aya_ebpf::helpers::generated::bpf_csum_update;
-use mesh_ebpf_common::{Drop, FlowKey, direction, state};
+use mesh_ebpf_common::{Config, Drop, FlowKey, direction, state};
 
 /// Translates an error, where it is about a packet of ours; then its way on is in a line of the cache.
 #[inline(always)]
@@ -68,8 +69,16 @@ pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
             return Act::drop(Drop::Malformed);
         }
     }
+    let handed = flow.bits & direction::HANDED != 0;
+    if handed {
+        let there = |config: &Config| rewrite.device == config.tunnel && skb.device() != config.tunnel;
+        if !config().is_some_and(there) {
+            return Act::drop(Drop::NoRoute);
+        }
+        direct::straighten(packet, rewrite);
+    }
     let ttl = packet.ttl - u8::from(rewrite.device != 0);
-    if !quote(skb, packet, &inner, source, destination, ports, rewrite.addresses)
+    if !(handed || quote(skb, packet, &inner, source, destination, ports, rewrite.addresses))
         || !A::write(skb, ETHERNET, rewrite.source, rewrite.destination, rewrite.addresses, ttl)
     {
         return Act::drop(Drop::Malformed);

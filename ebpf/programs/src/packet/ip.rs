@@ -50,8 +50,8 @@ pub trait Ip: Family {
     fn answers(self) -> bool;
     /// Whether it is the same, compared by words.
     fn is(self, other: Self) -> bool;
-    /// Whether it is a node's.
-    fn is_node(self) -> bool;
+    /// What is known of it as a node's: bits of [`mesh_ebpf_common::direct::node`].
+    fn node_bits(self) -> u8;
     /// This node's address on the overlay, zero without one.
     fn overlay(config: &Config) -> Self;
     /// Its words added up, for a difference of checksums.
@@ -127,8 +127,9 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn is_node(self) -> bool {
-        NODES4.get_ptr(self).is_some()
+    fn node_bits(self) -> u8 {
+        // SAFETY: entries of this map are replaced, never written to, and freed after programs that may see them.
+        unsafe { NODES4.get(self) }.map_or(0, |bits| *bits)
     }
 
     #[inline(always)]
@@ -220,8 +221,9 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn is_node(self) -> bool {
-        NODES6.get_ptr(self).is_some()
+    fn node_bits(self) -> u8 {
+        // SAFETY: entries of this map are replaced, never written to, and freed after programs that may see them.
+        unsafe { NODES6.get(self) }.map_or(0, |bits| *bits)
     }
 
     #[inline(always)]

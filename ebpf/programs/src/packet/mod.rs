@@ -13,6 +13,7 @@ mod act;
 mod answer;
 mod begin;
 mod checksum;
+mod direct;
 mod events;
 mod flow;
 mod fragment;

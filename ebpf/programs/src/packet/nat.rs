@@ -4,6 +4,7 @@ use super::{
     act::{NEXT, SHOT},
     answer::Error,
     checksum::{apply, fold32, fold64, hops},
+    direct,
     frame::{Frame, Skb},
     ip::Ip,
     parse::{Kind, Packet, TCP, UDP, read, write},
@@ -13,26 +14,28 @@ use aya_ebpf::{
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh},
     helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh},
 };
-use mesh_ebpf_common::Rewrite;
+use mesh_ebpf_common::{Rewrite, direction};
 
-/// Rewrites a packet and sends it on. One that has come to the end of its time, or is too long, goes back as an error;
-/// one that may be cut is left to the host for that, unless its source is the host's, which it would not believe.
+/// Rewrites a packet that may leave, or gives the verdict over it. One that has come to the end of its time, or is too
+/// long, goes back as an error; one that may be cut is left to the host for that, unless its source or destination is
+/// the host's.
 #[inline(always)]
-pub fn send<A: Steps>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>) -> i32 {
+pub fn rewritten<A: Steps>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>) -> Result<(), i32> {
     let mut on = rewrite.device != 0;
     if on && packet.ttl <= 1 {
-        return A::error(skb, Error::Expired as u32, 0);
+        return Err(A::error(skb, Error::Expired as u32, 0));
     }
     if on && rewrite.mtu != 0 && packet.len > rewrite.mtu && longest(skb, packet) > rewrite.mtu {
-        if !packet.splits || !rewrite.source.is(packet.key.source) {
-            return A::error(skb, Error::TooBig as u32, rewrite.mtu);
+        let whole = rewrite.bits & direction::HANDED != 0 || !rewrite.source.is(packet.key.source);
+        if whole || !packet.splits {
+            return Err(A::error(skb, Error::TooBig as u32, rewrite.mtu));
         }
         on = false;
     }
     if !translate(skb, packet, rewrite, packet.ttl - u8::from(on)) {
-        return SHOT;
+        return Err(SHOT);
     }
-    if on { leave(rewrite) } else { NEXT }
+    if on { Ok(()) } else { Err(NEXT) }
 }
 
 /// Bytes of IP of the longest packet that this one is cut into: TCP in large pieces (GSO) is cut on its way out.
@@ -116,10 +119,11 @@ pub fn may_be_partial<A: Ip>(packet: &Packet<A>, checksum: u16) -> bool {
 
 /// To where a rewrite says.
 #[inline(always)]
-pub fn leave<A: Ip>(rewrite: &Rewrite<A>) -> i32 {
+pub fn leave<A: Ip>(skb: Skb, rewrite: &Rewrite<A>) -> i32 {
     if rewrite.device == 0 {
         return NEXT;
     }
+    direct::mark(skb, rewrite);
     if rewrite.nexthop.is(A::ZERO) {
         // SAFETY: without a next hop the helper asks the routes for it.
         return unsafe { bpf_redirect_neigh(rewrite.device, core::ptr::null_mut(), 0, 0) } as i32;

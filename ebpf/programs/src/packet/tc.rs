@@ -6,16 +6,17 @@
 use super::{
     act::{Act, NEXT, SHOT, act},
     answer::{Error, pong},
+    direct::{came_with, pass, stamp},
     events::dropped,
     flow::{config, count, epoch, keep, seat},
     fragment::{recall, remember},
     frame::{ETHERNET, Frame, Skb},
-    nat::{leave, send},
+    nat::{leave, rewritten},
     parse::{Kind, Packet, TCP, read},
     work::{Steps, work},
 };
 use aya_ebpf::{EbpfContext as _, macros::classifier, programs::TcContext};
-use mesh_ebpf_common::{Config, Drop, GUEST_MARK, V4, V6, direction};
+use mesh_ebpf_common::{Config, Drop, GUEST_MARK, V4, V6, direct, direction};
 
 /// `ETH_P_IP` and `ETH_P_IPV6`, in the order of the bytes.
 const IPV4: u16 = 0x0800_u16.to_be();
@@ -35,7 +36,11 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
 pub fn tc_egress(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.as_ptr().cast());
     // What came in by a device was seen there.
-    if skb.get().ingress_ifindex == 0 { enter(skb, true) } else { NEXT }
+    if skb.get().ingress_ifindex == 0 {
+        return enter(skb, true);
+    }
+    let [handed, mask] = direct::MARK;
+    if skb.get().mark & mask == handed { stamp(skb) } else { NEXT }
 }
 
 /// Tells the families apart. What has a VLAN's tag is for the VLAN's own device, and a device without Ethernet is none
@@ -73,7 +78,7 @@ fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
                 return if packet.key.destination.is_vip(config) {
                     turn_away::<A>(skb, Act::drop(Drop::Fragment))
                 } else {
-                    NEXT
+                    pass(skb)
                 };
             }
         }
@@ -82,29 +87,37 @@ fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
         Kind::Malformed if packet.key.destination.is_vip(config) => {
             return turn_away::<A>(skb, Act::drop(Drop::Malformed));
         }
-        _ => return NEXT,
+        _ => return pass(skb),
     }
     let Some((line, cached, known)) = seat(packet, config) else { return NEXT };
-    if packet.kind == Kind::Error || !known {
+    // What another node handed on is not handed on from here.
+    let returned = cached.rewrite.bits & direction::HANDED != 0 && skb.device() == config.tunnel;
+    if packet.kind == Kind::Error || !known || returned {
+        work.token = came_with(skb);
         let act = if packet.kind == Kind::Error {
             A::concern(skb, line)
         } else {
             decide::<A>(skb, packet, config, line)
         };
         match act.kind() {
-            act::SEND if packet.kind == Kind::Error => return leave(&cached.rewrite),
+            act::SEND if packet.kind == Kind::Error => {}
             act::SEND => keep(cached, packet, epoch(line, config)),
-            act::NEXT => return NEXT,
+            act::NEXT => return pass(skb),
             _ => return turn_away::<A>(skb, act),
         }
     } else if leaves && cached.rewrite.bits & direction::REPLY == 0 {
         return NEXT;
     }
-    count(packet, &cached.rewrite);
-    if packet.first {
-        remember(packet);
+    if packet.kind != Kind::Error {
+        count(packet, &cached.rewrite);
+        if packet.first {
+            remember(packet);
+        }
+        if let Err(verdict) = rewritten(skb, packet, &cached.rewrite) {
+            return verdict;
+        }
     }
-    send(skb, packet, &cached.rewrite)
+    leave(skb, &cached.rewrite)
 }
 
 /// What becomes of a packet that the cache does not know.
@@ -136,6 +149,8 @@ fn turn_away<A: Steps>(skb: Skb, act: Act) -> i32 {
     let Some(work) = work::<A>() else { return SHOT };
     dropped(&work.packet, act.reason());
     match act.kind() {
+        // Its client is told by the node that handed it on.
+        _ if work.token != 0 => SHOT,
         act::REFUSE if work.packet.key.protocol == TCP => A::reset(skb),
         act::REFUSE => A::error(skb, Error::Refused as u32, 0),
         _ => SHOT,

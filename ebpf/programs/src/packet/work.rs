@@ -15,8 +15,9 @@ pub struct Work<A> {
     pub service: Service,
     /// Index into `backends` of what was chosen.
     pub backend: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// The [`mesh_ebpf_common::direct::token`] that it came with from another node, else 0: of packets that may begin a
+    /// flow.
+    pub token: u32,
 }
 
 /// IPv4's.

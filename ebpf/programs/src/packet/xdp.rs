@@ -24,7 +24,7 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
-use mesh_ebpf_common::{Config, Rewrite, V4, V6};
+use mesh_ebpf_common::{Config, Rewrite, V4, V6, direction};
 
 /// `ETH_P_IP` and `ETH_P_IPV6`, in the order of the bytes.
 const IPV4: u16 = 0x0800_u16.to_be();
@@ -66,8 +66,8 @@ fn one<A: Fast>(xdp: Xdp, config: &Config) -> u32 {
         keep(cached, packet, epoch(line, config));
     }
     let rewrite = &cached.rewrite;
-    // A device of 0 is this host, an MTU of 0 a neighbour who is not known.
-    if rewrite.device == 0 || packet.len > rewrite.mtu {
+    // A device of 0 is this host, an MTU of 0 a neighbour who is not known; what is handed on gets its token at tcx.
+    if rewrite.device == 0 || rewrite.bits & direction::HANDED != 0 || packet.len > rewrite.mtu {
         return XDP_PASS;
     }
     let Some(way) = way::known(xdp, rewrite, config) else {

@@ -40,6 +40,9 @@ pub struct NodeJson {
     pub version: String,
     /// The overlay subnets it holds; those of the answering node also while it may not use them yet.
     pub subnets: Vec<String>,
+    /// Whether it answers outside clients of other nodes itself (`ebpf.return: direct`).
+    #[serde(default)]
+    pub direct: bool,
     /// Endpoints it announces; 0 while it is down, as they are hidden.
     pub endpoints: usize,
     /// Time of the last TCP handshake with it; absent for the answering node, and until there was one.
@@ -67,6 +70,7 @@ impl NodeJson {
             zone: view.info.zone.as_ref().map(ToString::to_string),
             version: view.info.version.clone(),
             subnets: view.subnets.iter().map(ToString::to_string).collect(),
+            direct: view.info.direct,
             endpoints,
             rtt_seconds: peer.and_then(|p| p.rtt).map(|us| f64::from(us) / 1e6),
             clock_offset_seconds: peer.and_then(|p| p.clock_offset).map(signed),

@@ -9,7 +9,7 @@ use crate::plan::{BackendId, FrontendKey};
 use ipnetwork::IpNetwork;
 use mesh_control::model::{Family, Protocol, ServiceKey};
 use mesh_ebpf::{
-    common::{self as kernel, AllowKey, MemberKey, V4, V6, state},
+    common::{self as kernel, AllowKey, MemberKey, V4, V6, direct, state},
     notes::{AllowNote, AllowPlace, BackendNote, FrontendNote},
 };
 use std::{
@@ -149,12 +149,20 @@ pub(super) fn allow_notes(index: u32, list: &[IpNetwork]) -> impl Iterator<Item 
     list.iter().zip(0_u32..).map(move |(network, at)| (place(at), note::of_allowed(network)))
 }
 
-/// The members of a frontend that has affinity.
+/// The members of a frontend that has affinity, and those of this node of one that others name them of.
 pub(super) fn members(held: &Held) -> impl Iterator<Item = (MemberKey, u32)> {
     let sticky = held.service.flags & kernel::flag::STICKY != 0;
     let frontend = held.index();
     let all = held.backends.values().filter(move |_| sticky);
-    all.map(move |b| (MemberKey { id: b.value.id, frontend, pad: 0 }, b.index))
+    all.map(move |b| (MemberKey { id: b.value.id, frontend, short: 0 }, b.index)).chain(tokens(held))
+}
+
+/// The members of this node, as others name them.
+pub(super) fn tokens(held: &Held) -> impl Iterator<Item = (MemberKey, u32)> {
+    let (named, frontend) = (held.direct, held.index());
+    let elsewhere = state::REMOTE | state::MASQUERADE;
+    let own = held.backends.values().filter(move |b| named && b.value.state & elsewhere == 0);
+    own.map(move |b| (MemberKey { id: direct::token(b.value.id).into(), frontend, short: 1 }, b.index))
 }
 
 /// Adds what only `new` has to `entries`, and takes out what only `old` has.

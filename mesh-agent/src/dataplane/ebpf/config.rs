@@ -25,6 +25,8 @@ pub struct EbpfConfig {
     pub bridge: Option<String>,
     /// The overlay's VXLAN device, by which flows of other nodes come.
     pub tunnel: Option<String>,
+    /// Whether answers to outside clients go straight from the backend's node, and not through the one that was dialled.
+    pub direct: bool,
     /// Which devices have a program in their drivers, too.
     pub xdp: Xdp,
     /// The mesh as it changes, for the addresses of its nodes.

@@ -88,6 +88,7 @@ impl Core {
                 node: config.node.clone(),
                 overlay: config.overlay.clone(),
                 here: BTreeSet::new(),
+                direct: config.direct && config.tunnel.is_some(),
             },
             state: State::empty([0; 3]),
             tally: Tally::default(),
@@ -147,6 +148,17 @@ impl Core {
         let concerned =
             self.state.table.values().filter(|e| e.backends.iter().any(|b| moved.contains(&b.address)));
         let touched = concerned.map(|entry| entry.frontend.key).collect();
+        let refused = self.bring(&self.state.table.clone(), &touched);
+        refused.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// Puts the tokens of backends where an earlier run put none.
+    fn name_tokens(&mut self) -> io::Result<()> {
+        let lacks = |key: &&FrontendKey| {
+            let held = self.state.held.get(key);
+            key.listen.is_published() && held.is_some_and(|held| held.direct != self.place.direct)
+        };
+        let touched = self.state.table.keys().filter(lacks).copied().collect();
         let refused = self.bring(&self.state.table.clone(), &touched);
         refused.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
     }
@@ -230,6 +242,7 @@ impl Core {
         self.end_due();
         self.read()?;
         self.look_around()?;
+        self.name_tokens()?;
         Ok(self.state.table.clone())
     }
 

@@ -111,11 +111,13 @@ fn turned<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
 fn patience(protocol: u8, bits: u32, own: Option<u64>) -> u64 {
     let (fins, has) = (direction::FIN_CLIENT | direction::FIN_BACKEND, |bit| bits & bit != 0);
     let (open, seconds) = match protocol {
+        // The client's end alone is seen: the backend may have much to say still.
+        6 if has(direction::HANDED) && has(direction::FIN_CLIENT) => (false, idle::HALF),
         6 if has(direction::CLOSED) || bits & fins == fins => (false, idle::CLOSED),
         6 if has(fins) => (false, idle::HALF),
         6 if !has(direction::ANSWERED) => (false, idle::UNANSWERED),
         6 => (true, idle::OPEN),
-        _ if has(direction::ANSWERED) => (true, idle::DATAGRAMS),
+        _ if has(direction::ANSWERED | direction::HANDED) => (true, idle::DATAGRAMS),
         _ => (true, idle::ONE_WAY),
     };
     own.filter(|_| open).unwrap_or(seconds * 1000)
@@ -128,7 +130,8 @@ fn expired<A: Copy + Eq + Hash>(
     own: impl Fn(u32) -> Option<u64>,
 ) -> Vec<FlowKey<A>> {
     let old = |(key, flow): &(&FlowKey<A>, &Flow<A>)| {
-        let other = all.get(&turned(key, flow));
+        // What is handed on has one direction here.
+        let other = all.get(&turned(key, flow)).filter(|_| flow.bits & direction::HANDED == 0);
         let last = other.map_or(age(flow.seen), |other| age(flow.seen).min(age(other.seen)));
         let bits = flow.bits | other.map_or(0, |other| other.bits);
         last > patience(key.protocol, bits, own(flow.frontend))
@@ -142,7 +145,7 @@ fn open<A: Copy + Eq + Hash>(all: &HashMap<FlowKey<A>, Flow<A>>, count: &mut Has
         // Of two directions the client's counts.
         let counts = flow.bits & direction::REPLY == 0 || !all.contains_key(&turned(key, flow));
         // Another node counts what it began.
-        if counts && flow.bits & (direction::CLOSED | direction::GUEST) == 0 {
+        if counts && flow.bits & (direction::CLOSED | direction::GUEST | direction::TAKEN) == 0 {
             *count.entry((flow.backend, flow.generation)).or_default() += 1;
         }
     }
@@ -189,7 +192,7 @@ where
     map.delete(&old)?;
     for flow in old.iter().filter_map(|key| all.remove(key)) {
         // Programs count those whose end they see.
-        if flow.bits & (direction::REPLY | direction::CLOSED) == 0 {
+        if flow.bits & (direction::REPLY | direction::CLOSED | direction::TAKEN) == 0 {
             maps.backends.add(flow.backend, flow.generation, -1);
         }
     }
@@ -243,8 +246,18 @@ mod tests {
         let mut half = all.clone();
         half.remove(&there.0);
         assert_eq!(count(&half), Some(1), "the other direction was evicted");
+        let mut taken = all.clone();
+        taken.values_mut().for_each(|flow| flow.bits |= direction::TAKEN);
+        assert_eq!(count(&taken), None, "counted where it came in");
         all.values_mut().for_each(|flow| flow.bits |= direction::CLOSED);
         assert_eq!(count(&all), None);
+        // What has the key of the other direction of a flow that was handed on is another's.
+        let handed = Flow { bits: direction::HANDED, ..there.1 };
+        let other = Flow { seen: 1_000_000, bits: direction::GUEST | direction::REPLY, ..back };
+        let all = HashMap::from([(there.0, handed), (key(backend, 8, client, 1), other)]);
+        assert_eq!(expired(&all, ms(121), |_| None), [there.0]);
+        assert_eq!(expired(&all, ms(120), |_| None), []);
+        assert_eq!(count(&all), Some(1));
     }
 
     #[test]
@@ -257,6 +270,10 @@ mod tests {
             (direction::ANSWERED | direction::FIN_CLIENT, Some(5000), idle::HALF),
             (direction::ANSWERED | fins, None, idle::CLOSED),
             (direction::CLOSED, None, idle::CLOSED),
+            (direction::HANDED | direction::FIN_CLIENT | direction::CLOSED, None, idle::HALF),
+            (direction::HANDED | direction::CLOSED, None, idle::CLOSED),
+            (direction::HANDED | direction::ANSWERED, None, idle::OPEN),
+            (direction::HANDED, None, idle::UNANSWERED),
         ] {
             assert_eq!(patience(6, bits, own), seconds * 1000, "{bits:#x}");
         }

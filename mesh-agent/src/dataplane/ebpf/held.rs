@@ -30,6 +30,8 @@ pub(super) struct Held {
     pub(super) slots: Vec<u32>,
     pub(super) backends: BTreeMap<BackendId, HeldBackend>,
     pub(super) allow: Vec<IpNetwork>,
+    /// Whether other nodes may name its backends of this one by their tokens.
+    pub(super) direct: bool,
 }
 
 impl Held {
@@ -69,6 +71,7 @@ impl Held {
             slots,
             backends,
             allow: frontend.allow.clone(),
+            direct: place.direct && frontend.key.listen.is_published(),
         }
     }
 }

@@ -6,15 +6,18 @@ use super::{
     realize::{first, wide},
     xdp::Drivers,
 };
-use crate::sys::{
-    clock,
-    netns::Netns,
-    rtnl::{Link, Rtnl},
+use crate::{
+    overlay::plan::gateway,
+    sys::{
+        clock,
+        netns::Netns,
+        rtnl::{Address, Link, Rtnl},
+    },
 };
-use mesh_control::model::Family;
+use mesh_control::model::{Family, Snapshot};
 use mesh_ebpf::{
     Kernel, Map,
-    common::{CLASH_MARK, Config, GUEST_MARK, V4, V6, mode},
+    common::{CLASH_MARK, Config, GUEST_MARK, V4, V6, direct::node, mode},
 };
 use std::{collections::BTreeSet, io, net::IpAddr, path::Path};
 
@@ -31,8 +34,8 @@ pub(super) struct Host {
     netns: Netns,
     /// What is written in the map.
     config: Config,
-    locals: BTreeSet<IpAddr>,
-    nodes: BTreeSet<IpAddr>,
+    locals: BTreeSet<(IpAddr, u8)>,
+    nodes: BTreeSet<(IpAddr, u8)>,
     /// Devices that have the programs.
     devices: BTreeSet<u32>,
     /// Those that have one in their drivers.
@@ -44,37 +47,54 @@ fn network(cidr: &ipnetwork::IpNetwork) -> [V6; 2] {
     [wide(cidr.network()), wide(cidr.mask())]
 }
 
-/// Writes what is new in a set of addresses, and deletes what is not there any more.
+/// Writes what is new in a set of addresses, each with its value, and deletes what is not there any more.
 fn follow(
-    held: &mut BTreeSet<IpAddr>,
-    wanted: BTreeSet<IpAddr>,
+    held: &mut BTreeSet<(IpAddr, u8)>,
+    wanted: BTreeSet<(IpAddr, u8)>,
     four: &Map<V4, u8>,
     six: &Map<V6, u8>,
 ) -> io::Result<()> {
-    let split = |addresses: Vec<IpAddr>| -> (Vec<V4>, Vec<V6>) {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for address in addresses {
-            match address {
-                IpAddr::V4(address) => v4.push(address.octets()),
-                IpAddr::V6(address) => v6.push(address.octets()),
-            }
+    let (mut new, mut old) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+    for (address, value) in wanted.difference(held) {
+        match address {
+            IpAddr::V4(address) => new.0.push((address.octets(), *value)),
+            IpAddr::V6(address) => new.1.push((address.octets(), *value)),
         }
-        (v4, v6)
-    };
-    let (new4, new6) = split(wanted.difference(held).copied().collect());
-    let (old4, old6) = split(held.difference(&wanted).copied().collect());
-    four.put(&new4.into_iter().map(|address| (address, 1)).collect::<Vec<_>>())?;
-    six.put(&new6.into_iter().map(|address| (address, 1)).collect::<Vec<_>>())?;
-    four.delete(&old4)?;
-    six.delete(&old6)?;
+    }
+    let stays: BTreeSet<IpAddr> = wanted.iter().map(|(address, _)| *address).collect();
+    for (address, _) in held.iter().filter(|(address, _)| !stays.contains(address)) {
+        match address {
+            IpAddr::V4(address) => old.0.push(address.octets()),
+            IpAddr::V6(address) => old.1.push(address.octets()),
+        }
+    }
+    four.put(&new.0)?;
+    six.put(&new.1)?;
+    four.delete(&old.0)?;
+    six.delete(&old.1)?;
     *held = wanted;
     Ok(())
 }
 
-fn held(four: &Map<V4, u8>, six: &Map<V6, u8>) -> io::Result<BTreeSet<IpAddr>> {
-    let four = four.entries()?.into_iter().map(|(address, _)| IpAddr::from(address));
-    let six = six.entries()?.into_iter().map(|(address, _)| IpAddr::from(address));
+fn held(four: &Map<V4, u8>, six: &Map<V6, u8>) -> io::Result<BTreeSet<(IpAddr, u8)>> {
+    let four = four.entries()?.into_iter().map(|(address, value)| (IpAddr::from(address), value));
+    let six = six.entries()?.into_iter().map(|(address, value)| (IpAddr::from(address), value));
     Ok(four.chain(six).collect())
+}
+
+/// The addresses of the mesh's nodes, and where on the overlay those are that answer clients themselves.
+fn nodes(snapshot: &Snapshot, direct: bool) -> BTreeSet<(IpAddr, u8)> {
+    let all = snapshot.nodes.values().flat_map(|node| node.info.addresses.iter());
+    let others =
+        snapshot.nodes.values().filter(|node| node.name != snapshot.local && node.info.direct && direct);
+    let hops = others.flat_map(|node| node.subnets.iter().map(|subnet| gateway(*subnet)));
+    all.map(|address| (address, node::UNDERLAY)).chain(hops.map(|hop| (hop, node::DIRECT))).collect()
+}
+
+/// The device of this node's address.
+fn underlay(addresses: &[Address], config: &EbpfConfig) -> u32 {
+    let own = config.addresses.iter().find_map(|own| addresses.iter().find(|a| a.network.ip() == own));
+    own.map_or(0, |address| address.link)
 }
 
 /// Whether packets that come by a device are this host's to forward: not those of a bridge's port, which the bridge has
@@ -153,13 +173,13 @@ impl Host {
         let addresses = self.rtnl.addresses()?;
         let links = self.rtnl.links()?;
         let locals: BTreeSet<IpAddr> = addresses.iter().map(|address| address.network.ip()).collect();
-        if locals != self.locals {
-            follow(&mut self.locals, locals.clone(), &maps.locals4, &maps.locals6)?;
+        let marked = locals.iter().map(|address| (*address, 1)).collect();
+        if marked != self.locals {
+            follow(&mut self.locals, marked, &maps.locals4, &maps.locals6)?;
         }
         if let Some(snapshots) = &config.snapshots {
             let snapshot = snapshots.borrow().clone();
-            let nodes: BTreeSet<IpAddr> =
-                snapshot.nodes.values().flat_map(|node| node.info.addresses.iter()).collect();
+            let nodes = nodes(&snapshot, config.direct);
             if nodes != self.nodes {
                 follow(&mut self.nodes, nodes, &maps.nodes4, &maps.nodes6)?;
             }
@@ -175,6 +195,7 @@ impl Host {
                 .map_or([0; 16], wide)
         };
         let wanted = Config {
+            underlay: if config.direct { underlay(&addresses, config) } else { 0 },
             overlay: bridge.map_or(0, |bridge| bridge.index),
             tunnel: device.map_or(0, |device| device.index),
             overlay4: first(on_bridge(Family::V4)),

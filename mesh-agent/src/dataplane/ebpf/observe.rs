@@ -1,7 +1,7 @@
 //! Reading back what the maps hold, and comparing it with what it should be.
 
 use super::{
-    change::{self, Ports, allow_notes, allowed, members, v4, v6},
+    change::{self, Ports, allow_notes, allowed, members, tokens, v4, v6},
     held::Held,
     maps::Maps,
     note::{self, Names},
@@ -200,12 +200,15 @@ fn adopt(
     let (backends, places): (Vec<Backend>, Vec<u32>) = list.into_iter().unzip();
     let mut places = places.into_iter();
     let entry = Entry { frontend: Arc::new(frontend), backends: backends.into() };
-    let held = Held::new(&entry, place, unix, index, base, |_, _| {
+    let mut held = Held::new(&entry, place, unix, index, base, |_, _| {
         let place = places.next().unwrap_or(u32::MAX);
         let generation =
             usize::try_from(place).ok().and_then(|at| read.backends.get(at)).map_or(0, |b| b.generation);
         (place, generation)
     });
+    // What is not there yet is put there afterwards: nothing else of it changes.
+    let named = tokens(&held).all(|(key, index)| read.members.get(&key) == Some(&index));
+    held.direct &= named;
     let free = held.slots.is_empty() || state.slots.hold(held.service.base, held.service.slots);
     if !free || !read.take(&key, &held) {
         return None;

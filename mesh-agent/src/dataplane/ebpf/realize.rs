@@ -19,6 +19,8 @@ pub(super) struct Place {
     pub(super) overlay: Vec<IpNetwork>,
     /// This host's own addresses.
     pub(super) here: BTreeSet<IpAddr>,
+    /// Whether this node takes packets as other nodes' clients sent them.
+    pub(super) direct: bool,
 }
 
 /// Why a frontend cannot be had, whatever its backends.
@@ -169,6 +171,7 @@ mod tests {
             node: name("a"),
             overlay: vec!["10.128.0.0/9".parse().unwrap()],
             here: ["192.0.2.1".parse().unwrap()].into(),
+            direct: false,
         };
         let of = |node, address: &str, state, weight| plan::Backend {
             id: BackendId { instance: name("i"), node: name(node) },

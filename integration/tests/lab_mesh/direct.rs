@@ -1,0 +1,254 @@
+//! With eBPF and answers that go straight to clients: by which way they come, and what becomes of connections.
+
+use crate::setup::{Container, Plane, one_in_each, pinned, start, until_met};
+use anyhow::ensure;
+use mesh_integration::{BOUND, HostMesh, echo, lab::Capture, until, whoami_from};
+use std::{
+    collections::BTreeSet,
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+};
+
+/// Answers in the name of a node's published ports, on all links of another.
+fn answers(mesh: &HostMesh, node: u8, at: IpAddr) -> Capture {
+    let filter = format!("src host {at} and (src port 8080 or src port 7070)");
+    Capture::start(mesh.lab.node(node), &filter).unwrap()
+}
+
+/// An outside client asks both instances through a node, by TCP and UDP; how many lines each node's capture has then.
+async fn asked(mesh: &HostMesh, at: IpAddr, wanted: &[bool; 3]) {
+    let captures = [1, 2, 3].map(|node| answers(mesh, node, at));
+    let own = mesh.lab.client_address(0)[usize::from(at.is_ipv6())];
+    for _ in 0..6 {
+        let met = mesh.lab.client.within(whoami_from(own, (at, 8080).into())).await.unwrap().unwrap();
+        assert_eq!(met.client.ip(), own, "the backend sees its client");
+    }
+    for _ in 0..6 {
+        let socket = mesh.lab.client.inside(|| UdpSocket::bind((own, 0))).flatten().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
+        for word in ["first", "second"] {
+            echo(&socket, (at, 7070).into(), word).await.unwrap();
+        }
+    }
+    // What was captured is told a little later.
+    until("answers were seen where they are sent", BOUND, || async {
+        for (capture, wanted) in captures.iter().zip(wanted).filter(|(_, wanted)| **wanted) {
+            let seen = capture.lines().len();
+            ensure!(*wanted && seen >= 9, "{seen} on {}", capture.host().name);
+        }
+        anyhow::Ok(())
+    })
+    .await;
+    for (capture, _) in captures.iter().zip(wanted).filter(|(_, wanted)| !**wanted) {
+        assert_eq!(capture.lines(), Vec::<String>::new(), "on {}", capture.host().name);
+    }
+}
+
+async fn serve(mesh: &mut HostMesh, containers: &[Container]) {
+    let text = String::from("services:\n")
+        + &one_in_each(mesh, containers, "tcp", "8080:8000", 8000)
+        + &one_in_each(mesh, containers, "udp", "7070:7000", 7000);
+    mesh.write_service_file("both.yaml", &text).unwrap();
+    for node in mesh.nodes() {
+        until_met(mesh, (node.place.address, 8080).into(), &["whoami-1", "whoami-2"]).await;
+        until("both echoes are known", BOUND, || async {
+            let found = node.lookup("tasks.echo.cluster").await?;
+            ensure!(found.len() == 2, "{found:?}");
+            anyhow::Ok(())
+        })
+        .await;
+    }
+}
+
+/// Waits until a node has heard of so many others that take flows as they come.
+async fn knows_direct(mesh: &HostMesh, node: usize, wanted: &[&str]) {
+    until("the nodes say what they take", BOUND, || async {
+        let (_, list) = mesh.node(node).admin("/v1/nodes").await?;
+        let all = list["nodes"].as_array().cloned().unwrap_or_default();
+        let direct = all.iter().filter(|node| node["direct"] == true);
+        let direct: BTreeSet<&str> = direct.filter_map(|node| node["name"].as_str()).collect();
+        ensure!(direct.iter().eq(wanted), "{list}");
+        anyhow::Ok(())
+    })
+    .await;
+}
+
+/// Through node 3, which has no instance, each of the others answers for its own; node 1 asked, it answers for its own
+/// and node 2 for the other.
+pub(crate) async fn answers_pass_the_ingress_node_by(plane: &Plane) {
+    let (mut mesh, containers) = start(plane).await;
+    serve(&mut mesh, &containers).await;
+    for node in 1..=3 {
+        knows_direct(&mesh, node, &["node-1", "node-2", "node-3"]).await;
+    }
+    for address in mesh.lab.address(3) {
+        asked(&mesh, address, &[true, true, false]).await;
+    }
+    for address in mesh.lab.address(1) {
+        asked(&mesh, address, &[true, true, false]).await;
+    }
+}
+
+/// Node 2 has another data plane: its answers go back through whoever asks it, those of the other do not.
+pub(crate) async fn answers_of_others_come_back_through_the_ingress_node(plane: &Plane) {
+    let (mut mesh, containers) = start(plane).await;
+    serve(&mut mesh, &containers).await;
+    for node in 1..=3 {
+        knows_direct(&mesh, node, &["node-1", "node-3"]).await;
+    }
+    for address in mesh.lab.address(3) {
+        asked(&mesh, address, &[true, false, true]).await;
+    }
+    for address in mesh.lab.address(2) {
+        asked(&mesh, address, &[false, true, false]).await;
+    }
+}
+
+/// Sends a word both ways.
+fn exchange(client: &mut TcpStream, server: &mut TcpStream, word: &[u8]) {
+    let mut came = vec![0; word.len()];
+    client.write_all(word).unwrap();
+    server.read_exact(&mut came).unwrap();
+    assert_eq!(came, word);
+    server.write_all(word).unwrap();
+    client.read_exact(&mut came).unwrap();
+    assert_eq!(came, word);
+}
+
+/// Reads, sending, until the connection is reset.
+fn is_reset(stream: &mut TcpStream) -> bool {
+    let mut byte = [0];
+    for _ in 0..50 {
+        match stream.write_all(b"x").and_then(|()| stream.read(&mut byte)) {
+            Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => return true,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            // What the other side sent before.
+            Ok(1..) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    false
+}
+
+/// A connection through node 3 to an instance on node 2 stays while others come and go and agents die, and ends on both
+/// sides when its instance is withdrawn.
+pub(crate) async fn a_connection_outlives_changes_and_is_reset_on_both_sides(plane: &Plane) {
+    let (mut mesh, containers) = start(plane).await;
+    for node in 1..=3 {
+        knows_direct(&mesh, node, &["node-1", "node-2", "node-3"]).await;
+    }
+    let listener =
+        containers[1].host.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 8100))).flatten().unwrap();
+    let own = format!("{}}}", containers[1].endpoint("mine"));
+    let file = |endpoints: &str| {
+        format!(
+            "services: {{kept: {{ports: [\"8100:8100\"], x-mesh: {{drain: 0s, endpoints: [{endpoints}]}}}}}}\n"
+        )
+    };
+    mesh.write_service_file("kept.yaml", &file(&own)).unwrap();
+    for (n, address) in mesh.lab.address(3).into_iter().enumerate() {
+        let at: SocketAddr = (address, 8100).into();
+        let client = until("it is served", BOUND, || async {
+            Ok::<_, anyhow::Error>(
+                mesh.lab.client.inside(|| TcpStream::connect_timeout(&at, BOUND)).flatten()?,
+            )
+        });
+        let mut client = client.await;
+        let (mut server, _) = listener.accept().unwrap();
+        for stream in [&client, &server] {
+            stream.set_read_timeout(Some(BOUND)).unwrap();
+        }
+        exchange(&mut client, &mut server, b"first");
+        // Others come and take new flows, too.
+        for round in 0..5 {
+            let other =
+                format!("{own}, {}, ports: {{8100: {}}}}}", containers[0].endpoint("other"), 8200 + round);
+            for text in [file(&other), file(&own)] {
+                mesh.write_service_file("kept.yaml", &text).unwrap();
+                let count = if text.contains("other") { 2 } else { 1 };
+                let node = mesh.node(3);
+                until("the change is there", BOUND, || async {
+                    let (_, list) = node.admin("/v1/endpoints?service=kept").await?;
+                    let there = list["endpoints"].as_array().map_or(0, Vec::len);
+                    ensure!(there == count, "{list}");
+                    anyhow::Ok(())
+                })
+                .await;
+                exchange(&mut client, &mut server, b"changed");
+            }
+        }
+        if n == 0 {
+            for i in [2, 3] {
+                mesh.crash(i).await.unwrap();
+                exchange(&mut client, &mut server, b"nobody at home");
+                mesh.start_agent(i).unwrap();
+            }
+            mesh.until_ready().await;
+            for node in 1..=3 {
+                knows_direct(&mesh, node, &["node-1", "node-2", "node-3"]).await;
+            }
+            exchange(&mut client, &mut server, b"home again");
+        }
+        mesh.write_service_file("kept.yaml", "services: {}\n").unwrap();
+        for stream in [&mut client, &mut server] {
+            stream.set_read_timeout(Some(BOUND / 20)).unwrap();
+        }
+        assert!(is_reset(&mut client), "the client");
+        assert!(is_reset(&mut server), "the backend");
+        mesh.write_service_file("kept.yaml", &file(&own)).unwrap();
+    }
+}
+
+/// The setting is changed on one node after the other and back: a connection that began before stays, and new ones go the
+/// new way as soon as both nodes say so. Of what is pinned nothing is made anew.
+pub(crate) async fn the_setting_changes_and_parts_no_connection(plane: &Plane) {
+    let (mut mesh, containers) = start(plane).await;
+    serve(&mut mesh, &containers).await;
+    let listener =
+        containers[1].host.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 8100))).flatten().unwrap();
+    let own = containers[1].endpoint("mine");
+    let text = format!("services: {{kept: {{ports: [\"8100:8100\"], x-mesh: {{endpoints: [{own}}}]}}}}}}\n");
+    mesh.write_service_file("kept.yaml", &text).unwrap();
+    let pins = pinned(&mesh);
+    let mut streams = Vec::new();
+    let all = ["node-1", "node-2", "node-3"];
+    for (from, to, says) in
+        [("ebpf: {", "ebpf: {return: direct, ", true), ("return: direct", "return: ingress", false)]
+    {
+        for address in mesh.lab.address(3) {
+            let at: SocketAddr = (address, 8100).into();
+            let client = until("it is served", BOUND, || async {
+                let stream = mesh.lab.client.inside(|| TcpStream::connect_timeout(&at, BOUND));
+                anyhow::Ok(stream.flatten()?)
+            })
+            .await;
+            let (server, _) = listener.accept().unwrap();
+            for stream in [&client, &server] {
+                stream.set_read_timeout(Some(BOUND)).unwrap();
+            }
+            streams.push((client, server));
+        }
+        let mut told = Vec::new();
+        for i in 1..=3 {
+            let config = mesh.node(i).place.config.clone();
+            let text = std::fs::read_to_string(&config).unwrap();
+            assert!(text.contains(from), "{text}");
+            std::fs::write(&config, text.replace(from, to)).unwrap();
+            mesh.crash(i).await.unwrap();
+            mesh.start_agent(i).unwrap();
+            mesh.until_ready().await;
+            told.push(all[i - 1]);
+            let wanted: Vec<&str> = all.iter().copied().filter(|name| told.contains(name) == says).collect();
+            for node in 1..=3 {
+                knows_direct(&mesh, node, &wanted).await;
+            }
+            for (client, server) in &mut streams {
+                exchange(client, server, b"changed");
+            }
+        }
+        let address = mesh.lab.address(3)[0];
+        asked(&mesh, address, if says { &[true, true, false] } else { &[false, false, true] }).await;
+    }
+    assert_eq!(pinned(&mesh), pins);
+}
