@@ -69,3 +69,9 @@ pub static DIALLED: SkStorage<Dialled> = SkStorage::new();
 /// Packets that were not forwarded, for the log.
 #[map(name = "events")]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
+
+/// The facts of this node.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}

@@ -3,7 +3,7 @@
 use super::{
     act::Act,
     direct,
-    flow::{config, fill, now, rewrite, turned},
+    flow::{fill, now, rewrite, turned},
     frame::{Frame, Skb},
     ip::Ip,
     parse::{ACK, Packet, RST, SYN, TCP},
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     choose::{choose, ended},
-    maps::{BACKENDS, PACE},
+    maps::{BACKENDS, PACE, config},
     service::find_of,
 };
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_get_prandom_u32};

@@ -3,12 +3,11 @@
 
 use super::{
     act::{NEXT, SHOT},
-    flow::config,
     frame::{Frame as _, Skb},
     ip::Ip,
     parse::{Packet, RST, TCP, read, write},
 };
-use crate::maps::{BACKENDS, MEMBERS};
+use crate::maps::{BACKENDS, MEMBERS, config};
 use aya_ebpf::bindings::__sk_buff;
 use mesh_ebpf_common::{
     Backend, Config, Drop, MemberKey, Rewrite, Service,

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     atomic,
     choose::ended,
-    maps::{BACKEND_COUNTS, BACKENDS, CACHE_EPOCHS, CONFIG},
+    maps::{BACKEND_COUNTS, BACKENDS, CACHE_EPOCHS, config},
 };
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use mesh_ebpf_common::{
@@ -28,12 +28,6 @@ pub const MARKS: u8 = FIN | SYN | RST;
 pub fn now() -> u32 {
     // SAFETY: asks for nothing.
     unsafe { bpf_jiffies64() as u32 }
-}
-
-/// The facts of this node.
-#[inline(always)]
-pub fn config() -> Option<&'static Config> {
-    CONFIG.get(0)
 }
 
 /// Keys are compared and mixed by words.

@@ -9,14 +9,14 @@ use super::{
     act::Act,
     checksum::{apply, difference, fold64, hops},
     direct,
-    flow::{config, fill, rewrite},
+    flow::{fill, rewrite},
     frame::{ETHERNET, Frame as _, Skb},
     ip::Ip,
     parse::{Kind, Packet, TCP, UDP, read, write},
     route,
     work::{Steps, work},
 };
-use crate::maps::BACKENDS;
+use crate::maps::{BACKENDS, config};
 use aya_ebpf::helpers::generated::bpf_csum_update;
 use mesh_ebpf_common::{Config, Drop, FlowKey, direction, state};
 

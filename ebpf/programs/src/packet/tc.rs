@@ -8,13 +8,14 @@ use super::{
     answer::{Error, pong},
     direct::{came_with, pass, stamp},
     events::dropped,
-    flow::{config, count, epoch, keep, seat},
+    flow::{count, epoch, keep, seat},
     fragment::{recall, remember},
     frame::{ETHERNET, Frame, Skb},
     nat::{leave, rewritten},
     parse::{Kind, Packet, TCP, read},
     work::{Steps, work},
 };
+use crate::maps::config;
 use aya_ebpf::{EbpfContext as _, macros::classifier, programs::TcContext};
 use mesh_ebpf_common::{Config, Drop, GUEST_MARK, V4, V6, direct, direction};
 

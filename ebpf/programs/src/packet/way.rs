@@ -5,14 +5,14 @@
 
 use super::{
     checksum::fold64,
-    flow::{config, now},
+    flow::now,
     frame::{ETHERNET, Frame, Xdp},
     ip::{HOPS, Ip, zeroed},
     parse::UDP,
     work::{Steps, work},
 };
 use crate::{
-    maps::{XDP_DEVICES, XDP_VTEPS},
+    maps::{XDP_DEVICES, XDP_VTEPS, config},
     service::{Family as _, halves},
 };
 use aya_ebpf::{

@@ -7,7 +7,7 @@
 use super::{
     act::{Act, act},
     checksum::{apply, fold32, fold64},
-    flow::{MARKS, config, count, epoch, keep, resolve, seat},
+    flow::{MARKS, count, epoch, keep, resolve, seat},
     frame::{ETHERNET, Frame, Xdp},
     ip::Ip,
     nat::may_be_partial,
@@ -15,6 +15,7 @@ use super::{
     way::{self, HEAD, LONGEST, OUTER, Way},
     work::{Steps, work},
 };
+use crate::maps::config;
 use aya_ebpf::{
     bindings::{
         xdp_action::{XDP_ABORTED, XDP_PASS, XDP_REDIRECT},

@@ -17,7 +17,7 @@ mod named;
 mod place;
 mod release;
 
-use crate::{choose::ended, maps::CONFIG, service::Family};
+use crate::{choose::ended, maps::config, service::Family};
 use aya_ebpf::{
     helpers::{bpf_get_netns_cookie, bpf_set_retval},
     programs::SockAddrContext,
@@ -35,7 +35,7 @@ const ECONNREFUSED: i32 = 111;
 /// The configuration, when it is about the socket's network namespace.
 #[inline(always)]
 fn here(ctx: &SockAddrContext) -> Option<&'static Config> {
-    let config = CONFIG.get(0)?;
+    let config = config()?;
     // SAFETY: the kernel gave this context.
     let netns = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
     (netns == config.netns).then_some(config)
