@@ -122,9 +122,7 @@ fn several(server: &Server, questions: &Questions, options: &Options) -> anyhow:
         let mut all = Answered { time: Duration::ZERO, ..Answered::default() };
         for client in clients {
             let part = client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
-            all.replies += part.replies;
-            all.lost += part.lost;
-            all.wrong += part.wrong;
+            all.add(&part);
             all.time = all.time.max(part.time);
         }
         Ok(all)

@@ -29,11 +29,32 @@ pub(crate) struct Answered {
     pub(crate) lost: u64,
     /// Replies whose code is not the one expected.
     pub(crate) wrong: u64,
+    /// Of those, SERVFAIL: no upstream answered in time; and REFUSED: too many questions waited for one.
+    pub(crate) failed: [u64; 2],
     /// How long it took.
     pub(crate) time: Duration,
 }
 
 impl Answered {
+    /// Counts a reply, of which there is at least a header.
+    pub(crate) fn judge(&mut self, questions: &Questions, reply: &[u8]) {
+        self.replies += 1;
+        if !questions.fits(reply) {
+            self.wrong += 1;
+            let code = reply[3] & 0x0f;
+            self.failed[0] += u64::from(code == 2);
+            self.failed[1] += u64::from(code == 5);
+        }
+    }
+
+    /// Adds another's counts.
+    pub(crate) fn add(&mut self, other: &Answered) {
+        self.replies += other.replies;
+        self.lost += other.lost;
+        self.wrong += other.wrong;
+        self.failed = [0, 1].map(|i| self.failed[i] + other.failed[i]);
+    }
+
     /// Replies a second.
     pub(crate) fn rate(&self) -> f64 {
         self.replies as f64 / self.time.as_secs_f64()
@@ -103,8 +124,7 @@ pub(crate) fn run(
                 continue;
             }
             outstanding = outstanding.saturating_sub(1);
-            answered.replies += 1;
-            answered.wrong += u64::from(!questions.fits(&reply[..length]));
+            answered.judge(questions, &reply[..length]);
         }
     }
     answered.time = start.elapsed();

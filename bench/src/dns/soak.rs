@@ -33,7 +33,17 @@ pub(super) fn run(options: &Options, minutes: f64, json: bool) -> anyhow::Result
     let (stop, garbage) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut table = Table::new(
         "DNS: soak",
-        &["part", "resident MiB", "over UDP", "lost", "over TCP", "wrong", "garbage sent"],
+        &[
+            "part",
+            "resident MiB",
+            "over UDP",
+            "lost",
+            "over TCP",
+            "wrong",
+            "SERVFAIL",
+            "REFUSED",
+            "garbage sent",
+        ],
     );
     let (mut sizes, mut wrong, mut least) = (Vec::new(), 0, u64::MAX);
     std::thread::scope(|scope| -> anyhow::Result<()> {
@@ -59,6 +69,8 @@ pub(super) fn run(options: &Options, minutes: f64, json: bool) -> anyhow::Result
                 udp.lost.to_string(),
                 tcp.replies.to_string(),
                 (udp.wrong + tcp.wrong).to_string(),
+                (udp.failed[0] + tcp.failed[0]).to_string(),
+                (udp.failed[1] + tcp.failed[1]).to_string(),
                 garbage.load(Ordering::Relaxed).to_string(),
             ]);
         }
@@ -110,9 +122,7 @@ fn valid(
             let each = Duration::from_millis(200);
             let udp = load::run(server, questions, options.window.min(128), each)?;
             for (all, some) in all.iter_mut().zip([udp, tcp::ask(server, questions, each)?]) {
-                all.replies += some.replies;
-                all.lost += some.lost;
-                all.wrong += some.wrong;
+                all.add(&some);
             }
         }
     }

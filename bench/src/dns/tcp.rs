@@ -69,8 +69,8 @@ pub(super) fn ask(server: SocketAddr, questions: &Questions, time: Duration) -> 
                 while let Some([high, low]) = buffer.get(at..at + 2) {
                     let length = usize::from(u16::from_be_bytes([*high, *low]));
                     let Some(reply) = buffer.get(at + 2..at + 2 + length) else { break };
-                    answered.wrong += u64::from(reply.len() < 12 || !questions.fits(reply));
-                    answered.replies += 1;
+                    anyhow::ensure!(reply.len() >= 12, "{server} sent a message of {} octets", reply.len());
+                    answered.judge(questions, reply);
                     at += 2 + length;
                     seen += 1;
                 }
