@@ -5,7 +5,11 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::{Pid, SysconfVar, sysconf},
 };
-use std::ops::Range;
+use std::{
+    ops::Range,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 /// Cores of the machine. Not those that this thread may use: one that keeps off the first would take that for the only
 /// one.
@@ -33,4 +37,18 @@ pub(crate) fn go_first() {
     let first = libc::sched_param { sched_priority: 1 };
     // SAFETY: of the calling thread, with parameters that outlive the call. It is no worse where it is refused.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) };
+}
+
+/// A command on the first core only, where `taskset` is there and there are two; it reads nothing.
+pub(crate) fn pinned(program: &str) -> Command {
+    let taskset = "/usr/bin/taskset";
+    let mut command = if count() > 1 && Path::new(taskset).exists() {
+        let mut command = Command::new(taskset);
+        command.args(["-c", "0", program]);
+        command
+    } else {
+        Command::new(program)
+    };
+    command.stdin(Stdio::null());
+    command
 }

@@ -2,10 +2,10 @@
 
 use super::{
     floor,
-    peers::{Server, free_port, pinned},
+    peers::{Server, free_port},
     zone::Zone,
 };
-use crate::cores;
+use crate::cores::{self, pinned};
 use anyhow::Context as _;
 use clap::Args;
 use mesh_control::model::{Addresses, Name, ServiceKey, ServiceSpec, ServiceView, Snapshot};

@@ -4,7 +4,7 @@ use super::{
     questions,
     zone::{FOREIGN, Zone},
 };
-use crate::{cores, process};
+use crate::{cores::pinned, process};
 use anyhow::{Context as _, bail};
 use std::{
     fs,
@@ -75,18 +75,6 @@ impl Server {
     pub(crate) fn memory(&self, field: &str) -> anyhow::Result<u64> {
         process::memory(self.child.id(), field)
     }
-}
-
-/// A command on the first core only, where `taskset` is there and there are two.
-pub(crate) fn pinned(program: &str) -> Command {
-    if cores::count() > 1 && Path::new("/usr/bin/taskset").exists() {
-        let mut command = Command::new("/usr/bin/taskset");
-        command.args(["-c", "0", program]).stdin(Stdio::null());
-        return command;
-    }
-    let mut command = Command::new(program);
-    command.stdin(Stdio::null());
-    command
 }
 
 /// A port that is free now for TCP and UDP, on 127.0.0.1.

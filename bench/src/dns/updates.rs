@@ -26,14 +26,15 @@ pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
     let (mut turns, mut micros) = ([Turns::default(), Turns::default()], Vec::new());
     for round in 0..options.rounds {
         eprintln!("dns, changes: round {} of {}", round + 1, options.rounds);
-        for (server, turns) in [&idle, &changing].into_iter().zip(&mut turns) {
-            let before = read(&times)?.len();
-            turns.take(server, || load::run(server.address, &questions, options.window, options.time()))?;
-            // In the other's turn the core is the other's.
-            if server.address == changing.address {
-                micros.extend(&read(&times)?[before..]);
-            }
-        }
+        let take = |turns: &mut Turns, server| {
+            turns.take(server, || load::run(server.address, &questions, options.window, options.time()))
+        };
+        let [still, moving] = &mut turns;
+        take(still, &idle)?;
+        // Those of the other's turn do not count: the core was the other's.
+        let before = read(&times)?.len();
+        take(moving, &changing)?;
+        micros.extend(&read(&times)?[before..]);
     }
     micros.sort_unstable();
     let at = |share: usize| micros.get(micros.len() * share / 100).copied().unwrap_or(0) as f64 / 1_000.0;

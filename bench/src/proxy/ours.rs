@@ -29,7 +29,7 @@ pub(super) fn start(backends: &Backends) -> anyhow::Result<Peer> {
     let [tcp_bulk, tcp_short, udp] = free_ports()?;
     let routes =
         [("tcp", tcp_bulk, backends.bulk), ("tcp", tcp_short, backends.short), ("udp", udp, backends.udp)];
-    let mut command = super::peers::pinned(&std::env::current_exe()?.to_string_lossy());
+    let mut command = crate::cores::pinned(&std::env::current_exe()?.to_string_lossy());
     command.arg("serve-proxy").stdin(Stdio::piped());
     for (protocol, listen, backend) in routes {
         command.args(["--route", protocol, &listen.to_string(), &backend.to_string()]);

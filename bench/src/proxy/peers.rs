@@ -1,7 +1,7 @@
 //! Proxies as child processes.
 
 use super::load::Backends;
-use crate::{cores, process};
+use crate::{cores::pinned, process};
 use anyhow::{Context as _, bail};
 use std::{
     fs,
@@ -40,16 +40,6 @@ impl Peer {
     pub(super) fn processor_time(&self) -> anyhow::Result<Duration> {
         process::processor_time(self.child.id()).context(self.name)
     }
-}
-
-/// A command that runs on the first core only, where `taskset` is there.
-pub(super) fn pinned(program: &str) -> Command {
-    if cores::count() > 1 && Path::new("/usr/bin/taskset").exists() {
-        let mut command = Command::new("/usr/bin/taskset");
-        command.args(["-c", "0", program]);
-        return command;
-    }
-    Command::new(program)
 }
 
 /// Three ports that are free now, on 127.0.0.1.
