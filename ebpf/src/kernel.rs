@@ -11,7 +11,7 @@
 //! that are there and puts them into the links that are there: no packet meets none.
 
 use crate::{
-    Backends, Events, OBJECT, Sizes,
+    Backends, Events, OBJECT, Sizes, lines,
     map::{Map, PerCpu, Plain},
     notes, raw,
 };
@@ -192,14 +192,14 @@ impl Kernel {
         Events::open(&self.folder.join("events"))
     }
 
-    /// How many entries a map can have.
+    /// How many flows the cache of each CPU has room for, in each family.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn entries(&self, name: &str) -> io::Result<u32> {
+    pub fn cached(&self) -> io::Result<u32> {
         // SAFETY: the beginning of `struct bpf_map_info`.
-        let info: raw::MapInfo = unsafe { raw::info(&self.raw_map(name)?) }?;
-        Ok(info.max_entries)
+        let info: raw::MapInfo = unsafe { raw::info(&self.raw_map("lines4")?) }?;
+        Ok(info.max_entries / lines(1))
     }
 
     /// Puts the programs for sockets to work in a cgroup.
@@ -295,16 +295,23 @@ impl Kernel {
         raw::pin(&raw::attach(program, target, kind)?, &at)
     }
 
-    /// Removes the programs of other objects; to be called when no link has them any more.
+    /// Removes the programs of other objects, and the maps that only they have; to be called when no link has them any more.
     ///
     /// # Errors
     /// The system's.
     pub fn forget_others(&self) -> io::Result<()> {
         let ours = format!("programs-{:016x}", digest());
-        for folder in fs::read_dir(&self.folder)?.flatten() {
-            let name = folder.file_name();
-            if name.to_string_lossy().starts_with("programs-") && name != *ours {
-                remove(&folder.path())?;
+        let object = Object::parse(OBJECT).map_err(io::Error::other)?;
+        let notes: Vec<_> = notes::MAPS.iter().map(|(name, ..)| *name).collect();
+        for pin in fs::read_dir(&self.folder)?.flatten() {
+            let (name, path) = (pin.file_name(), pin.path());
+            let name = name.to_string_lossy();
+            if path.is_dir() {
+                if name.starts_with("programs-") && name != ours {
+                    remove(&path)?;
+                }
+            } else if !object.maps.contains_key(&*name) && !notes.contains(&&*name) {
+                fs::remove_file(&path)?;
             }
         }
         Ok(())

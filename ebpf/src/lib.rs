@@ -37,7 +37,7 @@ pub struct Sizes {
     pub slots: u32,
     /// Directions of flows, for each family.
     pub flows: u32,
-    /// Flows in the cache of each CPU, for each family: a power of two.
+    /// Flows in the cache of each CPU, for each family: a power of two, at least 2.
     pub cached: u32,
     /// Clients that affinity remembers.
     pub clients: u32,
@@ -71,10 +71,17 @@ impl Sizes {
             "locals4" | "locals6" => 4096,
             "nodes4" | "nodes6" => 16_384,
             "flows4" | "flows6" | "udp_out4" | "udp_out6" | "udp_back4" | "udp_back6" => self.flows,
-            "cache4" | "cache6" => self.cached,
+            "lines4" | "lines6" => lines(self.cached),
             _ => return None,
         })
     }
+}
+
+/// Entries of `lines4` and of `lines6` when each CPU is to have so many.
+#[must_use]
+pub fn lines(cached: u32) -> u32 {
+    let cpus = map::cpus().ok().and_then(|cpus| u32::try_from(cpus).ok());
+    cached.saturating_mul(cpus.unwrap_or(1))
 }
 
 /// Creates the maps, or takes those that are pinned under `pins`, and gives the programs to be loaded and attached.

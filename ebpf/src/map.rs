@@ -304,6 +304,6 @@ impl<V: Plain> Map<u32, V> {
 }
 
 /// How many CPUs there can be: as many values has an entry of a per-CPU map.
-fn cpus() -> io::Result<usize> {
+pub(crate) fn cpus() -> io::Result<usize> {
     aya::util::nr_cpus().map_err(|(_, error)| error)
 }

@@ -45,11 +45,12 @@ const BACKEND: (V4, u16) = ([10, 9, 0, 1], 8080);
 /// Indices of the two ends.
 const G0: u32 = 10;
 const R0: u32 = 11;
-/// Frames of a turn, and how many the kernel makes at once.
-const FRAMES: u32 = 100_000;
+/// Frames of a turn, and how many the kernel makes at once. A turn ends with one of the kernel's ticks, 4 ms of the 200
+/// and more that it takes.
+const FRAMES: u32 = 500_000;
 const BATCH: u32 = 64;
 /// Turns of each in a round.
-const TURNS: usize = 10;
+const TURNS: usize = 3;
 /// As many lines as the agent's cache has.
 const LINES: u32 = 1 << 14;
 
@@ -177,7 +178,9 @@ fn set<T: Copy + 'static>(ebpf: &mut Ebpf, name: &str, value: T) -> anyhow::Resu
 /// This project's programs at the node's device, and a frontend with one backend.
 fn start(node: &Space, driver: bool) -> anyhow::Result<Ebpf> {
     let mut loader = EbpfLoader::new();
-    for (name, entries) in [("cache4", LINES), ("flows4", 1 << 17), ("xdp_devices", 16), ("services4", 16)] {
+    for (name, entries) in
+        [("lines4", mesh_ebpf::lines(LINES)), ("flows4", 1 << 17), ("xdp_devices", 16), ("services4", 16)]
+    {
         loader.map_max_entries(name, entries);
     }
     let mut ebpf = loader.load(OBJECT)?;

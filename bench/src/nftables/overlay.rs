@@ -1,5 +1,6 @@
 //! A stream between containers of two nodes: over the agent's overlay, over a VXLAN laid by hand, and routed without
-//! any encapsulation. The nodes, bridges and cables are alike.
+//! any encapsulation. The nodes, bridges and cables are alike. With a routing rule of its own, whatever it says, a network
+//! namespace asks all its rules about each packet; the agent's overlay needs one.
 
 use super::{
     Options,
@@ -33,8 +34,7 @@ const HEADERS: u32 = 50;
 /// Two nodes with a container each.
 struct Way {
     name: &'static str,
-    /// Held for as long as streams pass.
-    _nodes: [Space; 2],
+    nodes: [Space; 2],
     containers: [Space; 2],
     to: Ipv4Addr,
     rates: Vec<f64>,
@@ -45,8 +45,14 @@ struct Way {
 pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
     let by_hand = |vxlan, name| laid_by_hand(vxlan).context(name).map(|laid| Way::new(name, laid));
     let ours = agents().context("the agent's overlay")?;
-    let mut ways =
-        [Way::new(OURS, ours), by_hand(true, "VXLAN by hand")?, by_hand(false, "routed, no encapsulation")?];
+    let ruled = by_hand(true, "VXLAN by hand, a routing rule")?;
+    ruled.nodes.iter().try_for_each(|node| node.ip("rule add pref 77 fwmark 0x4d lookup 77\n"))?;
+    let mut ways = [
+        Way::new(OURS, ours),
+        by_hand(true, "VXLAN by hand")?,
+        ruled,
+        by_hand(false, "routed, no encapsulation")?,
+    ];
     for _ in 0..options.rounds.max(1) * TURNS {
         // Nobody is always first.
         ways.rotate_left(1);
@@ -81,7 +87,7 @@ type Laid = ([Space; 2], [Space; 2], Ipv4Addr);
 
 impl Way {
     fn new(name: &'static str, (nodes, containers, to): Laid) -> Way {
-        Way { name, _nodes: nodes, containers, to, rates: Vec::new(), costs: Vec::new() }
+        Way { name, nodes, containers, to, rates: Vec::new(), costs: Vec::new() }
     }
 }
 

@@ -243,7 +243,9 @@ pub struct Rewrite<A> {
     pub backend: u32,
 }
 
-/// A per-CPU cache line of `cache4`/`cache6`: a flow's rewrite.
+/// A line of the cache of flows, `lines4`/`lines6`: a flow's rewrite. Each CPU has [`Config::cached`] and one of its own, those
+/// of the first CPU first. IPv4's are 64 bytes at an even 64, so that one that no cache of the processor has is one wait for
+/// memory.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cached<A> {
@@ -450,7 +452,7 @@ pub struct Config {
     pub new_flows: u32,
     /// Jiffies in a second.
     pub hz: u32,
-    /// Lines of `cache4` and of `cache6`, less 1: all bits below the highest.
+    /// Lines of `lines4` and of `lines6` for each CPU, less 1: all bits below the highest.
     pub cached: u32,
     /// The device of this node's address: what comes by it may be answered by others ([`direct`]); 0 where that is not so.
     pub underlay: u32,

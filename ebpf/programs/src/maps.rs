@@ -45,8 +45,8 @@ maps! {
     "vips6" VIPS6: HashMap<V6, u32> = LATER, BPF_F_NO_PREALLOC;
     "flows4" FLOWS4: LruHashMap<FlowKey<V4>, Flow<V4>> = LATER, 0;
     "flows6" FLOWS6: LruHashMap<FlowKey<V6>, Flow<V6>> = LATER, 0;
-    "cache4" CACHE4: PerCpuArray<Cached<V4>> = LATER, 0;
-    "cache6" CACHE6: PerCpuArray<Cached<V6>> = LATER, 0;
+    "lines4" LINES4: Array<Cached<V4>> = LATER, BPF_F_MMAPABLE;
+    "lines6" LINES6: Array<Cached<V6>> = LATER, BPF_F_MMAPABLE;
     "cache_epochs" CACHE_EPOCHS: Array<u32> = CACHE_EPOCH_COUNT, 0;
     "fragments4" FRAGMENTS4: LruHashMap<FragmentKey<V4>, [u16; 2]> = 4096, 0;
     "fragments6" FRAGMENTS6: LruHashMap<FragmentKey<V6>, [u16; 2]> = 4096, 0;

@@ -77,7 +77,10 @@ fn another_run_makes_nothing_anew_and_another_object_replaces_programs_in_their_
     fs::rename(folder.join(format!("programs-{:016x}", digest())), folder.join("programs-0")).unwrap();
     let other = ground.open();
     other.attach_cgroup(&ground.cgroup).unwrap();
+    let of_old = folder.join("of_an_older_version");
+    raw::create_hash("of_older", 4, 4, 1).and_then(|map| raw::pin(&map, &of_old)).unwrap();
     other.forget_others().unwrap();
+    assert!(!of_old.exists(), "no program has this map any more");
     let after = links(&folder);
     let stay = |ids: BTreeMap<PathBuf, u32>| {
         let is_program = |path: &Path| path.to_string_lossy().starts_with("programs-");

@@ -149,7 +149,7 @@ fn talk(bed: &Bed, case: &Case, make: fn((IpAddr, u16), (IpAddr, u16), u8) -> Pa
         let mut want = arriving(Way::In, case.devices.0, &packet.between((source, port), case.backend));
         if !case.here {
             want = want.hop();
-            assert_eq!(bed.leaves_by(packet), Some(case.devices.1.index()), "{context}");
+            assert_eq!(bed.leaves_by(packet).first(), Some(&case.devices.1.index()), "{context}");
         }
         assert_eq!(out.verdict, if case.here { NEXT } else { REDIRECT }, "{context}");
         assert_eq!(out.bytes, want.bytes(), "{context}");

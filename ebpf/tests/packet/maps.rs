@@ -111,21 +111,21 @@ impl Bed {
         self.configure(|config| config.epoch += 1);
     }
 
-    /// The device that a packet's flow leaves by, as some CPU has it at hand.
-    pub(crate) fn leaves_by(&self, packet: &Packet) -> Option<u32> {
+    /// The devices that a packet's flow leaves by, as the CPUs that have it at hand say.
+    pub(crate) fn leaves_by(&self, packet: &Packet) -> Vec<u32> {
         let ports = *packet.clone().ports().unwrap();
         let (source, destination, protocol) = (packet.from, packet.to, packet.protocol());
         if packet.from.is_ipv4() {
             let key = key(v4(source), v4(destination), ports, protocol);
-            self.at_hand::<V4>("cache4", |cached| (cached.key == key).then_some(cached.rewrite.device))
+            self.at_hand::<V4>("lines4", |cached| (cached.key == key).then_some(cached.rewrite.device))
         } else {
             let key = key(wide(source), wide(destination), ports, protocol);
-            self.at_hand::<V6>("cache6", |cached| (cached.key == key).then_some(cached.rewrite.device))
+            self.at_hand::<V6>("lines6", |cached| (cached.key == key).then_some(cached.rewrite.device))
         }
     }
 
-    fn at_hand<A: Copy + 'static>(&self, map: &str, of: impl Fn(&Cached<A>) -> Option<u32>) -> Option<u32> {
-        (0..64).flat_map(|line| self.of_all_cpus(map, line)).find_map(|cached| of(&cached))
+    fn at_hand<A: Copy + 'static>(&self, map: &str, of: impl Fn(&Cached<A>) -> Option<u32>) -> Vec<u32> {
+        (0..mesh_ebpf::lines(64)).filter_map(|line| of(&self.get(map, line))).collect()
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{
     plan::{Plan, port},
 };
 use mesh_ebpf::common::{Drop, direction, state};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::net::IpAddr;
 
 /// A client of a port of the VIP, and the backend's answers.
@@ -59,6 +60,19 @@ impl Talk<'_> {
     }
 }
 
+/// Does it on each CPU that this thread may have, and says how many these are.
+fn on_each_cpu(run: impl Fn()) -> usize {
+    let may = sched_getaffinity(None).unwrap();
+    for cpu in (0..CpuSet::MAX_CPU).filter(|cpu| may.is_set(*cpu)) {
+        let mut one = CpuSet::new();
+        one.set(cpu);
+        sched_setaffinity(None, &one).unwrap();
+        run();
+    }
+    sched_setaffinity(None, &may).unwrap();
+    may.count().try_into().unwrap()
+}
+
 #[test]
 fn tcp_ends_by_fins_and_by_resets() {
     let Some(mut bed) = Bed::new() else { return };
@@ -99,16 +113,18 @@ fn tcp_ends_by_fins_and_by_resets() {
     for plan in Plan::both() {
         let (container, remote) = (bed.served(&plan, port::CONTAINER, 6), bed.served(&plan, port::REMOTE, 6));
         let talk = Talk::new(&bed, &plan, port::CONTAINER);
-        let packets = [talk.request(SYN), talk.request(ACK), talk.request(RST)];
-        for flags in [SYN, ACK, RST] {
-            talk.there(flags);
-        }
+        let (client, again, more) = (talk.client, talk.request(SYN), talk.request(ACK));
+        talk.there(SYN);
+        let cpus = on_each_cpu(|| talk.there(ACK));
+        assert_eq!(bed.leaves_by(&more), vec![Device::Mesh.index(); cpus], "each CPU has its own");
+        talk.there(RST);
         bed.set("slots", container, remote);
-        for packet in packets.iter().take(2) {
+        let elsewhere = |packet: &Packet| {
             let out = bed.run(Way::In, Device::Nic, packet);
-            let from = (packet.from, packet.clone().ports().unwrap().0);
-            assert_eq!(out.bytes, packet.between(from, (plan.remote, port::BACKEND)).hop().bytes());
-        }
+            assert_eq!(out.bytes, packet.between(client, (plan.remote, port::BACKEND)).hop().bytes());
+        };
+        elsewhere(&again);
+        on_each_cpu(|| elsewhere(&more));
         bed.set("slots", container, container);
     }
 }

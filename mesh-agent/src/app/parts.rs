@@ -129,6 +129,7 @@ pub(super) fn ebpf(
             slots: most.saturating_mul(8),
             // Each has two directions.
             flows: chosen.max_flows.saturating_mul(2),
+            cached: chosen.cached_flows,
             ..crate::dataplane::ebpf::Sizes::default()
         },
         new_flows: chosen.new_flows,

@@ -51,6 +51,8 @@ pub struct EbpfConfig {
     pub max_backends: u32,
     /// Most flows of packets, for each address family; a full table forgets the eldest.
     pub max_flows: u32,
+    /// How many directions of flows each CPU has at hand, for each address family: a power of two.
+    pub cached_flows: u32,
     /// New flows that packets may begin within a jiffy on one CPU; any number for 0.
     pub new_flows: u32,
     /// Which devices have a program in their drivers, too.
@@ -66,6 +68,7 @@ impl Default for EbpfConfig {
             cgroup: None,
             max_backends: 1 << 17,
             max_flows: 1 << 16,
+            cached_flows: 1 << 14,
             new_flows: 0,
             xdp: XdpChoice::Off,
             answers: ReturnChoice::Ingress,
@@ -85,6 +88,9 @@ pub(super) fn ebpf(map: Option<Map<'_>>, base: &Path) -> EbpfConfig {
     }
     if let Some(n) = number("max_flows", 1024..=16_000_000) {
         found.max_flows = n;
+    }
+    if let Some(n) = number("cached_flows", 64..=1_048_576) {
+        found.cached_flows = n.next_power_of_two();
     }
     if let Some(n) = number("new_flows", 0..=1_000_000) {
         found.new_flows = n;

@@ -250,6 +250,10 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
             "mesh.yaml:1: ebpf.max_flows: \"0\" is no whole number from 1024 to 16000000",
         ),
         (
+            "ebpf: {cached_flows: 2}\n",
+            "mesh.yaml:1: ebpf.cached_flows: \"2\" is no whole number from 64 to 1048576",
+        ),
+        (
             "data_plane: x\n",
             "mesh.yaml:1: data_plane: \"x\" is no data plane: use auto, ebpf, nftables, ipvs or userspace",
         ),

@@ -15,7 +15,7 @@ use crate::{
     choose::ended,
     maps::{BACKEND_COUNTS, BACKENDS, CACHE_EPOCHS, config},
 };
-use aya_ebpf::helpers::generated::bpf_jiffies64;
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_jiffies64};
 use mesh_ebpf_common::{
     Backend, CACHE_EPOCH_COUNT, Cached, Config, Drop, Flow, FlowKey, Rewrite, direction, state,
 };
@@ -50,13 +50,15 @@ fn line<A>(key: &FlowKey<A>, config: &Config) -> u32 {
         mixed = (mixed ^ word(key, number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         mixed ^= mixed >> 32;
     }
-    mixed as u32 & config.cached
+    // SAFETY: asks for nothing.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    cpu * (config.cached + 1) + (mixed as u32 & config.cached)
 }
 
 /// What a line of the cache is good for.
 #[inline(always)]
 pub fn epoch(line: u32, config: &Config) -> u32 {
-    CACHE_EPOCHS.get(share(line)).map_or(0, |epoch| *epoch).wrapping_add(config.epoch)
+    CACHE_EPOCHS.get(share(line, config)).map_or(0, |epoch| *epoch).wrapping_add(config.epoch)
 }
 
 /// The bit of what [`beside`] says that means: this line is what becomes of the packet.
@@ -66,7 +68,7 @@ const KNOWN: u32 = 1 << 31;
 #[inline(always)]
 fn at<A: Ip>(line: u32) -> Option<&'static mut Cached<A>> {
     // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
-    A::cache().get_ptr_mut(line).map(|cached| unsafe { &mut *cached })
+    A::lines().get_ptr_mut(line).map(|cached| unsafe { &mut *cached })
 }
 
 /// Where the flow of the packet at hand is in the cache, or may be put, and whether that is what becomes of the packet.
@@ -88,7 +90,7 @@ pub fn seat<A: Steps>(packet: &Packet<A>, config: &Config) -> Option<(u32, &'sta
 pub fn beside<A: Steps>(line: u32) -> u32 {
     let (Some(config), Some(work)) = (config(), work::<A>()) else { return line };
     let packet = &work.packet;
-    let beside = (line ^ 1) & config.cached;
+    let beside = line ^ 1;
     let (Some(cached), Some(other)) = (at::<A>(line), at::<A>(beside)) else { return line };
     if holds(other, packet, epoch(line, config), config) {
         return beside | KNOWN;
@@ -99,8 +101,8 @@ pub fn beside<A: Steps>(line: u32) -> u32 {
 
 /// Which entry of `cache_epochs` a line has, and the one beside it.
 #[inline(always)]
-fn share(line: u32) -> u32 {
-    line / 2 % CACHE_EPOCH_COUNT
+fn share(line: u32, config: &Config) -> u32 {
+    (line & config.cached) / 2 % CACHE_EPOCH_COUNT
 }
 
 /// Whether a line of the cache is what becomes of a packet. It is not asked for those that say something of TCP.
@@ -149,7 +151,7 @@ fn keeps(backend: &Backend, generation: u32) -> bool {
 #[inline(always)]
 pub fn rewrite<A: Ip>(line: u32) -> Option<&'static mut Rewrite<A>> {
     // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
-    let cached = unsafe { &mut *A::cache().get_ptr_mut(line)? };
+    let cached = unsafe { &mut *A::lines().get_ptr_mut(line)? };
     cached.key.protocol = 0;
     Some(&mut cached.rewrite)
 }
@@ -345,7 +347,7 @@ fn forget<A: Ip>(packet: &Packet<A>, flow: &Flow<A>, config: &Config) {
         let _ = A::flows().remove(turned(flow, packet.key.protocol));
     }
     let _ = A::flows().remove(&packet.key);
-    if let Some(epoch) = CACHE_EPOCHS.get_ptr_mut(share(line(&packet.key, config))) {
+    if let Some(epoch) = CACHE_EPOCHS.get_ptr_mut(share(line(&packet.key, config), config)) {
         // SAFETY: a number of this map. Of two CPUs that raise it at once one may do so in vain: both have raised it.
         unsafe { *epoch = (*epoch).wrapping_add(1) };
     }

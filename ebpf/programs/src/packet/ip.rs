@@ -6,12 +6,12 @@ use super::{
     parse::{self, Packet, read, write},
 };
 use crate::{
-    maps::{CACHE4, CACHE6, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, NODES4, NODES6, VIPS4, VIPS6},
+    maps::{FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, LINES4, LINES6, NODES4, NODES6, VIPS4, VIPS6},
     service::{Family, halves},
 };
 use aya_ebpf::{
     bindings::{bpf_fib_lookup, bpf_redir_neigh},
-    maps::{LruHashMap, PerCpuArray},
+    maps::{Array, LruHashMap},
 };
 use mesh_ebpf_common::{Cached, Config, Flow, FlowKey, FragmentKey, V4, V6};
 
@@ -29,7 +29,7 @@ pub trait Ip: Family {
     /// Translated flows.
     fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>>;
     /// Rewrites of this CPU.
-    fn cache() -> &'static PerCpuArray<Cached<Self>>;
+    fn lines() -> &'static Array<Cached<Self>>;
     /// Ports of fragmented packets.
     fn fragments() -> &'static LruHashMap<FragmentKey<Self>, [u16; 2]>;
     /// Reads the headers; `QUOTED` within an ICMP error.
@@ -75,8 +75,8 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn cache() -> &'static PerCpuArray<Cached<V4>> {
-        &CACHE4
+    fn lines() -> &'static Array<Cached<V4>> {
+        &LINES4
     }
 
     #[inline(always)]
@@ -173,8 +173,8 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn cache() -> &'static PerCpuArray<Cached<V6>> {
-        &CACHE6
+    fn lines() -> &'static Array<Cached<V6>> {
+        &LINES6
     }
 
     #[inline(always)]

@@ -54,7 +54,7 @@ pub(super) struct Maps {
     pub(super) dialled: OwnedFd,
     /// How often services were written: where their turns begin.
     writes: AtomicU32,
-    /// How many lines each cache has.
+    /// How many lines the cache of a CPU has.
     pub(super) cached: u32,
 }
 
@@ -92,7 +92,7 @@ impl Maps {
             cookies: kernel.map("cookies")?,
             sockets: kernel.map("sockets")?,
             dialled: kernel.raw_map("dialled")?,
-            cached: kernel.entries("cache4")?,
+            cached: kernel.cached()?,
         })
     }
 
