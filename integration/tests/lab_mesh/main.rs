@@ -6,8 +6,10 @@
 )]
 
 mod direct;
+mod docker;
 mod drivers;
 mod ports;
+mod reach;
 mod setup;
 
 use anyhow::{Context, ensure};
@@ -16,15 +18,17 @@ use direct::{
     answers_of_others_come_back_through_the_ingress_node, answers_pass_the_ingress_node_by,
     the_setting_changes_and_parts_no_connection,
 };
+use docker::what_docker_drops_is_let_through_by_the_commands_of_doctor;
 use drivers::{
     drivers_have_the_program_as_devices_come_and_go, what_goes_to_another_node_is_wrapped_up_in_the_driver,
 };
-use mesh_integration::{
-    BOUND, HostMesh, Load, at_most_now, echo,
-    lab::{Capture, Host},
-    until, whoami, whoami_from,
-};
+use mesh_integration::{BOUND, HostMesh, Load, at_most_now, echo, until, whoami};
 use ports::one_port_of_a_client_goes_through_every_node;
+use reach::{
+    an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
+    between_nodes_nothing_is_in_plain, everybody_reaches_everything,
+    megabytes_arrive_whole_through_every_node,
+};
 use serde_json::Value;
 use setup::{
     EBPF, EBPF_AND_NFTABLES, EBPF_DIRECT, EBPF_DIRECT_AND_NFTABLES, EBPF_DIRECT_NATIVE, EBPF_NATIVE,
@@ -34,8 +38,7 @@ use setup::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
-    net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket},
-    sync::Arc,
+    net::{Shutdown, SocketAddr, TcpStream, UdpSocket},
 };
 use tokio::task::AbortHandle;
 
@@ -69,6 +72,7 @@ on! { USERSPACE_OVERLAY, userspace_overlay:
 }
 
 on! { NFTABLES, nftables:
+    what_docker_drops_is_let_through_by_the_commands_of_doctor,
     everybody_reaches_everything,
     one_port_of_a_client_goes_through_every_node,
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
@@ -158,118 +162,6 @@ on! { EBPF_AND_NFTABLES, ebpf_and_nftables:
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
     a_killed_agent_moves_no_packet,
     megabytes_arrive_whole_through_every_node,
-}
-
-async fn an_outside_client_reaches_containers_through_every_node_and_is_known_to_them(plane: &Plane) {
-    let (mut mesh, containers) = start(plane).await;
-    let service = one_in_each(&mut mesh, &containers, "tcp", "8080:8000", 8000);
-    let text = format!("services:\n{service}      {}\n", plane.keeps_client);
-    mesh.write_service_file("whoami.yaml", &text).unwrap();
-    let known = plane.knows_clients();
-    for (i, node) in (1..).zip(mesh.nodes()) {
-        // Also through the node that has no container; IPv6 where the containers have it.
-        for (family, address) in
-            mesh.lab.address(i).into_iter().take(containers[0].addresses.len()).enumerate()
-        {
-            let at: SocketAddr = (address, 8080).into();
-            until_met(&mesh, at, &["whoami-1", "whoami-2"]).await;
-            for client in [0, 9] {
-                let own = mesh.lab.client_address(client)[family];
-                for _ in 0..4 {
-                    let met = mesh.lab.client.within(whoami_from(own, at)).await.unwrap().unwrap();
-                    assert!(
-                        !known || met.client.ip() == own,
-                        "through {at}: {own} is seen as {}",
-                        met.client
-                    );
-                }
-            }
-        }
-        let found: BTreeSet<IpAddr> =
-            node.lookup("tasks.whoami.cluster").await.unwrap().iter().map(|a| a.parse().unwrap()).collect();
-        assert_eq!(found, containers.iter().map(|c| c.addresses[0]).collect());
-    }
-}
-
-/// Programs of the nodes and of the containers dial every node and the VIP, and each instance answers each of them: also
-/// the container itself, and that of the node that dials another node.
-async fn everybody_reaches_everything(plane: &Plane) {
-    let (mut mesh, containers) = start(plane).await;
-    let service = one_in_each(&mut mesh, &containers, "tcp", "8080:8000", 8000);
-    mesh.write_service_file("whoami.yaml", &format!("services:\n{service}")).unwrap();
-    let mut ways: Vec<SocketAddr> = Vec::new();
-    for i in 1..=3 {
-        let at: SocketAddr = (mesh.lab.address(i)[0], 8080).into();
-        until_met(&mesh, at, &["whoami-1", "whoami-2"]).await;
-        ways.push(at);
-    }
-    let vip = mesh.node(1).lookup("whoami.cluster").await.unwrap()[0].parse().unwrap();
-    ways.push(SocketAddr::new(vip, 8000));
-    let nodes = (1..=3).map(|i| mesh.lab.node(i).clone());
-    let from: Vec<Host> = nodes.chain(containers.iter().map(|c| c.host.clone())).collect();
-    for host in &from {
-        for at in &ways {
-            let mut met = BTreeSet::new();
-            for _ in 0..8 {
-                let own = if at.is_ipv4() { IpAddr::from([0, 0, 0, 0]) } else { [0_u16; 8].into() };
-                let answer = host.within(whoami_from(own, *at)).await.unwrap();
-                met.insert(answer.unwrap_or_else(|e| panic!("{} at {at}: {e:#}", host.name)).instance);
-            }
-            let wanted = ["whoami-1", "whoami-2"].map(str::to_owned).into();
-            assert_eq!(met, wanted, "{} at {at}", host.name);
-        }
-    }
-}
-
-/// What passes between the nodes is the mesh's own or sealed, whichever way clients come.
-async fn between_nodes_nothing_is_in_plain(plane: &Plane) {
-    let (mut mesh, containers) = start(plane).await;
-    let service = one_in_each(&mut mesh, &containers, "tcp", "8080:8000", 8000);
-    mesh.write_service_file("whoami.yaml", &format!("services:\n{service}")).unwrap();
-    let plain =
-        Capture::start(mesh.lab.hub(), "udp port 4789 or net 10.244.0.0/16 or net fd44::/48").unwrap();
-    let sealed = Capture::start(mesh.lab.hub(), "udp portrange 7948-7949").unwrap();
-    for i in 1..=3 {
-        for address in mesh.lab.address(i) {
-            until_met(&mesh, (address, 8080).into(), &["whoami-1", "whoami-2"]).await;
-        }
-    }
-    let (client, at) = (containers[0].host.clone(), containers[1].addresses[0]);
-    let met = client.within(whoami_from([0, 0, 0, 0].into(), (at, 8000).into())).await.unwrap().unwrap();
-    assert_eq!(met.instance, "whoami-2");
-    until("packets were seen", BOUND, || async {
-        ensure!(sealed.lines().len() > 20, "{:?}", sealed.lines());
-        anyhow::Ok(())
-    })
-    .await;
-    assert_eq!(plain.lines(), Vec::<String>::new());
-}
-
-/// Segments as long as the path takes, whoever splits them and sums them up on the way.
-async fn megabytes_arrive_whole_through_every_node(plane: &Plane) {
-    let (mesh, containers) = start(plane).await;
-    mirror(&containers[1], 8100);
-    let endpoint = containers[1].endpoint("mirror");
-    let text =
-        format!("services: {{mirror: {{ports: [\"8100:8100\"], x-mesh: {{endpoints: [{endpoint}}}]}}}}}}\n");
-    mesh.write_service_file("mirror.yaml", &text).unwrap();
-    let bytes: Arc<[u8]> =
-        (0..1_500_000_u32).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect();
-    let count = containers[0].addresses.len();
-    let mut ways: Vec<(Host, SocketAddr)> = (1..=3)
-        .flat_map(|i| mesh.lab.address(i).into_iter().take(count))
-        .map(|address| (mesh.lab.client.clone(), (address, 8100).into()))
-        .collect();
-    // From container to container too, without the data plane.
-    ways.extend(containers[1].addresses.iter().map(|a| (containers[0].host.clone(), (*a, 8100).into())));
-    for (host, at) in ways {
-        let came = until(&format!("the mirror answers at {at}"), BOUND, || {
-            let (host, bytes) = (host.clone(), Arc::clone(&bytes));
-            async move { tokio::task::spawn_blocking(move || mirrored(&host, at, &bytes)).await.unwrap() }
-        })
-        .await;
-        assert!(came == *bytes, "{} bytes came back from {at}, of {}", came.len(), bytes.len());
-    }
 }
 
 async fn a_dead_nodes_instances_get_nothing_more(plane: &Plane) {
