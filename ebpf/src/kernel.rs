@@ -12,7 +12,7 @@
 
 use crate::{
     Backends, Events, OBJECT, Sizes, lines,
-    map::{Map, PerCpu, Plain},
+    map::{Map, PerCpu, Plain, cpus},
     notes, raw,
 };
 use aya::programs::Program;
@@ -126,6 +126,8 @@ impl Kernel {
     /// # Errors
     /// What the kernel says.
     pub fn open(folder: &Path, sizes: &Sizes) -> Result<Kernel, SetupError> {
+        // With a share of the cache too few, packets on the last CPUs would not be looked at.
+        cpus().map_err(failed("ask how many CPUs there can be (/sys/devices/system/cpu/possible)"))?;
         fs::create_dir_all(folder.join(LINKS)).map_err(failed(format!("make {}", folder.display())))?;
         if let Some(name) = incompatible(folder)? {
             tracing::warn!(map = name, folder = %folder.display(), "pinned by another version: all is made anew");

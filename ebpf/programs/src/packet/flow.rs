@@ -42,7 +42,7 @@ fn same<A>(one: &FlowKey<A>, other: &FlowKey<A>) -> bool {
     (0..size_of::<FlowKey<A>>() / 8).all(|number| word(one, number) == word(other, number))
 }
 
-/// The line of the cache where a flow is, if it is there or in the one beside it.
+/// The line of this CPU where a flow is, if it is there or in the one beside it.
 #[inline(always)]
 fn line<A>(key: &FlowKey<A>, config: &Config) -> u32 {
     let mut mixed = 0_u64;

@@ -28,7 +28,7 @@ pub trait Ip: Family {
     const ICMP: u8;
     /// Translated flows.
     fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>>;
-    /// Rewrites of this CPU.
+    /// Rewrites: the lines of each CPU one after the other.
     fn lines() -> &'static Array<Cached<Self>>;
     /// Ports of fragmented packets.
     fn fragments() -> &'static LruHashMap<FragmentKey<Self>, [u16; 2]>;
