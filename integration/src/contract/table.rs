@@ -47,7 +47,7 @@ pub async fn a_published_port_works_without_a_local_instance<P: PlaneUnderTest>(
         let view = published(open, protocol, &far);
         let name = |text| Name::new(text).expect("a good name");
         let node = |text| NodeFacts { name: name(text), zone: None };
-        let policy = Policy { publish: vec![open.ip()], families: vec![Family::of(&open.ip())] };
+        let policy = Policy { publish: Some(vec![open.ip()]), families: vec![Family::of(&open.ip())] };
         assert_ne!(far.id.node, name("elsewhere"));
         let mut table = w.table.clone();
         table.extend(

@@ -9,6 +9,7 @@ mod direct;
 mod docker;
 mod drivers;
 mod ports;
+mod publish;
 mod reach;
 mod setup;
 
@@ -24,6 +25,7 @@ use drivers::{
 };
 use mesh_integration::{BOUND, HostMesh, Load, at_most_now, echo, until, whoami};
 use ports::one_port_of_a_client_goes_through_every_node;
+use publish::ports_follow_the_addresses_of_a_link;
 use reach::{
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
     between_nodes_nothing_is_in_plain, everybody_reaches_everything,
@@ -57,6 +59,7 @@ macro_rules! on {
 }
 
 on! { USERSPACE, userspace:
+    ports_follow_the_addresses_of_a_link,
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
     a_dead_nodes_instances_get_nothing_more,
     megabytes_arrive_whole_through_every_node,
@@ -72,6 +75,7 @@ on! { USERSPACE_OVERLAY, userspace_overlay:
 }
 
 on! { NFTABLES, nftables:
+    ports_follow_the_addresses_of_a_link,
     what_docker_drops_is_let_through_by_the_commands_of_doctor,
     everybody_reaches_everything,
     one_port_of_a_client_goes_through_every_node,
@@ -102,6 +106,7 @@ on! { IPVS_SEALED, ipvs_sealed:
 }
 
 on! { EBPF, ebpf:
+    ports_follow_the_addresses_of_a_link,
     the_setting_changes_and_parts_no_connection,
     everybody_reaches_everything,
     one_port_of_a_client_goes_through_every_node,
@@ -146,6 +151,7 @@ on! { EBPF_DIRECT_AND_NFTABLES, ebpf_direct_and_nftables:
 }
 
 on! { IPVS, ipvs:
+    ports_follow_the_addresses_of_a_link,
     everybody_reaches_everything,
     one_port_of_a_client_goes_through_every_node,
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,

@@ -19,6 +19,7 @@ use std::{
 use tokio::task::AbortHandle;
 
 /// What moves the packets.
+#[derive(Clone, Copy)]
 pub(crate) struct Plane {
     /// In a node's configuration; V4 and V6 stand for its addresses.
     pub(crate) config: &'static str,

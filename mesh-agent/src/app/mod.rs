@@ -7,6 +7,7 @@
 mod operations;
 mod parts;
 mod planes;
+mod publishing;
 mod stop;
 mod tunnels;
 mod watching;
@@ -18,6 +19,7 @@ use crate::{
     events::{self, EventLog},
     health::HealthHandle,
     overlay::{self, OverlayConfig},
+    plan::Policy,
     reconcile::{self, ReconcileConfig, ReconcileMetrics},
     source::{SourceId, StateWriter, api::ApiSource, file::FileSource},
 };
@@ -60,6 +62,9 @@ pub enum StartError {
     /// Two parts name a metric alike, which is a bug.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// The addresses of links.
+    #[error("publish.interfaces: addresses cannot be read: {0}")]
+    Publish(std::io::Error),
     /// A source.
     #[error("sources: {0}")]
     Source(String),
@@ -73,6 +78,7 @@ pub struct App {
     writer_task: JoinHandle<()>,
     leftovers: stop::Owned,
     announcing: Option<stop::Owned>,
+    publishing: Option<stop::Owned>,
     events: JoinHandle<()>,
     /// Whether the data plane serves on without the agent.
     stays: bool,
@@ -137,7 +143,9 @@ impl App {
 
         let stays = plane.capabilities().survives_restart;
         let ipvs = plane.name() == "ipvs";
-        let reconcile_config = ReconcileConfig::new(parts::node_facts(config), parts::policy(config));
+        let (policy, publishing) = publishing::policies(config).map_err(StartError::Publish)?;
+        let mut reconcile_config = ReconcileConfig::new(parts::node_facts(config), Policy::default());
+        reconcile_config.policy = policy;
         let (complete, synced) = watch::channel(false);
         // Owned from here on: should a later part not start, it must not live on with its handles.
         let leftovers = stop::Owned::spawn(complete_state(writer.clone(), control.clone(), complete));
@@ -194,7 +202,7 @@ impl App {
         };
         let files = config.sources.files.clone().map(watch);
         tracing::info!(node = %config.node.name, gossip = %control.address(), "the agent runs");
-        Ok(App { running, admin, files, writer_task, leftovers, announcing, events, stays })
+        Ok(App { running, admin, files, writer_task, leftovers, announcing, publishing, events, stays })
     }
 
     /// Resolves when a part has ended that the agent cannot do without, which only a defect makes; says which.
@@ -213,7 +221,7 @@ impl App {
         if let Some(files) = self.files {
             files.abort();
         }
-        drop((self.leftovers, self.announcing));
+        drop((self.leftovers, self.announcing, self.publishing));
         self.admin.shutdown().await;
         self.events.abort();
         // Gone for sure: it holds all the handles.

@@ -5,11 +5,11 @@ use crate::{
     config::{self, Config},
     dataplane::userspace::UserspaceConfig,
     overlay::OverlayConfig,
-    plan::{NodeFacts, Policy},
+    plan::NodeFacts,
 };
 use mesh_control::{
     ControlConfig,
-    model::{Family, NodeInfo, Tunnel},
+    model::{NodeInfo, Tunnel},
 };
 use std::path::PathBuf;
 
@@ -64,18 +64,6 @@ pub(super) fn overlay(config: &Config) -> Option<OverlayConfig> {
 
 pub(super) fn node_facts(config: &Config) -> NodeFacts {
     NodeFacts { name: config.node.name.clone(), zone: config.node.zone.clone() }
-}
-
-/// A family is in use when VIPs are claimed in it or a published port has an address of it: a node without IPv6 opens
-/// no IPv6 sockets that could only refuse.
-pub(super) fn policy(config: &Config) -> Policy {
-    let publish = config.publish.addresses.clone();
-    let used = |family: &Family| {
-        config.vip_cidr.iter().any(|n| Family::of(&n.ip()) == *family)
-            || publish.iter().any(|a| Family::of(a) == *family)
-    };
-    let families = [Family::V4, Family::V6].into_iter().filter(used).collect();
-    Policy { publish, families }
 }
 
 /// Where the overlay cannot lead answers back to the node that a flow came in at, none are expected from there: flows to

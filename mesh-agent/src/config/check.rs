@@ -34,10 +34,10 @@ pub(super) fn check(
     bounds: &[Bound],
 ) {
     if config.ebpf.answers == ReturnChoice::Direct {
-        let why = match (config.overlay.is_empty(), config.publish.addresses.is_empty()) {
+        let why = match (config.overlay.is_empty(), config.publish.everywhere()) {
             (true, _) => Some("direct goes through the overlay: set overlay, or use ingress"),
             (_, false) => Some(
-                "direct is for ports that every node publishes on all its addresses: leave publish.addresses empty, or use ingress",
+                "direct is for ports that every node publishes on all its addresses: leave publish empty, or use ingress",
             ),
             _ => None,
         };
@@ -61,8 +61,11 @@ pub(super) fn check(
                 );
             }
         }
-        let published = &config.publish.addresses;
-        let meets = published.is_empty() || published.iter().any(|a| overlap(*a, bound.at.ip()));
+        let published = &config.publish;
+        // Which addresses links have is only known later.
+        let meets = published.addresses.is_empty()
+            || !published.interfaces.is_empty()
+            || published.addresses.iter().any(|a| overlap(*a, bound.at.ip()));
         if config.dynamic_ports.contains(bound.at.port()) && meets {
             root.fail_on(
                 bound.line,

@@ -2,10 +2,10 @@
 
 use super::{
     links::OverlayLinks,
-    values::networks,
+    values::{link_name, networks},
     yaml::{Field, Map},
 };
-use crate::overlay::{Encryption, leases, tunnel::end::NAMES};
+use crate::overlay::{Encryption, tunnel::end::NAMES};
 use ipnetwork::IpNetwork;
 use mesh_control::{OverlayNetwork, model::Family};
 use std::time::Duration;
@@ -67,15 +67,6 @@ fn encryption(map: &Map<'_>, links: &OverlayLinks) -> Option<Encryption> {
         ));
     }
     wanted.then_some(found)
-}
-
-fn link_name(text: &str) -> Result<String, &'static str> {
-    let good = leases::is_link_name(text);
-    if good {
-        Ok(text.to_owned())
-    } else {
-        Err("is no name of a link: use 1 to 15 letters and digits, as mesh0")
-    }
 }
 
 /// Networks, and how large each node's subnet of them is.

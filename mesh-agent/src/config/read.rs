@@ -13,7 +13,7 @@ use super::{
         NodeConfig, PlaneChoice, PublishConfig, SourcesConfig, TlsConfig, Upstreams, UserspaceConfig,
     },
     upstreams::upstreams,
-    values::{address, cidrs, domain, gossip_seed, ip, level, listen, optional_duration, path},
+    values::{address, cidrs, domain, gossip_seed, ip, level, link_name, listen, optional_duration, path},
     yaml::{Field, Map},
 };
 use mesh_control::model::{Addresses, Name, PortRange};
@@ -197,8 +197,18 @@ fn publish(map: Option<Map<'_>>) -> PublishConfig {
             None => {}
         }
     }
+    let mut interfaces: Vec<String> = Vec::new();
+    for field in map.get("interfaces").iter().flat_map(Field::one_or_list) {
+        match field.with(link_name) {
+            Some(name) if interfaces.contains(&name) => {
+                field.fail_value(&name, "stands there twice: keep one");
+            }
+            Some(name) => interfaces.push(name),
+            None => {}
+        }
+    }
     map.finish();
-    PublishConfig { addresses }
+    PublishConfig { addresses, interfaces }
 }
 
 fn dns(map: Option<Map<'_>>, base: &Path, domain: &str, bounds: &mut Vec<Bound>) -> DnsConfig {

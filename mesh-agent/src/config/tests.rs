@@ -242,7 +242,11 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
         ),
         (
             "ebpf: {return: direct}\noverlay: {cidr: 10.244.0.0/16}\npublish: {addresses: [192.0.2.10]}\n",
-            "mesh.yaml:1: ebpf.return: direct is for ports that every node publishes on all its addresses: leave publish.addresses empty, or use ingress",
+            "mesh.yaml:1: ebpf.return: direct is for ports that every node publishes on all its addresses: leave publish empty, or use ingress",
+        ),
+        (
+            "publish: {interfaces: [eth0, a/b]}\n",
+            "mesh.yaml:1: publish.interfaces[1]: \"a/b\" is no name of a link: use 1 to 15 letters and digits, as mesh0",
         ),
         ("ebpf: {return: both}\n", "mesh.yaml:1: ebpf.return: \"both\" is no choice: use ingress or direct"),
         (

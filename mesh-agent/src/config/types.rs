@@ -135,8 +135,18 @@ pub struct UserspaceConfig {
 /// Published ports.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PublishConfig {
-    /// Local addresses that published ports are opened on; empty means every one.
+    /// Local addresses that published ports are opened on.
     pub addresses: Vec<IpAddr>,
+    /// Links on whose addresses they are opened, too, whichever these are at the time.
+    pub interfaces: Vec<String>,
+}
+
+impl PublishConfig {
+    /// Whether published ports are opened on every local address.
+    #[must_use]
+    pub fn everywhere(&self) -> bool {
+        self.addresses.is_empty() && self.interfaces.is_empty()
+    }
 }
 
 /// The DNS server.

@@ -1,6 +1,7 @@
 //! Single values: each reads one text; the error is the rule and the fix, shown behind the value.
 
 use super::yaml::Field;
+use crate::overlay::leases;
 use ipnetwork::IpNetwork;
 use mesh_control::model::Name;
 use std::{
@@ -151,4 +152,13 @@ fn cidr(text: &str) -> Result<IpNetwork, String> {
         return Err("is no network of hosts: use a private one, as 10.96.0.0/16".into());
     }
     Ok(net)
+}
+
+pub(super) fn link_name(text: &str) -> Result<String, &'static str> {
+    let good = leases::is_link_name(text);
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err("is no name of a link: use 1 to 15 letters and digits, as mesh0")
+    }
 }

@@ -64,10 +64,10 @@ fn open_on(address: Option<IpAddr>, policy: &Policy) -> Vec<Listen> {
     let one = |a: IpAddr| {
         if a.is_unspecified() { Listen::AnyLocal(Family::of(&a)) } else { Listen::Address(a) }
     };
-    let all: Vec<Listen> = match address {
-        Some(a) => vec![one(a)],
-        None if policy.publish.is_empty() => policy.families.iter().copied().map(Listen::AnyLocal).collect(),
-        None => policy.publish.iter().copied().map(one).collect(),
+    let all: Vec<Listen> = match (address, &policy.publish) {
+        (Some(a), _) => vec![one(a)],
+        (None, None) => policy.families.iter().copied().map(Listen::AnyLocal).collect(),
+        (None, Some(publish)) => publish.iter().copied().map(one).collect(),
     };
     all.into_iter().filter(wanted).collect()
 }

@@ -15,14 +15,14 @@ pub struct NodeFacts {
 /// This node's own choices.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
-    /// Local addresses on which published ports are open; empty means every local address of [`Policy::families`].
-    pub publish: Vec<IpAddr>,
+    /// Local addresses on which published ports are open; absent means every local address of [`Policy::families`].
+    pub publish: Option<Vec<IpAddr>>,
     /// Address families this node serves; frontends of others are not programmed.
     pub families: Vec<Family>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { publish: Vec::new(), families: vec![Family::V4, Family::V6] }
+        Policy { publish: None, families: vec![Family::V4, Family::V6] }
     }
 }

@@ -68,6 +68,12 @@ impl Engine {
         self.realized.len()
     }
 
+    /// Takes another policy: the next snapshot, which may be the same, is compiled whole.
+    pub(super) fn choose(&mut self, policy: Policy) {
+        self.policy = policy;
+        self.revision = None;
+    }
+
     /// Reads the plane for the first time.
     pub(super) async fn observe(&mut self) -> Result<(), PlaneError> {
         self.realized = self.plane.observe().await.inspect_err(|_| self.metrics.errors.inc())?;

@@ -23,8 +23,8 @@ use tokio::{
 pub struct ReconcileConfig {
     /// Who this node is.
     pub node: NodeFacts,
-    /// Its own choices.
-    pub policy: Policy,
+    /// Its own choices, as they change.
+    pub policy: watch::Receiver<Policy>,
     /// How long to wait for the sources before removing what nobody wants all the same.
     pub sync_timeout: Duration,
     /// From the end of one full audit to the next.
@@ -43,7 +43,7 @@ impl ReconcileConfig {
     pub fn new(node: NodeFacts, policy: Policy) -> Self {
         ReconcileConfig {
             node,
-            policy,
+            policy: watch::channel(policy).1,
             sync_timeout: Duration::from_secs(30),
             audit_interval: Duration::from_secs(60),
             coalesce: Duration::from_millis(5),
@@ -67,7 +67,8 @@ pub fn spawn(
     let (commands, queue) = mpsc::channel(64);
     let capabilities = plane.capabilities();
     let faults = Faults::new(config.retry_min, config.retry_max);
-    let engine = Engine::new(plane, config.node.clone(), config.policy.clone(), faults, metrics);
+    let policy = config.policy.borrow().clone();
+    let engine = Engine::new(plane, config.node.clone(), policy, faults, metrics);
     let now = Instant::now();
     let first = status(&engine, &capabilities, &Progress::default());
     let (sender, status) = watch::channel(first);
@@ -120,7 +121,7 @@ struct Progress {
 
 impl Task {
     async fn run(mut self) {
-        let (mut follow, mut wait_sync) = (true, true);
+        let (mut follow, mut follow_policy, mut wait_sync) = (true, true, true);
         loop {
             let wake = self.next_wake();
             tokio::select! {
@@ -138,6 +139,16 @@ impl Task {
                     }
                     // The control plane is gone: keep what is there, the agent is about to stop.
                     Err(_) => follow = false,
+                },
+                changed = self.config.policy.changed(), if follow_policy && !self.stopping => match changed {
+                    Ok(()) => {
+                        self.engine.choose(self.config.policy.borrow_and_update().clone());
+                        self.due = Some(Instant::now());
+                        self.progress.behind = true;
+                        self.publish();
+                    }
+                    // It stays as it is.
+                    Err(_) => follow_policy = false,
                 },
                 told = told(&mut self.synced), if wait_sync && !self.engine.may_remove && !self.stopping => {
                     wait_sync = false;

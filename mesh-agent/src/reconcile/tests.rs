@@ -29,7 +29,7 @@ fn node() -> NodeFacts {
 }
 
 fn policy() -> Policy {
-    Policy { publish: Vec::new(), families: vec![Family::V4] }
+    Policy { publish: None, families: vec![Family::V4] }
 }
 
 /// Service `sN` with VIP 10.96.0.N, port 80 and that many endpoints.
@@ -162,6 +162,19 @@ async fn a_change_sends_only_what_changed() {
     ] {
         assert!(text.contains(line), "{line} is missing in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn another_policy_changes_what_it_is_about_without_a_new_snapshot() {
+    let (policies, chosen) = watch::channel(policy());
+    let w = World::start(FakePlane::new(), many(3), true, |config| config.policy = chosen);
+    assert_eq!(w.settle().await.frontends, 3);
+    policies.send_replace(Policy { families: vec![Family::V6], ..policy() });
+    let status = w.until("without frontends", |s| s.frontends == 0 && s.settled).await;
+    assert_eq!((status.applied_revision, w.plane.table().len()), (w.snapshots.borrow().revision, 0));
+    policies.send_replace(policy());
+    w.until("with all", |s| s.frontends == 3 && s.settled).await;
+    assert_eq!(w.plane.table(), w.wanted());
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ fn a_published_port_opens_where_policy_or_service_says() {
     };
     assert_eq!(keys(&view, &v4()), ["0.0.0.0:8080/tcp"], "also without a local instance");
     assert_eq!(keys(&view, &Policy::default()), ["0.0.0.0:8080/tcp", "[::]:8080/tcp"]);
-    let two = Policy { publish: vec!["127.0.0.2".parse().unwrap(), "::1".parse().unwrap()], ..v4() };
+    let two = Policy { publish: Some(vec!["127.0.0.2".parse().unwrap(), "::1".parse().unwrap()]), ..v4() };
     assert_eq!(keys(&view, &two), ["127.0.0.2:8080/tcp"], "only families in use");
     edit(&mut view, |s| s.ports[0].publish.as_mut().unwrap().address = Some("127.0.0.9".parse().unwrap()));
     assert_eq!(keys(&view, &two), ["127.0.0.9:8080/tcp"], "the service's own address wins");
