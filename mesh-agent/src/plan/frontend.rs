@@ -84,3 +84,21 @@ pub struct Frontend {
     /// Sources that may connect; empty means all.
     pub allow: Vec<IpNetwork>,
 }
+
+#[cfg(test)]
+impl Frontend {
+    /// One of the service `web` that asks for nothing.
+    pub(crate) fn plain(key: FrontendKey) -> Frontend {
+        Frontend {
+            key,
+            service: ServiceKey::in_default("web").unwrap(),
+            scheduler: Scheduler::Rr,
+            affinity: None,
+            no_backend: NoBackend::Reject,
+            proxy_protocol: false,
+            idle_timeout: None,
+            max_connections: None,
+            allow: Vec::new(),
+        }
+    }
+}

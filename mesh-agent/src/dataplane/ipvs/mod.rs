@@ -245,6 +245,7 @@ impl Bring for IpvsPlane {
     }
 
     fn bring(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> io::Result<()> {
+        self.deadlines.settle(work);
         let kernel = &mut *locked(&self.kernel);
         if self.state.link.is_none() && touched.iter().any(|key| work.contains_key(key)) {
             self.state.link = Some(self.ground.prepare(&mut kernel.ipvs)?);

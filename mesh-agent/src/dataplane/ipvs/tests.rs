@@ -11,7 +11,7 @@ use crate::{
     plan::{Backend, BackendId, BackendState, Entry, Frontend, FrontendKey, Listen, Table},
     sys::ipvs::{Command, Virtual, flags},
 };
-use mesh_control::model::{Affinity, Family, Name, NoBackend, PortRange, Protocol, Scheduler, ServiceKey};
+use mesh_control::model::{Affinity, Family, Name, PortRange, Protocol, Scheduler};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 const NOW: u64 = 1_000_000;
@@ -20,23 +20,9 @@ fn place() -> Place {
     Place { node: Name::new("n1").unwrap(), overlay: Vec::new() }
 }
 
-fn frontend(key: FrontendKey) -> Frontend {
-    Frontend {
-        key,
-        service: ServiceKey::in_default("web").unwrap(),
-        scheduler: Scheduler::Rr,
-        affinity: None,
-        no_backend: NoBackend::Reject,
-        proxy_protocol: false,
-        idle_timeout: None,
-        max_connections: None,
-        allow: Vec::new(),
-    }
-}
-
 /// A frontend without backends.
 pub(super) fn entry(key: FrontendKey) -> Entry {
-    Entry { frontend: Arc::new(frontend(key)), backends: [].into() }
+    Entry { frontend: Arc::new(Frontend::plain(key)), backends: [].into() }
 }
 
 fn vip(protocol: Protocol) -> FrontendKey {
@@ -96,7 +82,7 @@ fn an_address_of_two_instances_is_one_destination() {
 
 #[test]
 fn policies_become_flags() {
-    let mut sticky = frontend(vip(Protocol::Tcp));
+    let mut sticky = Frontend::plain(vip(Protocol::Tcp));
     sticky.affinity = Some(Affinity { timeout: Duration::from_millis(1500) });
     sticky.scheduler = Scheduler::Maglev;
     sticky.max_connections = Some(7);
@@ -126,7 +112,7 @@ fn a_range_published_everywhere_is_one_mark_a_port() {
 fn published_ports_with_affinity_are_sent_to_an_address_of_their_own() {
     let ports = PortRange::single(8080).unwrap();
     let mut sticky =
-        frontend(FrontendKey { listen: Listen::AnyLocal(Family::V4), ports, protocol: Protocol::Tcp });
+        Frontend::plain(FrontendKey { listen: Listen::AnyLocal(Family::V4), ports, protocol: Protocol::Tcp });
     sticky.affinity = Some(Affinity { timeout: Duration::from_secs(60) });
     let backends = [backend("a", 1, 1, BackendState::Active)].into();
     let [v4, _] = layouts();
@@ -159,7 +145,7 @@ fn nothing_that_stays_is_deleted() {
     );
     assert_eq!(change(&mut state, &table(with(&empty, &[a.clone(), b.clone()]))), []);
 
-    let mut other = frontend(key);
+    let mut other = Frontend::plain(key);
     other.scheduler = Scheduler::Lc;
     other.affinity = Some(Affinity { timeout: Duration::from_secs(60) });
     let heavier = Backend { weight: 300, ..a.clone() };

@@ -25,6 +25,8 @@ struct Plan {
     due: BTreeMap<u64, Vec<(u64, Cut)>>,
     /// What to end at once: backends that are gone.
     gone: Vec<Cut>,
+    /// What is being ended this moment, with its deadline.
+    running: Vec<(Option<u64>, Cut)>,
     stop: bool,
 }
 
@@ -35,7 +37,27 @@ impl Plan {
         let due = std::mem::replace(&mut self.due, later).into_values().flatten();
         let due: Vec<_> = due.filter(|(at, cut)| flows::stands(&self.table, *at, cut)).collect();
         let gone = self.gone.drain(..).filter(|cut| !flows::is_back(&self.table, cut));
-        (due.iter().map(|(_, cut)| cut.clone()).chain(gone).collect(), due)
+        let cuts: Vec<Cut> = due.iter().map(|(_, cut)| cut.clone()).chain(gone).collect();
+        let deadlines = due.iter().map(|(at, _)| Some(*at)).chain(std::iter::repeat(None));
+        self.running = deadlines.zip(cuts.iter().cloned()).collect();
+        (cuts, due)
+    }
+
+    /// Whether flows are being ended that go to a backend which takes new ones once the plane holds `work`.
+    fn is_in_the_way(&self, work: &Table) -> bool {
+        let stands = |at: Option<u64>, cut| at.is_some_and(|at| flows::stands(work, at, cut));
+        self.running.iter().any(|(at, cut)| flows::is_back(work, cut) && !stands(*at, cut))
+    }
+}
+
+/// Tells that no flow is being ended any more, also when that panics.
+struct Over<'a>(&'a (Mutex<Plan>, Condvar));
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        let (plan, changed) = self.0;
+        locked(plan).running.clear();
+        changed.notify_all();
     }
 }
 
@@ -73,7 +95,9 @@ impl Deadlines {
                     Some(0) => {
                         let (cuts, due) = held.take(now());
                         drop(held);
+                        let over = Over(&theirs);
                         let done = end(&cuts);
+                        drop(over);
                         held = locked(planned);
                         if let Err(error) = done {
                             tracing::warn!(plane, %error, "cannot end flows, will retry");
@@ -94,6 +118,18 @@ impl Deadlines {
         Ok(Deadlines { plane, shared, thread: Some(thread) })
     }
 
+    /// To be called before the kernel is brought to `work`: no flow is ended any more whose backend comes back by it. Flows
+    /// that are being ended this moment cannot be told from those that begin then, so it is waited for them: a walk
+    /// through the table of flows.
+    pub(in crate::dataplane) fn settle(&self, work: &Table) {
+        let (plan, changed) = &*self.shared;
+        let mut held = locked(plan);
+        held.table = work.clone();
+        while held.is_in_the_way(work) {
+            held = changed.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Tells what the plane holds now, what is to be cut at once, and new deadlines.
     pub(in crate::dataplane) fn follow(&self, table: &Table, cuts: Cuts) {
         let (plan, changed) = &*self.shared;
@@ -111,7 +147,7 @@ impl Deadlines {
                 due.push((at, cut));
             }
         }
-        changed.notify_one();
+        changed.notify_all();
     }
 }
 
@@ -119,10 +155,79 @@ impl Drop for Deadlines {
     fn drop(&mut self) {
         let (plan, changed) = &*self.shared;
         locked(plan).stop = true;
-        changed.notify_one();
+        changed.notify_all();
         if let Some(thread) = self.thread.take() {
             // It panicked, which was printed.
             let _ended = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Backend, BackendId, BackendState, Entry, Frontend, FrontendKey, Listen};
+    use mesh_control::model::{Name, Protocol};
+    use std::sync::mpsc;
+
+    fn table(backends: Vec<Backend>) -> Table {
+        let ports = "80".parse().unwrap();
+        let key = FrontendKey { listen: Listen::Vip([10, 96, 0, 1].into()), ports, protocol: Protocol::Tcp };
+        let frontend = Frontend::plain(key);
+        Table::from_iter([(key, Entry { frontend: Arc::new(frontend), backends: backends.into() })])
+    }
+
+    fn backend(state: BackendState) -> Backend {
+        let name = Name::new("a").unwrap();
+        let id = BackendId { node: name.clone(), instance: name };
+        Backend { id, address: [10, 0, 0, 1].into(), port: 8000, weight: 100, state }
+    }
+
+    #[test]
+    fn who_brings_a_backend_back_waits_for_the_walk_that_ends_its_flows() {
+        let (began, begun) = mpsc::channel();
+        let (go_on, may_end) = mpsc::channel::<()>();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let walks = Arc::clone(&order);
+        let deadlines = Deadlines::start("test", move |cuts| {
+            began.send(cuts.len()).unwrap();
+            may_end.recv().unwrap();
+            walks.lock().unwrap().push("walk");
+            Ok(())
+        })
+        .unwrap();
+        let (with, without) = (table(vec![backend(BackendState::Active)]), table(Vec::new()));
+        let touched = with.keys().copied().collect();
+        let gone = || flows::cuts(&with, &without, &touched);
+        assert_eq!(gone().now.len(), 1);
+
+        deadlines.follow(&without, gone());
+        assert_eq!(begun.recv().unwrap(), 1);
+        // What has nothing to do with it goes on at once.
+        deadlines.settle(&without);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                deadlines.settle(&with);
+                order.lock().unwrap().push("back");
+            });
+            // It has the plan's word by now that it is coming.
+            while locked(&deadlines.shared.0).table != with {
+                std::thread::yield_now();
+            }
+            order.lock().unwrap().push("end");
+            go_on.send(()).unwrap();
+            waits.join().unwrap();
+        });
+        assert_eq!(*order.lock().unwrap(), ["end", "walk", "back"]);
+
+        // And what waits to be ended is not any more.
+        deadlines.settle(&without);
+        {
+            let mut held = locked(&deadlines.shared.0);
+            held.gone = gone().now;
+            held.table = with.clone();
+            assert_eq!(held.take(now()).0, []);
+        }
+        assert!(begun.try_recv().is_err());
     }
 }

@@ -147,6 +147,7 @@ impl Bring for NftablesPlane {
 
     fn bring(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> io::Result<()> {
         let mut cuts = flows::cuts(&self.state.table, work, touched);
+        self.deadlines.settle(work);
         self.program(work, touched)?;
         for key in touched.iter().filter(|key| !work.contains_key(*key)) {
             locked(&self.tally).forget(key);

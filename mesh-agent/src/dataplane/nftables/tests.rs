@@ -27,7 +27,7 @@ use crate::{
         nft::{Data, Element, Expr, Holds, Kind, Nft, Set, Transaction, concat, reg},
     },
 };
-use mesh_control::model::{Affinity, Family, Name, NoBackend, PortRange, Protocol, Scheduler, ServiceKey};
+use mesh_control::model::{Affinity, Family, Name, PortRange, Protocol, Scheduler};
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -71,17 +71,7 @@ fn entry(protocol: Protocol, to: SocketAddr) -> Entry {
         ports: PortRange::single(VIP.port()).unwrap(),
         protocol,
     };
-    let frontend = Frontend {
-        key,
-        service: ServiceKey::in_default("web").unwrap(),
-        scheduler: Scheduler::Rr,
-        affinity: None,
-        no_backend: NoBackend::Reject,
-        proxy_protocol: false,
-        idle_timeout: None,
-        max_connections: None,
-        allow: Vec::new(),
-    };
+    let frontend = Frontend::plain(key);
     let backend = |instance, state, port| Backend {
         id: BackendId { instance: name(instance), node: name("here") },
         address: to.ip(),
