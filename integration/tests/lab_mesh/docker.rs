@@ -1,9 +1,8 @@
 //! Beside Docker, whose rules drop what is forwarded and no rule of them accepts.
 
-use crate::setup::{Plane, one_in_each, start, until_met};
+use crate::setup::{Plane, findings, one_in_each, shell, start, until_met};
 use anyhow::Context as _;
-use mesh_integration::{BOUND, HostMesh, agent_binary, lab::Host, until, whoami_from};
-use serde_json::Value;
+use mesh_integration::{BOUND, HostMesh, until, whoami_from};
 use std::{net::SocketAddr, time::Duration};
 
 /// The filter that Docker lays, by the program and with the names it has there; IPv6's since Docker 27.
@@ -14,22 +13,10 @@ const DOCKER: &str = "for iptables in iptables ip6tables; do\n\
 /// How long is waited for what must not come.
 const NEVER: Duration = Duration::from_secs(1);
 
-fn shell(host: &Host, commands: &str) {
-    let done = host.output("sh", &["-ec", commands]).unwrap();
-    let told = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{}: {commands}: {told}", host.name);
-}
-
 /// What `doctor` says is to be typed on a node.
 fn fixes(mesh: &HostMesh, i: u8) -> anyhow::Result<Vec<String>> {
-    let place = &mesh.node(i.into()).place;
-    let (config, admin) = (place.config.display().to_string(), format!("unix:{}", place.socket.display()));
-    let agent = agent_binary!().to_str().context("a path of text")?;
-    let told =
-        mesh.lab.node(i).output(agent, &["--json", "--admin", &admin, "doctor", "--config", &config])?;
-    let told: Value = serde_json::from_slice(&told.stdout)?;
-    let findings = told["findings"].as_array().context("findings")?.iter();
-    let ours = findings.filter(|finding| finding["check"] == "forward-policy" && finding["level"] == "fail");
+    let found = findings(mesh, i, "forward-policy")?;
+    let ours = found.iter().filter(|finding| finding["level"] == "fail");
     ours.map(|finding| Ok(finding["fix"].as_str().context("a fix")?.to_owned())).collect()
 }
 

@@ -1,9 +1,8 @@
 //! With eBPF at XDP: what the drivers of nodes send, and which have the program.
 
-use crate::setup::{Plane, one_in_each, start};
+use crate::setup::{Plane, findings, one_in_each, shell, start};
 use anyhow::ensure;
-use mesh_integration::{BOUND, agent_binary, echo, lab::Capture, until};
-use serde_json::Value;
+use mesh_integration::{BOUND, echo, lab::Capture, until};
 use std::net::UdpSocket;
 
 /// Datagrams of an outside client, IPv4 and IPv6, through the node without a container: the kernel sums its VXLAN up, the
@@ -36,29 +35,21 @@ pub(crate) async fn what_goes_to_another_node_is_wrapped_up_in_the_driver(plane:
 /// A device that comes has the program soon, also when the agent starts anew in between; `doctor` says which have it.
 pub(crate) async fn drivers_have_the_program_as_devices_come_and_go(plane: &Plane) {
     let (mut mesh, _containers) = start(plane).await;
-    let config = mesh.node(3).place.config.display().to_string();
-    let admin = format!("unix:{}", mesh.node(3).place.socket.display());
-    let (host, agent) = (mesh.lab.node(3).clone(), agent_binary!().to_str().unwrap());
-    let ip = |words: &str| {
-        let done = host.output("ip", &words.split(' ').collect::<Vec<_>>()).unwrap();
-        assert!(done.status.success(), "ip {words}: {}", String::from_utf8_lossy(&done.stderr));
-    };
+    let host = mesh.lab.node(3).clone();
     for (change, restart, wanted) in [
         ("link set lo up", false, "eth0"),
         ("link add late type veth peer name later", false, "eth0, late, later"),
         ("link set later down", true, "eth0, late, later"),
         ("link del late", true, "eth0"),
     ] {
-        ip(change);
+        shell(&host, &format!("ip {change}"));
         if restart {
             mesh.crash(3).await.unwrap();
             mesh.start_agent(3).unwrap();
         }
         until(&format!("after ip {change} the program is on {wanted}"), BOUND, || async {
-            let told = host.output(agent, &["--json", "--admin", &admin, "doctor", "--config", &config])?;
-            let told: Value = serde_json::from_slice(&told.stdout)?;
-            let found = told["findings"].as_array().into_iter().flatten().find(|f| f["check"] == "xdp");
-            let found = found.and_then(|finding| finding["found"].as_str()).unwrap_or("nothing");
+            let told = findings(&mesh, 3, "xdp")?;
+            let found = told.first().and_then(|finding| finding["found"].as_str()).unwrap_or("nothing");
             let mut names: Vec<&str> = found.rsplit(" on ").next().unwrap_or("").split(", ").collect();
             names.sort_unstable();
             ensure!(names.join(", ") == wanted, "{found}");

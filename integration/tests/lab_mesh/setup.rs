@@ -1,6 +1,6 @@
 //! The planes, and what every scenario begins with: three nodes, and instances in containers of two of them.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use mesh_agent::{
     dataplane::ebpf::Apart,
     sys::{ruleset::has_egress, wireguard::Wireguard},
@@ -10,6 +10,7 @@ use mesh_integration::{
     lab::{self, Host, Lab},
     until, whoami_from,
 };
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
@@ -255,6 +256,26 @@ pub(crate) async fn until_met(mesh: &HostMesh, at: SocketAddr, instances: &[&str
         anyhow::Ok(())
     })
     .await;
+}
+
+/// What `doctor` says of that check on a node, as it is asked by a program.
+pub(crate) fn findings(mesh: &HostMesh, i: u8, check: &str) -> anyhow::Result<Vec<Value>> {
+    let place = &mesh.node(i.into()).place;
+    let (config, admin) = (place.config.display().to_string(), format!("unix:{}", place.socket.display()));
+    let agent = agent_binary!().to_str().context("a path of text")?;
+    let told =
+        mesh.lab.node(i).output(agent, &["--json", "--admin", &admin, "doctor", "--config", &config])?;
+    let told: Value = serde_json::from_slice(&told.stdout)?;
+    let all = told["findings"].as_array().context("findings")?.iter();
+    Ok(all.filter(|finding| finding["check"] == check).cloned().collect())
+}
+
+/// Runs commands on a host, which must work.
+#[track_caller]
+pub(crate) fn shell(host: &Host, commands: &str) {
+    let done = host.output("sh", &["-ec", commands]).unwrap();
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{}: {commands}: {told}", host.name);
 }
 
 /// Answers every connection with what it sent, once all of it has come.
