@@ -8,7 +8,7 @@ use crate::{
 };
 use ipnetwork::IpNetwork;
 use mesh_control::model::Family;
-use std::{collections::BTreeSet, future::pending, io, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, io, net::IpAddr, time::Duration};
 use tokio::{
     sync::watch,
     time::{interval, sleep},
@@ -38,15 +38,9 @@ pub(super) fn policies(config: &Config) -> io::Result<(watch::Receiver<Policy>, 
 async fn follow(config: Config, watch: Watch, mut rtnl: Rtnl, policies: watch::Sender<Policy>) {
     let (mut watch, mut audit) = (Some(watch), interval(AUDIT));
     loop {
-        let changed = async {
-            match &watch {
-                Some(watch) => watch.changed().await,
-                None => pending().await,
-            }
-        };
         tokio::select! {
             _ = audit.tick() => {}
-            result = changed => {
+            result = Watch::word(watch.as_ref()) => {
                 if let Err(error) = result {
                     tracing::warn!(%error, "changes of addresses go unseen until they are looked at again");
                     watch = None;

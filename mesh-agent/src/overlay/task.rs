@@ -9,7 +9,7 @@ use super::{
 };
 use crate::sys::rtnl::Watch;
 use mesh_control::model::Snapshot;
-use std::{future::pending, io, mem::take, sync::Arc, time::Duration};
+use std::{io, mem::take, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
@@ -71,12 +71,6 @@ impl Keeper {
         audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watch = Some(watch);
         loop {
-            let changed = async {
-                match &watch {
-                    Some(watch) => watch.changed().await,
-                    None => pending().await,
-                }
-            };
             tokio::select! {
                 _ = audit.tick() => {}
                 () = sleep_until(self.again.unwrap_or_else(Instant::now)), if self.again.is_some() => {}
@@ -89,7 +83,7 @@ impl Keeper {
                         continue;
                     }
                 }
-                result = changed => {
+                result = Watch::word(watch.as_ref()) => {
                     if let Err(error) = result {
                         tracing::warn!(%error, "changes of links go unseen until the next audit");
                         watch = None;

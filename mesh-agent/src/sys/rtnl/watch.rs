@@ -6,7 +6,7 @@ use rtnetlink::{
     MulticastGroup,
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
-use std::io;
+use std::{future::pending, io};
 use tokio::io::unix::AsyncFd;
 
 const GROUPS: [MulticastGroup; 8] = [
@@ -56,6 +56,17 @@ impl Watch {
         // SAFETY: the socket owns its descriptor and goes with the `AsyncFd` that owns the socket; until then the
         // descriptor stays the same one and open.
         Ok(Watch(unsafe { AsyncFd::register(socket) }?))
+    }
+
+    /// [`Watch::changed`], or for ever where there is none any more.
+    ///
+    /// # Errors
+    /// When the socket is broken.
+    pub async fn word(watch: Option<&Watch>) -> io::Result<()> {
+        match watch {
+            Some(watch) => watch.changed().await,
+            None => pending().await,
+        }
     }
 
     /// Waits for changes and takes all that are known by then for one.
