@@ -1,7 +1,7 @@
 //! What is pinned: maps, programs, and the links that put programs to work.
 //!
 //! ```text
-//!  <bpffs>/mesh-agent/v2/<cookie of the network namespace>/
+//!  <bpffs>/mesh-agent/v3/<cookie of the network namespace>/
 //!      services4, flows4, …       maps
 //!      programs-<hash of the object>/connect4, …
 //!      links/connect4, tc_ingress-7, …
@@ -11,13 +11,13 @@
 //! that are there and puts them into the links that are there: no packet meets none.
 
 use crate::{
-    Backends, Events, OBJECT, Sizes, lines,
+    Backends, Events, Flows, OBJECT, Sizes, Tabled, lines,
     map::{Map, PerCpu, Plain, cpus},
     notes, raw,
 };
 use aya::programs::Program;
 use aya_obj::Object;
-use mesh_ebpf_common::LAYOUT;
+use mesh_ebpf_common::{Flow, FlowKey, LAYOUT};
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -176,6 +176,18 @@ impl Kernel {
     /// The kernel's.
     pub fn backends(&self) -> io::Result<Backends> {
         Backends::new(&self.map("backends")?)
+    }
+
+    /// The flows of a family.
+    ///
+    /// # Errors
+    /// The kernel's; `InvalidData` when they are another family's.
+    pub fn flows<A: Tabled>(&self, name: &str) -> io::Result<Flows<A>>
+    where
+        FlowKey<A>: Plain,
+        Flow<A>: Plain,
+    {
+        Flows::new(self.raw_map(name)?)
     }
 
     /// A descriptor of a map whatever its types.

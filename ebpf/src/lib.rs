@@ -4,6 +4,7 @@
 //! builds the agent.
 
 mod events;
+mod flows;
 mod kernel;
 mod map;
 pub mod notes;
@@ -12,6 +13,7 @@ mod raw;
 mod shared;
 
 pub use events::Events;
+pub use flows::{Flows, ORDERED, Seat, Tabled};
 pub use kernel::{Kernel, SetupError, drivers, folder, ids, other_layouts, remove};
 pub use map::{Map, PerCpu, Plain, value};
 pub use mesh_ebpf_common as common;
@@ -19,6 +21,7 @@ pub use shared::Backends;
 
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use aya_obj::Object;
+use mesh_ebpf_common::table;
 use std::path::Path;
 
 /// The programs as an ELF object with BTF.
@@ -70,7 +73,8 @@ impl Sizes {
             "affinity" => self.clients,
             "locals4" | "locals6" => 4096,
             "nodes4" | "nodes6" => 16_384,
-            "flows4" | "flows6" | "udp_out4" | "udp_out6" | "udp_back4" | "udp_back6" => self.flows,
+            "flows4" | "flows6" => table::sets(self.flows).saturating_mul(table::LINES),
+            "udp_out4" | "udp_out6" | "udp_back4" | "udp_back6" => self.flows,
             "lines4" | "lines6" => lines(self.cached),
             _ => return None,
         })

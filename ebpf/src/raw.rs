@@ -215,7 +215,7 @@ struct Ask {
 ///
 /// # Safety
 /// `T` is the beginning of the info of that kind of object, and made of integers.
-pub(crate) unsafe fn info<T>(object: &OwnedFd) -> io::Result<T> {
+pub(crate) unsafe fn info<T>(object: &impl AsFd) -> io::Result<T> {
     // SAFETY: `T` is made of integers.
     let mut told: T = unsafe { zeroed() };
     let length = u32::try_from(size_of::<T>()).unwrap_or(0);

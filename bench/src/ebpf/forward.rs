@@ -21,9 +21,9 @@ use aya::{
 };
 use mesh_agent::sys::{clock, ethtool};
 use mesh_ebpf::{
-    OBJECT,
+    OBJECT, ORDERED,
     common::{
-        Backend, Config, Service, ServiceKey, V4, state,
+        Backend, Config, Service, ServiceKey, V4, state, table,
         xdp::{Device, bit},
     },
 };
@@ -53,6 +53,8 @@ const BATCH: u32 = 64;
 const TURNS: usize = 3;
 /// As many lines as the agent's cache has.
 const LINES: u32 = 1 << 14;
+/// Sets of the table of flows.
+const SETS: u32 = 1 << 13;
 
 /// What the node does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -178,14 +180,25 @@ fn set<T: Copy + 'static>(ebpf: &mut Ebpf, name: &str, value: T) -> anyhow::Resu
 /// This project's programs at the node's device, and a frontend with one backend.
 fn start(node: &Space, driver: bool) -> anyhow::Result<Ebpf> {
     let mut loader = EbpfLoader::new();
-    for (name, entries) in
-        [("lines4", mesh_ebpf::lines(LINES)), ("flows4", 1 << 17), ("xdp_devices", 16), ("services4", 16)]
-    {
+    for (name, entries) in [
+        ("lines4", mesh_ebpf::lines(LINES)),
+        ("flows4", SETS * table::LINES),
+        ("xdp_devices", 16),
+        ("services4", 16),
+    ] {
         loader.map_max_entries(name, entries);
     }
     let mut ebpf = loader.load(OBJECT)?;
     let hz = u32::try_from(1_000_000_000 / clock::coarse().1)?;
-    let config = Config { epoch: 1, hz, cached: LINES - 1, node4: [10, 1, 0, 1], ..Config::default() };
+    let config = Config {
+        epoch: 1,
+        hz,
+        cached: LINES - 1,
+        sets: SETS,
+        mode: ORDERED,
+        node4: [10, 1, 0, 1],
+        ..Config::default()
+    };
     set(&mut ebpf, "config", config)?;
     let mut address = [0; 16];
     address[..4].copy_from_slice(&BACKEND.0);

@@ -1,20 +1,20 @@
 //! Nanoseconds a packet, by `BPF_PROG_TEST_RUN`.
 //!
 //! A program that rewrites its packet finds the rewritten one at its next turn. So flows lie in a chain: what comes of a
-//! packet of one flow is a packet of the next, and nothing has to be undone. New flows likewise: the backend of a
-//! frontend's port is the next port's frontend.
+//! packet of one flow is a packet of the next, and nothing has to be undone. Packets that begin a flow are made anew by a
+//! program that goes on with the one that is measured.
 
 use super::contender::FLOORS;
 use crate::table::{Table, median};
 use anyhow::Context as _;
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap},
+    maps::{Array, HashMap, Map, MapData, ProgramArray},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use mesh_ebpf::{
-    OBJECT,
-    common::{Backend, Config, Flow, FlowKey, Service, ServiceKey, V4, state},
+    Flows, OBJECT, ORDERED,
+    common::{Backend, Config, Flow, FlowKey, Service, ServiceKey, V4, state, table},
 };
 
 /// A type of the maps, to aya.
@@ -29,10 +29,14 @@ const CLIENT: V4 = [10, 1, 0, 1];
 const VIP: V4 = [10, 96, 0, 1];
 /// The frontend of chains, beyond those that new flows use.
 const PORT: u16 = 65_000;
-/// Frontends that new flows come by in a turn.
-const FRONTS: u16 = 50_000;
+/// Frontends of new flows, as `floors/packet.rs` has it.
+const FRONTS: u16 = 1000;
+/// New flows in a turn.
+const TURN: u32 = 100_000;
 /// Directions of flows there is room for; beyond, the oldest go.
 const ROOM: u32 = 1 << 20;
+/// Sets of this project's table for as many.
+const SETS: u32 = table::sets(ROOM);
 /// Lines of the cache, as by default.
 const LINES: u32 = 1 << 14;
 /// From a flow to the next: a prime that divides no number of flows here.
@@ -62,12 +66,14 @@ struct Contender {
     name: &'static str,
     program: &'static str,
     ebpf: Ebpf,
+    /// Who makes its packets, where each begins a flow.
+    made_by: Option<(Ebpf, ProgramArray<MapData>)>,
 }
 
 fn hash<'a, K: Copy + 'static, V: Copy + 'static>(
     ebpf: &'a mut Ebpf,
     name: &str,
-) -> anyhow::Result<HashMap<&'a mut aya::maps::MapData, Raw<K>, Raw<V>>> {
+) -> anyhow::Result<HashMap<&'a mut MapData, Raw<K>, Raw<V>>> {
     Ok(HashMap::try_from(ebpf.map_mut(name).with_context(|| format!("no map {name}"))?)?)
 }
 
@@ -110,10 +116,11 @@ fn ours(load_is: Load, lines: u32) -> anyhow::Result<Contender> {
     loader
         .map_max_entries("lines4", mesh_ebpf::lines(lines))
         .map_max_entries("services4", u32::from(FRONTS) + 2)
-        .map_max_entries("flows4", ROOM);
+        .map_max_entries("flows4", SETS * table::LINES);
     let mut ebpf = loader.load(OBJECT)?;
     load(&mut ebpf, "tc_ingress")?;
-    set(&mut ebpf, "config", Config { epoch: 1, hz: 1000, cached: lines - 1, ..Config::default() })?;
+    let config = Config { sets: SETS, mode: ORDERED, ..Config::default() };
+    set(&mut ebpf, "config", Config { epoch: 1, hz: 1000, cached: lines - 1, ..config })?;
     let state = state::ACTIVE | state::KEEPS | state::HERE;
     let mut address = [0; 16];
     address[..4].copy_from_slice(&VIP);
@@ -135,7 +142,8 @@ fn ours(load_is: Load, lines: u32) -> anyhow::Result<Contender> {
             }
         }
         Load::Flows(count) => {
-            let mut flows = hash::<FlowKey<V4>, Flow<V4>>(&mut ebpf, "flows4")?;
+            let Some(Map::Array(map)) = ebpf.map("flows4") else { anyhow::bail!("no map flows4") };
+            let flows = Flows::<V4>::new(map.fd())?;
             for (key, next) in chain(count) {
                 let flow = Flow {
                     source: CLIENT,
@@ -148,11 +156,11 @@ fn ours(load_is: Load, lines: u32) -> anyhow::Result<Contender> {
                     frontend: 0,
                     seen: 0,
                 };
-                flows.insert(Raw(key), Raw(flow), 0)?;
+                flows.add(&key, &flow, 0)?;
             }
         }
     }
-    Ok(Contender { name: "mesh-agent", program: "tc_ingress", ebpf })
+    Contender::new("mesh-agent", "tc_ingress", ebpf, load_is)
 }
 
 fn floor(load_is: Load, name: &'static str, program: &'static str) -> anyhow::Result<Contender> {
@@ -177,17 +185,17 @@ fn floor(load_is: Load, name: &'static str, program: &'static str) -> anyhow::Re
             }
         }
     }
-    Ok(Contender { name, program, ebpf })
+    Contender::new(name, program, ebpf, load_is)
 }
 
 /// The packet that a chain begins with. The checksum is of no matter: what is wrong stays as wrong.
-fn packet(load_is: Load, client: V4) -> [u8; 64] {
+fn packet(load_is: Load) -> [u8; 64] {
     let mut packet = [0; 64];
     packet[12..16].copy_from_slice(&[0x08, 0x00, 0x45, 0]);
     packet[17] = 50;
     packet[22] = 64;
     packet[23] = 6;
-    packet[26..30].copy_from_slice(&client);
+    packet[26..30].copy_from_slice(&CLIENT);
     packet[30..34].copy_from_slice(&VIP);
     let (from, to, flags) = if load_is == Load::New { (7_u16, 1_u16, 0x02) } else { (1, PORT, 0x10) };
     packet[34..36].copy_from_slice(&from.to_be_bytes());
@@ -198,16 +206,39 @@ fn packet(load_is: Load, client: V4) -> [u8; 64] {
 }
 
 impl Contender {
+    fn new(
+        name: &'static str,
+        program: &'static str,
+        ebpf: Ebpf,
+        load_is: Load,
+    ) -> anyhow::Result<Contender> {
+        let mut made_by = None;
+        if load_is == Load::New {
+            let mut maker = EbpfLoader::new().load(FLOORS)?;
+            load(&mut maker, "floor_new")?;
+            let next: &SchedClassifier = ebpf.program(program).context("no such program")?.try_into()?;
+            let mut jump =
+                ProgramArray::try_from(maker.take_map("floor_next").context("no map floor_next")?)?;
+            jump.set(0, next.fd()?, 0)?;
+            // The kernel empties such a map when nobody has it open any more.
+            made_by = Some((maker, jump));
+        }
+        Ok(Contender { name, program, ebpf, made_by })
+    }
+
     /// One turn: nanoseconds a packet.
-    fn turn(&self, load_is: Load, client: V4) -> anyhow::Result<f64> {
-        let program: &SchedClassifier =
-            self.ebpf.program(self.program).context("no such program")?.try_into()?;
-        let data = packet(load_is, client);
+    fn turn(&self, load_is: Load) -> anyhow::Result<f64> {
+        let (ebpf, program) = match &self.made_by {
+            Some((maker, _)) => (maker, "floor_new"),
+            None => (&self.ebpf, self.program),
+        };
+        let program: &SchedClassifier = ebpf.program(program).context("no such program")?.try_into()?;
+        let data = packet(load_is);
         let mut out = [0; 128];
         let mut options = TestRunOptions::new();
         (options.data_in, options.data_out) = (Some(&data[..]), Some(&mut out[..]));
         options.repeat = match load_is {
-            Load::New => u32::from(FRONTS) - 1,
+            Load::New => TURN,
             Load::Flows(count) => (u32::from(count) * 4).max(50_000) / u32::from(count) * u32::from(count),
         };
         let repeat = options.repeat;
@@ -216,7 +247,9 @@ impl Contender {
         // Where the chain must have come to, or packets were not of their flows.
         let at = |at: usize| u16::from_be_bytes([out[at], out[at + 1]]);
         let (want, got) = match load_is {
-            Load::New => (FRONTS, at(36)),
+            // The floor changes the source port only.
+            Load::New if self.program == "floor_parse" => (0, 0),
+            Load::New => (1, u16::from(at(36) > 1 && at(36) <= FRONTS + 1)),
             Load::Flows(_) if self.program == "floor_parse" => (0, 0),
             Load::Flows(count) => (after(0, repeat, count), at(34)),
         };
@@ -245,11 +278,8 @@ pub(super) fn run(rounds: usize, json: bool) -> anyhow::Result<()> {
         ];
         let mut times = [(); 3].map(|()| Vec::new());
         for round in 0..=rounds * 8 {
-            // New flows have a client of their own in every turn: some millions of different ends.
-            let [_, _, high, low] = u32::try_from(round)?.to_be_bytes();
-            let client = if load_is == Load::New { [10, 2, high, low] } else { CLIENT };
             for (contender, times) in contenders.iter().zip(&mut times) {
-                let time = contender.turn(load_is, client)?;
+                let time = contender.turn(load_is)?;
                 if round > 0 {
                     times.push(time);
                 }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  packet ─▶ cache (per CPU) ─▶ flows ─▶ services ─▶ slots ─▶ backends
-//!            (array by hash)   (LRU)    address,     number   where to,
+//!            (array by hash)   (sets)   address,     number   where to,
 //!                                       port, proto  ─▶ index  generation
 //! ```
 #![no_std]
@@ -13,12 +13,13 @@
 pub mod direct;
 mod drops;
 pub mod hash;
+pub mod table;
 pub mod xdp;
 
 pub use drops::{Drop, Event};
 
 /// Version of this layout; part of the path under which maps are pinned, so that programs and maps always agree.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// An IPv4 address.
 pub type V4 = [u8; 4];
@@ -456,6 +457,10 @@ pub struct Config {
     pub cached: u32,
     /// The device of this node's address: what comes by it may be answered by others ([`direct`]); 0 where that is not so.
     pub underlay: u32,
+    /// Sets of `flows4` and of `flows6` ([`table`]).
+    pub sets: u32,
+    /// What only this node knows: in which set a flow is depends on it.
+    pub seed: u32,
     /// This node's address, the source of masqueraded flows; zero without one.
     pub node4: V4,
     /// This node's address on the overlay.
@@ -474,6 +479,8 @@ pub struct Config {
 pub mod mode {
     /// Programs of this host are backends: their answers are looked at on the way out.
     pub const EGRESS: u32 = 0x1;
+    /// What this kind of processor writes others see in the same order.
+    pub const ORDERED: u32 = 0x2;
 }
 
 /// Longest name in `names`: an instance's or a node's.

@@ -1,6 +1,7 @@
 //! The kernel compares keys and user space reads values byte by byte: no type has a byte that is nobody's.
 
 use mesh_ebpf_common::{
+    table::{Entry, Head, Line4, Line6},
     xdp::{Device, Vtep, VtepKey},
     *,
 };
@@ -28,6 +29,10 @@ fn no_type_has_padding() {
         FlowKey<V6> { source, destination, source_port, destination_port, protocol, pad };
         Flow<V4> { source, destination, source_port, destination_port, bits, backend, generation, frontend, seen };
         Flow<V6> { source, destination, source_port, destination_port, bits, backend, generation, frontend, seen };
+        Entry<V4> { key, flow };
+        Entry<V6> { key, flow };
+        Line4 { entry, pad };
+        Line6 { entry, pad };
         Rewrite<V4> {
             source, destination, nexthop, source_port, destination_port, addresses, ports, device, mtu, bits, backend
         };
@@ -52,7 +57,7 @@ fn no_type_has_padding() {
         FrontendCounts { no_backend, denied, limited };
         BackendCounts { reset, bytes_in, bytes_out };
         Config {
-            netns, epoch, mode, overlay, tunnel, new_flows, hz, cached, underlay, node4, overlay4, vips4, node6, overlay6, vips6
+            netns, epoch, mode, overlay, tunnel, new_flows, hz, cached, underlay, sets, seed, node4, overlay4, vips4, node6, overlay6, vips6
         };
         Device { mac, bits };
         VtepKey { device, mac, pad };
@@ -60,6 +65,12 @@ fn no_type_has_padding() {
         Pace { jiffy, flows, events, pad };
         Event { source, destination, source_port, destination_port, family, protocol, reason };
     }
+}
+
+#[test]
+fn a_head_fits_into_a_line() {
+    assert_eq!(size_of::<Line4>(), 64);
+    assert!(size_of::<Line6>() >= size_of::<Head>() && size_of::<Line6>().is_multiple_of(8));
 }
 
 #[test]

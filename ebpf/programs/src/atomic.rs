@@ -41,3 +41,20 @@ pub fn fetch_or(bits: *mut u32, mut set: u32) -> u32 {
     unsafe { asm!("w1 = atomic_fetch_or((u32 *)(r2 + 0), w1)", inout("r1") set, in("r2") bits) };
     set
 }
+
+/// Writes a value of four bytes where another was, and says whether it was that one. Linux 5.12.
+#[inline(always)]
+pub fn exchange(place: *mut u32, from: u32, to: u32) -> bool {
+    let was: u32;
+    // SAFETY: as above, with values of four bytes.
+    unsafe { asm!("w0 = cmpxchg32_32(r2 + 0, w0, w1)", in("r2") place, in("r1") to, inout("r0") from => was) };
+    was == from
+}
+
+/// Writes a value of four bytes, after all that was written before on whatever processor.
+#[inline(always)]
+pub fn publish(place: *mut u32, mut to: u32) {
+    // SAFETY: as above, with values of four bytes.
+    unsafe { asm!("w1 = xchg32_32(r2 + 0, w1)", inout("r1") to, in("r2") place) };
+    let _ = &mut to;
+}

@@ -7,9 +7,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use mesh_ebpf_common::{
-    Backend, BackendCounts, CACHE_EPOCH_COUNT, Cached, Chosen, Config, Dialled, Drop, Flow, FlowKey,
+    Backend, BackendCounts, CACHE_EPOCH_COUNT, Cached, Chosen, Config, Dialled, Drop,
     FragmentKey, Frontend, FrontendCounts, MemberKey, Pace, Peer, PeerKey, SETS, Service, ServiceKey, Sticky,
     StickyKey, V4, V6, WAYS,
+    table::{Line4, Line6},
     xdp::{Device, Vtep, VtepKey},
 };
 
@@ -43,10 +44,12 @@ maps! {
     "nodes6" NODES6: HashMap<V6, u8> = LATER, BPF_F_NO_PREALLOC;
     "vips4" VIPS4: HashMap<V4, u32> = LATER, BPF_F_NO_PREALLOC;
     "vips6" VIPS6: HashMap<V6, u32> = LATER, BPF_F_NO_PREALLOC;
-    "flows4" FLOWS4: LruHashMap<FlowKey<V4>, Flow<V4>> = LATER, 0;
-    "flows6" FLOWS6: LruHashMap<FlowKey<V6>, Flow<V6>> = LATER, 0;
+    "flows4" FLOWS4: Array<Line4> = LATER, BPF_F_MMAPABLE;
+    "flows6" FLOWS6: Array<Line6> = LATER, BPF_F_MMAPABLE;
     "lines4" LINES4: Array<Cached<V4>> = LATER, BPF_F_MMAPABLE;
     "lines6" LINES6: Array<Cached<V6>> = LATER, BPF_F_MMAPABLE;
+    "aside4" ASIDE4: PerCpuArray<Cached<V4>> = 1, 0;
+    "aside6" ASIDE6: PerCpuArray<Cached<V6>> = 1, 0;
     "cache_epochs" CACHE_EPOCHS: Array<u32> = CACHE_EPOCH_COUNT, 0;
     "fragments4" FRAGMENTS4: LruHashMap<FragmentKey<V4>, [u16; 2]> = 4096, 0;
     "fragments6" FRAGMENTS6: LruHashMap<FragmentKey<V6>, [u16; 2]> = 4096, 0;

@@ -19,11 +19,11 @@ use aya::{
     programs::{SchedClassifier, TcAttachType, TestRun as _, TestRunOptions},
 };
 use mesh_ebpf::{
-    Events, Sizes,
+    Events, ORDERED, Sizes,
     common::{
         Backend, Config, Frontend, MemberKey, Service, ServiceKey,
         direct::{node, token},
-        flag, mode, state,
+        flag, mode, state, table,
     },
 };
 use std::{
@@ -127,7 +127,11 @@ impl Bed {
         }
         let mut bed = Bed { netns, ebpf, frontends: 0, client_port: AtomicU16::new(20_000) };
         let netns = bed.netns.cookie();
-        bed.set("config", 0, Config { netns, ..config() });
+        bed.set(
+            "config",
+            0,
+            Config { netns, sets: table::sets(flows), mode: mode::EGRESS | ORDERED, ..config() },
+        );
         for plan in Plan::both() {
             bed.serve_all(&plan);
         }
@@ -350,6 +354,7 @@ fn config() -> Config {
         tunnel: Device::Vx.index(),
         hz: 1000,
         cached: 63,
+        seed: 0x6d65_7368,
         node4: v4(four.node),
         overlay4: v4(four.gateway),
         vips4: [[[10, 96, 0, 0], [255, 255, 0, 0]], [[0; 4]; 2]],

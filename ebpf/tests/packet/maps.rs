@@ -6,8 +6,10 @@ use crate::{
     plan::Plan,
     tables::{Tables as _, wide},
 };
-use mesh_ebpf::common::{
-    Backend, BackendCounts, Cached, Config, Drop, Flow, FlowKey, Service, ServiceKey, V4, V6,
+use aya::maps::Map;
+use mesh_ebpf::{
+    Flows, Plain, Tabled,
+    common::{Backend, BackendCounts, Cached, Config, Drop, Flow, FlowKey, Service, ServiceKey, V4, V6},
 };
 use std::net::IpAddr;
 
@@ -88,27 +90,45 @@ impl Bed {
     /// The bits of a packet's flow, and its new source port.
     pub(crate) fn flow(&self, packet: &Packet) -> Option<(u32, u16)> {
         let ports = *packet.clone().ports().unwrap();
-        if packet.from.is_ipv4() {
+        let seed = self.seed();
+        let found = if packet.from.is_ipv4() {
             let key = key(v4(packet.from), v4(packet.to), ports, packet.protocol());
-            self.look::<_, Flow<V4>>("flows4", key).map(|flow| (flow.bits, u16::from_be(flow.source_port)))
+            self.flows::<V4>("flows4").get(&key, seed).map(|(_, flow)| (flow.bits, flow.source_port))
         } else {
             let key = key(wide(packet.from), wide(packet.to), ports, packet.protocol());
-            self.look::<_, Flow<V6>>("flows6", key).map(|flow| (flow.bits, u16::from_be(flow.source_port)))
-        }
+            self.flows::<V6>("flows6").get(&key, seed).map(|(_, flow)| (flow.bits, flow.source_port))
+        };
+        found.map(|(bits, port)| (bits, u16::from_be(port)))
     }
 
     /// Forgets one direction, as if it had been evicted.
     pub(crate) fn evict(&mut self, packet: &Packet) {
         let ports = *packet.clone().ports().unwrap();
+        let seed = self.seed();
         if packet.from.is_ipv4() {
-            self.take::<_, Flow<V4>>("flows4", key(v4(packet.from), v4(packet.to), ports, packet.protocol()));
+            let key = key(v4(packet.from), v4(packet.to), ports, packet.protocol());
+            let flows = self.flows::<V4>("flows4");
+            assert!(flows.get(&key, seed).is_some_and(|(seat, _)| flows.remove(seat)));
         } else {
-            self.take::<_, Flow<V6>>(
-                "flows6",
-                key(wide(packet.from), wide(packet.to), ports, packet.protocol()),
-            );
+            let key = key(wide(packet.from), wide(packet.to), ports, packet.protocol());
+            let flows = self.flows::<V6>("flows6");
+            assert!(flows.get(&key, seed).is_some_and(|(seat, _)| flows.remove(seat)));
         }
         self.configure(|config| config.epoch += 1);
+    }
+
+    /// The table of flows of a family.
+    pub(crate) fn flows<A: Tabled>(&self, name: &str) -> Flows<A>
+    where
+        FlowKey<A>: Plain,
+        Flow<A>: Plain,
+    {
+        let Some(Map::Array(map)) = self.ebpf.map(name) else { panic!("no table {name}") };
+        Flows::new(map.fd()).unwrap()
+    }
+
+    fn seed(&self) -> u32 {
+        self.get::<Config>("config", 0).seed
     }
 
     /// The devices that a packet's flow leaves by, as the CPUs that have it at hand say.

@@ -6,7 +6,7 @@ use crate::{
     packet::{ACK, FIN, Packet, RST, SYN, reset, tcp, udp},
     plan::{Plan, port},
 };
-use mesh_ebpf::common::{Drop, direction, state};
+use mesh_ebpf::common::{Drop, direction, mode, state, table};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::net::IpAddr;
 
@@ -298,6 +298,66 @@ fn a_full_table_forgets_the_oldest_and_takes_the_newest() {
             talk.there(SYN);
             talk.back(SYN | ACK);
         }
+    }
+}
+
+#[test]
+fn a_flood_of_beginnings_leaves_what_is_open() {
+    let Some(bed) = Bed::with(512) else { return };
+    for plan in Plan::both() {
+        let talks: Vec<Talk<'_>> = (0..60).map(|_| Talk::new(&bed, &plan, port::CONTAINER)).collect();
+        for talk in &talks {
+            talk.there(SYN);
+            talk.back(SYN | ACK);
+            talk.there(ACK);
+        }
+        // Ten times as many as there are places for.
+        for _ in 0..10_000 {
+            Talk::new(&bed, &plan, port::CONTAINER).there(SYN);
+        }
+        let there = |packet: &Packet| bed.bits(packet).is_some_and(|bits| bits & direction::ANSWERED != 0);
+        let left = talks.iter().filter(|talk| there(&talk.request(0)) && there(&talk.answer(0))).count();
+        assert_eq!(left, talks.len());
+        talks.iter().for_each(|talk| talk.back(ACK));
+    }
+}
+
+#[test]
+fn a_set_that_another_cpu_has_takes_no_new_flow_and_keeps_those_it_has() {
+    let Some(mut bed) = Bed::with(512) else { return };
+    let heads = |bed: &mut Bed, lock: u32| {
+        for set in 0..table::sets(512) {
+            let mut head: [u32; 16] = bed.get("flows4", set * table::LINES);
+            head[0] = lock;
+            bed.set("flows4", set * table::LINES, head);
+        }
+    };
+    let [plan, _] = Plan::both();
+    let (known, new) = [(); 2].map(|()| bed.port()).into();
+    let syn = |client| {
+        arriving(Way::In, Device::Nic, &tcp((plan.client, client), (plan.vip, port::CONTAINER), SYN))
+    };
+    assert_eq!(bed.run(Way::In, Device::Nic, &syn(known)).verdict, REDIRECT);
+    heads(&mut bed, 1);
+    let before = bed.dropped(Drop::Full);
+    assert_eq!(bed.run(Way::In, Device::Nic, &syn(new)).verdict, SHOT);
+    assert_eq!((bed.dropped(Drop::Full), bed.bits(&syn(new))), (before + 1, None));
+    assert_eq!(bed.run(Way::In, Device::Nic, &syn(known)).verdict, REDIRECT);
+    heads(&mut bed, 0);
+    assert_eq!(bed.run(Way::In, Device::Nic, &syn(new)).verdict, REDIRECT);
+    let held = bed.counts(bed.served(&plan, port::CONTAINER, 6)).1;
+    assert_eq!(held.active, 2, "what was not begun is not counted");
+}
+
+#[test]
+fn processors_that_reorder_what_they_write_are_told_not_to() {
+    let Some(mut bed) = Bed::new() else { return };
+    bed.configure(|config| config.mode &= !mode::ORDERED);
+    for plan in Plan::both() {
+        let talk = Talk::new(&bed, &plan, port::CONTAINER);
+        talk.there(SYN);
+        talk.back(SYN | ACK);
+        talk.is(direction::ANSWERED);
     }
 }
 

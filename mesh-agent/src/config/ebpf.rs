@@ -49,7 +49,7 @@ pub struct EbpfConfig {
     pub cgroup: Option<PathBuf>,
     /// Most backends of all frontends together; there can be a quarter as many frontends.
     pub max_backends: u32,
-    /// Most flows of packets, for each address family; a full table forgets the eldest.
+    /// Flows of packets for which there is room, for each address family; a full table forgets those worth least.
     pub max_flows: u32,
     /// How many directions of flows each CPU has at hand, for each address family: a power of two.
     pub cached_flows: u32,

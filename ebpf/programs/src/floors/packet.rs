@@ -4,7 +4,7 @@
 use aya_ebpf::{
     helpers::{bpf_ktime_get_ns, generated::bpf_l4_csum_replace},
     macros::{classifier, map},
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
     programs::TcContext,
 };
 use mesh_ebpf_common::{FlowKey, ServiceKey, V4};
@@ -12,6 +12,8 @@ use mesh_ebpf_common::{FlowKey, ServiceKey, V4};
 /// Places on the ring: a prime, as Katran has it.
 const RING: u32 = 65_537;
 const TCP: u8 = 6;
+/// Ports that new flows dial, from 1 on.
+const FRONTENDS: u32 = 1000;
 
 /// What is known of a flow.
 #[repr(C)]
@@ -83,6 +85,44 @@ fn rewrite(ctx: &TcContext, headers: &Headers, source: u16, destination: u16) {
         *headers.ports = u32::from(source) | u32::from(destination) << 16;
         bpf_l4_csum_replace(ctx.skb.skb, 50, 0, change, 0);
     }
+}
+
+/// How many packets [`floor_new`] made.
+#[map(name = "floor_numbers")]
+static NUMBERS: Array<u32> = Array::with_max_entries(1, 0);
+/// The program that it measures.
+#[map(name = "floor_next")]
+static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Makes the packet at hand one of a client's end that has not been there before, to the next of [`FRONTENDS`] ports of
+/// `10.96.0.1`, and goes on with another program.
+#[classifier]
+pub fn floor_new(ctx: TcContext) -> i32 {
+    made(&ctx).unwrap_or(2)
+}
+
+#[inline(always)]
+fn made(ctx: &TcContext) -> Option<i32> {
+    let headers = parse(ctx)?;
+    let count = NUMBERS.get_ptr_mut(0)?;
+    // SAFETY: one CPU measures.
+    let number = unsafe {
+        *count += 1;
+        *count
+    };
+    // Every number once; neighbours are far from each other.
+    let end = number.wrapping_mul(0x9e37_79b1);
+    let address = 0x0a02_0000 | end & 0xffff;
+    let port = (1 + number % FRONTENDS) as u16;
+    // SAFETY: the header is there, as `parse` has seen.
+    unsafe {
+        *headers.ports.wrapping_sub(2) = address.to_be();
+        *headers.ports.wrapping_sub(1) = 0x0a60_0001_u32.to_be();
+        *headers.ports = u32::from(((end >> 16) as u16).to_be()) | u32::from(port.to_be()) << 16;
+    }
+    // SAFETY: it does not come back unless there is no program.
+    let _ = unsafe { NEXT.tail_call(ctx, 0) };
+    None
 }
 
 /// Parses and changes the source port.

@@ -8,6 +8,7 @@ use super::{
     ip::Ip,
     parse::{ACK, Packet, RST, SYN, TCP},
     route,
+    table::{Found, NOWHERE, THERE, end, find, remove, touch},
     work::{Steps, Work, work},
 };
 use crate::{
@@ -15,15 +16,13 @@ use crate::{
     maps::{BACKENDS, PACE, config},
     service::find_of,
 };
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_get_prandom_u32};
+use aya_ebpf::helpers::bpf_get_prandom_u32;
 use mesh_ebpf_common::{
-    Backend, Config, Drop, Flow, Rewrite, Service, direct::node, direction, flag, hash::scale, state,
+    Backend, Config, Drop, Flow, FlowKey, Rewrite, Service, direct::node, direction, flag, hash::scale, state,
 };
 
 /// How many source ports are tried before the table counts as full.
 const TRIES: u32 = 16;
-/// What an insertion says when another was there first.
-const EEXIST: i32 = -17;
 /// The source ports of flows whose own is taken, as `net.ipv4.ip_local_port_range` has them.
 const FIRST_PORT: u32 = 32_768;
 const PORTS: u32 = 61_000 - FIRST_PORT;
@@ -113,32 +112,49 @@ fn admitted(config: &Config) -> bool {
     config.new_flows == 0 || pace.flows <= config.new_flows
 }
 
-/// Begins a flow to the chosen backend; [`Act::BEGIN`] says that another CPU did at the same time.
+/// Makes a flow to the chosen backend of a packet.
 #[inline(always)]
 pub fn open<A: Steps>(skb: Skb, line: u32) -> Act {
     let (Some(config), Some(work), Some(rewrite)) = (config(), work::<A>(), rewrite::<A>(line)) else {
         return Act::NEXT;
     };
     let Some(backend) = BACKENDS.get(work.backend) else { return Act::drop(Drop::NoBackend) };
-    let act = write_down(skb, work, rewrite, config, backend);
+    let act = make(skb, work, rewrite, config, backend);
     if act != Act::SEND && work.token == 0 {
         ended(work.backend, backend.generation);
     }
     act
 }
 
-/// Finds the way to the backend and the source address, and writes both directions down.
+/// Writes down what [`open`] made; [`Act::BEGIN`] says that another CPU did at the same time.
 #[inline(always)]
-fn write_down<A: Ip>(
+pub fn enroll<A: Steps>(line: u32) -> Act {
+    let (Some(work), Some(rewrite)) = (work::<A>(), rewrite::<A>(line)) else { return Act::NEXT };
+    let Work { packet, token, back, flow, reply, .. } = work;
+    let act = write_down(packet, back, flow, reply);
+    if act == Act::SEND {
+        fill(rewrite, packet, flow);
+        if flow.bits & direction::HANDED != 0 {
+            direct::straighten(packet, rewrite);
+        }
+    } else if *token == 0 {
+        ended(flow.backend, flow.generation);
+    }
+    act
+}
+
+/// Finds the way to the backend and the source address.
+#[inline(always)]
+fn make<A: Ip>(
     skb: Skb,
-    work: &Work<A>,
+    work: &mut Work<A>,
     rewrite: &mut Rewrite<A>,
     config: &Config,
     backend: &Backend,
 ) -> Act {
-    let Work { packet, service, backend: index, token } = work;
+    let Work { packet, service, backend: index, token, flow, .. } = work;
     let key = &packet.key;
-    let mut flow = Flow {
+    *flow = Flow {
         source: key.source,
         destination: A::narrow(&backend.address),
         source_port: key.source_port,
@@ -149,7 +165,7 @@ fn write_down<A: Ip>(
         frontend: service.frontend,
         seen: now(),
     };
-    fill(rewrite, packet, &flow);
+    fill(rewrite, packet, flow);
     rewrite.device = 0;
     if backend.state & state::HERE == 0 {
         let act = route::find(skb, packet, rewrite);
@@ -158,7 +174,7 @@ fn write_down<A: Ip>(
         }
         if direct::hands_on(skb, packet, rewrite, config, service, backend) {
             flow.bits = direction::HANDED;
-        } else if *token == 0 && masquerades(skb, key.source, &flow, rewrite.device, config, backend) {
+        } else if *token == 0 && masquerades(skb, key.source, flow, rewrite.device, config, backend) {
             let overlay = backend.state & state::REMOTE != 0 || rewrite.device == config.overlay;
             flow.source = if overlay { A::overlay(config) } else { A::node(config) };
             if flow.source.is(A::ZERO) {
@@ -166,25 +182,31 @@ fn write_down<A: Ip>(
             }
         }
     }
+    Act::SEND
+}
+
+/// Writes both directions down.
+#[inline(always)]
+fn write_down<A: Steps>(
+    packet: &Packet<A>,
+    back: &mut FlowKey<A>,
+    flow: &mut Flow<A>,
+    reply: &mut Flow<A>,
+) -> Act {
     let handed = flow.bits & direction::HANDED != 0;
-    if !handed && !claim(packet, &mut flow) {
+    let answers = if handed { NOWHERE } else { claim(packet, back, flow, reply) };
+    if !handed && answers == NOWHERE {
         return Act::drop(Drop::Full);
     }
-    match A::flows().insert(key, &flow, u64::from(BPF_NOEXIST)) {
-        Ok(()) => {
-            fill(rewrite, packet, &flow);
-            if handed {
-                direct::straighten(packet, rewrite);
-            }
-            Act::SEND
-        }
-        Err(error) => {
+    match A::add(&packet.key, flow, answers) {
+        line @ (NOWHERE | THERE) => {
             if !handed {
-                let _ = A::flows().remove(turned(&flow, key.protocol));
+                remove(back, end::DESTINATION);
             }
             // Another CPU has begun it at the same time, and its choice counts.
-            if error == EEXIST { Act::BEGIN } else { Act::drop(Drop::Full) }
+            if line == THERE { Act::BEGIN } else { Act::drop(Drop::Full) }
         }
+        _ => Act::SEND,
     }
 }
 
@@ -205,11 +227,16 @@ fn masquerades<A: Ip>(
         || (remote && client.node_bits() & node::UNDERLAY != 0)
 }
 
-/// Writes the answers' direction down, under the client's own port or another that is free.
+/// Writes the answers' direction down, under the client's own port or another that is free; its line, or [`NOWHERE`].
 #[inline(always)]
-fn claim<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>) -> bool {
+fn claim<A: Steps>(
+    packet: &Packet<A>,
+    back: &mut FlowKey<A>,
+    flow: &mut Flow<A>,
+    reply: &mut Flow<A>,
+) -> u32 {
     let key = &packet.key;
-    let reply = Flow {
+    *reply = Flow {
         source: key.destination,
         destination: key.source,
         source_port: key.destination_port,
@@ -218,26 +245,29 @@ fn claim<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>) -> bool {
         ..*flow
     };
     for _ in 0..TRIES {
-        let back = turned(flow, key.protocol);
-        if A::flows().insert(&back, &reply, u64::from(BPF_NOEXIST)).is_ok() {
-            return true;
-        }
-        if let Some(taken) = A::flows().get_ptr_mut(&back) {
-            // SAFETY: as in `flow::resolve`.
-            let taken = unsafe { &mut *taken };
-            let ours = taken.source.is(reply.source)
-                && taken.destination.is(reply.destination)
-                && taken.source_port == reply.source_port
-                && taken.destination_port == reply.destination_port;
-            if ours {
-                // What is left of an earlier flow of the same ends.
-                *taken = reply;
-                return true;
+        *back = turned(flow, key.protocol);
+        match find(back, end::EITHER) {
+            None => match A::add(back, reply, NOWHERE) {
+                // Another CPU was here first.
+                THERE => {}
+                line => return line,
+            },
+            Some(Found { line, flow: taken }) => {
+                let ours = taken.source.is(reply.source)
+                    && taken.destination.is(reply.destination)
+                    && taken.source_port == reply.source_port
+                    && taken.destination_port == reply.destination_port;
+                if ours {
+                    // What is left of an earlier flow of the same ends.
+                    *taken = *reply;
+                    touch::<A>(line, reply.bits, reply.seen);
+                    return line;
+                }
             }
         }
         // SAFETY: asks for nothing.
         let port = FIRST_PORT + scale(unsafe { bpf_get_prandom_u32() }, PORTS);
         flow.source_port = (port as u16).to_be();
     }
-    false
+    NOWHERE
 }

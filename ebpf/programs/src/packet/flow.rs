@@ -8,7 +8,8 @@ use super::{
     ip::Ip,
     parse::{ACK, FIN, Kind, Packet, RST, SYN, TCP},
     route,
-    work::{Steps, work},
+    table::{Found, NOWHERE, end, end_of, find, remove, same, touch, word},
+    work::{Steps, Work, work},
 };
 use crate::{
     atomic,
@@ -28,18 +29,6 @@ pub const MARKS: u8 = FIN | SYN | RST;
 pub fn now() -> u32 {
     // SAFETY: asks for nothing.
     unsafe { bpf_jiffies64() as u32 }
-}
-
-/// Keys are compared and mixed by words.
-#[inline(always)]
-fn word<A>(key: &FlowKey<A>, number: usize) -> u64 {
-    // SAFETY: a key is two or five of them, without gaps, and lies at an even eight in packets, maps and caches.
-    unsafe { *core::ptr::from_ref(key).cast::<u64>().add(number) }
-}
-
-#[inline(always)]
-fn same<A>(one: &FlowKey<A>, other: &FlowKey<A>) -> bool {
-    (0..size_of::<FlowKey<A>>() / 8).all(|number| word(one, number) == word(other, number))
 }
 
 /// The line of this CPU where a flow is, if it is there or in the one beside it.
@@ -64,17 +53,25 @@ pub fn epoch(line: u32, config: &Config) -> u32 {
 /// The bit of what [`beside`] says that means: this line is what becomes of the packet.
 const KNOWN: u32 = 1 << 31;
 
+/// No line of the cache: for packets that it does not answer for, and after which it need not know their flow.
+const ASIDE: u32 = KNOWN - 1;
+
 /// A line of the cache on this CPU.
 #[inline(always)]
 fn at<A: Ip>(line: u32) -> Option<&'static mut Cached<A>> {
+    let line = if line == ASIDE { A::aside().get_ptr_mut(0) } else { A::lines().get_ptr_mut(line) };
     // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
-    A::lines().get_ptr_mut(line).map(|cached| unsafe { &mut *cached })
+    line.map(|cached| unsafe { &mut *cached })
 }
 
 /// Where the flow of the packet at hand is in the cache, or may be put, and whether that is what becomes of the packet.
 /// There are two lines for each, so that two flows do not take turns in one.
 #[inline(always)]
 pub fn seat<A: Steps>(packet: &Packet<A>, config: &Config) -> Option<(u32, &'static mut Cached<A>, bool)> {
+    if packet.flags & MARKS != 0 {
+        // A flood of beginnings leaves the cache to flows that are open.
+        return Some((ASIDE, at::<A>(ASIDE)?, false));
+    }
     let line = line(&packet.key, config);
     let cached = at::<A>(line)?;
     if holds(cached, packet, epoch(line, config), config) {
@@ -105,18 +102,17 @@ fn share(line: u32, config: &Config) -> u32 {
     (line & config.cached) / 2 % CACHE_EPOCH_COUNT
 }
 
-/// Whether a line of the cache is what becomes of a packet. It is not asked for those that say something of TCP.
+/// Whether a line of the cache is what becomes of a packet.
 #[inline(always)]
 fn holds<A: Ip>(cached: &Cached<A>, packet: &Packet<A>, epoch: u32, config: &Config) -> bool {
     let fresh = cached.epoch == epoch && now().wrapping_sub(cached.since) < config.hz;
-    fresh && packet.flags & MARKS == 0 && same(&cached.key, &packet.key)
+    fresh && same(&cached.key, &packet.key)
 }
 
-/// Lets a line of the cache, whose rewrite was made for this packet, be used for those after it. What begins a connection
-/// that is handed on is not enough: the packet after it says that there was an answer.
+/// Lets a line of the cache, whose rewrite was made for this packet, be used for those after it.
 #[inline(always)]
 pub fn keep<A: Ip>(cached: &mut Cached<A>, packet: &Packet<A>, epoch: u32) {
-    if packet.flags & SYN != 0 && cached.rewrite.bits & direction::HANDED != 0 {
+    if packet.flags & MARKS != 0 {
         return;
     }
     if cached.rewrite.device == 0 || cached.rewrite.mtu != 0 {
@@ -124,6 +120,13 @@ pub fn keep<A: Ip>(cached: &mut Cached<A>, packet: &Packet<A>, epoch: u32) {
         cached.epoch = epoch;
         cached.since = now();
     }
+}
+
+/// The other direction of a flow, in memory of the map: there is too little stack for it.
+struct Other<'a, A> {
+    key: &'a mut FlowKey<A>,
+    flow: &'a mut Flow<A>,
+    half: &'a mut u32,
 }
 
 /// The key of the other direction.
@@ -150,8 +153,7 @@ fn keeps(backend: &Backend, generation: u32) -> bool {
 /// The line of the cache in which a packet's rewrite is made. It is nobody's until [`keep`].
 #[inline(always)]
 pub fn rewrite<A: Ip>(line: u32) -> Option<&'static mut Rewrite<A>> {
-    // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
-    let cached = unsafe { &mut *A::lines().get_ptr_mut(line)? };
+    let cached = at::<A>(line)?;
     cached.key.protocol = 0;
     Some(&mut cached.rewrite)
 }
@@ -161,11 +163,11 @@ pub fn rewrite<A: Ip>(line: u32) -> Option<&'static mut Rewrite<A>> {
 #[inline(always)]
 pub fn resolve<A: Steps, F: Frame>(frame: F, line: u32) -> Act {
     let (Some(config), Some(work)) = (config(), work::<A>()) else { return Act::NEXT };
-    let packet = &work.packet;
-    let Some(flow) = A::flows().get_ptr_mut(&packet.key) else { return Act::BEGIN };
-    // SAFETY: an entry of this map stays memory of this map while the program runs; should it be evicted and taken for
-    // another flow meanwhile, this packet goes where that one's would.
-    let flow = unsafe { &mut *flow };
+    let Work { packet, back, reply, half, .. } = work;
+    let packet = &*packet;
+    *half = NOWHERE;
+    let other = Other { key: back, flow: reply, half };
+    let Some(Found { line: place, flow }) = find(&packet.key, end::EITHER) else { return Act::BEGIN };
     let reply = flow.bits & direction::REPLY != 0;
     if flow.bits & direction::GUEST != 0 {
         let bits = tcp(packet, true);
@@ -180,26 +182,26 @@ pub fn resolve<A: Steps, F: Frame>(frame: F, line: u32) -> Act {
     let handed = flow.bits & direction::HANDED != 0;
     if handed && frame.device() == config.tunnel {
         // The client's way has changed: another node chose anew. It is not handed on once more.
-        forget(packet, flow, config);
+        forget(packet, flow, other.key, config);
         return Act::BEGIN;
     }
     let whole = packet.kind == Kind::Ports;
     let tcp = packet.key.protocol == TCP;
     let flags = if tcp && whole { packet.flags } else { 0 };
     if flags & (MARKS | ACK) == SYN && !reply && flow.bits & direction::CLOSED != 0 {
-        forget(packet, flow, config);
+        forget(packet, flow, other.key, config);
         return Act::BEGIN;
     }
     if flags & (MARKS | ACK) == SYN | ACK && reply && flow.bits & direction::CLOSED != 0 {
         // The backend answers a connection that came to it another way, from a port that the client uses again.
-        forget(packet, flow, config);
+        forget(packet, flow, other.key, config);
         return Act::NEXT;
     }
     let backend = BACKENDS.get(flow.backend);
     let Some(backend) = backend.filter(|backend| keeps(backend, flow.generation)) else {
-        return gone(packet, flow, config, flags);
+        return gone(packet, flow, place, other, config, flags);
     };
-    note(packet, flow, flags, config);
+    note(packet, flow, place, other, flags, config);
     let Some(rewrite) = rewrite(line) else { return Act::NEXT };
     fill(rewrite, packet, flow);
     if packet.leaves || (!reply && backend.state & state::HERE != 0) {
@@ -256,7 +258,14 @@ pub fn tcp<A: Ip>(packet: &Packet<A>, reply: bool) -> u32 {
 
 /// Notes in both directions what a packet says of its TCP, and once a second that the flow lives.
 #[inline(always)]
-fn note<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, flags: u8, config: &Config) {
+fn note<A: Steps>(
+    packet: &Packet<A>,
+    flow: &mut Flow<A>,
+    place: u32,
+    other: Other<A>,
+    flags: u8,
+    config: &Config,
+) {
     let reply = flow.bits & direction::REPLY != 0;
     let mut bits = said(flags, reply);
     let both = direction::FIN_CLIENT | direction::FIN_BACKEND;
@@ -276,29 +285,37 @@ fn note<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, flags: u8, config: &Confi
     if flow.bits & bits == bits && now.wrapping_sub(flow.seen) < config.hz {
         return;
     }
-    set(packet, flow, bits, now);
+    set(packet, flow, place, other, bits, now);
 }
 
 /// Sets bits in both directions, and the time. Who closes a flow counts it out.
 #[inline(always)]
-fn set<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, bits: u32, now: u32) {
+fn set<A: Steps>(
+    packet: &Packet<A>,
+    flow: &mut Flow<A>,
+    place: u32,
+    other: Other<A>,
+    bits: u32,
+    now: u32,
+) {
     flow.seen = now;
     // The direction from the client says whether it is closed: of two CPUs that see both FINs one counts.
     let reply = flow.bits & direction::REPLY != 0;
     let mut before = atomic::fetch_or(&raw mut flow.bits, bits);
-    let key = turned(flow, packet.key.protocol);
+    touch::<A>(place, before | bits, now);
+    let Other { key, flow: again, half } = other;
+    *key = turned(flow, packet.key.protocol);
     if flow.bits & direction::HANDED != 0 {
         // There is no other direction here: what has that key is another's.
-    } else if let Some(other) = A::flows().get_ptr_mut(&key) {
-        // SAFETY: as in `resolve`.
-        let other = unsafe { &mut *other };
+    } else if let Some(Found { line, flow: other }) = find(key, end_of(flow.bits ^ direction::REPLY)) {
         other.seen = now;
         let there = atomic::fetch_or(&raw mut other.bits, bits);
+        touch::<A>(line, there | bits, now);
         if reply {
             before = there;
         }
     } else {
-        let other = Flow {
+        *again = Flow {
             source: packet.key.destination,
             destination: packet.key.source,
             source_port: packet.key.destination_port,
@@ -306,17 +323,40 @@ fn set<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, bits: u32, now: u32) {
             bits: (flow.bits | bits) ^ direction::REPLY,
             ..*flow
         };
-        let _ = A::flows().insert(&key, &other, 0);
+        *half = place;
     }
     if bits & !before & direction::CLOSED != 0 && flow.bits & direction::TAKEN == 0 {
         ended(flow.backend, flow.generation);
     }
 }
 
+/// Adds the direction that [`resolve`] found missing: it was evicted.
+#[inline(always)]
+pub fn complete<A: Steps>() {
+    if let Some(work) = work::<A>() {
+        let _ = A::add(&work.back, &work.reply, work.half);
+    }
+}
+
+/// Calls it where [`resolve`] has said so.
+#[inline(always)]
+pub fn completed<A: Steps>() {
+    if work::<A>().is_some_and(|work| work.half != NOWHERE) {
+        A::complete();
+    }
+}
+
 /// A packet of a flow whose backend is gone. TCP is reset whichever side sends, and the flow stays so that the other
 /// side is, too; datagrams of clients begin anew.
 #[inline(always)]
-fn gone<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, config: &Config, flags: u8) -> Act {
+fn gone<A: Steps>(
+    packet: &Packet<A>,
+    flow: &mut Flow<A>,
+    place: u32,
+    other: Other<A>,
+    config: &Config,
+    flags: u8,
+) -> Act {
     if packet.key.protocol == TCP {
         if flow.bits & direction::CLOSED == 0 {
             if flow.bits & direction::TAKEN == 0
@@ -325,7 +365,7 @@ fn gone<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, config: &Config, flags: u
                 // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
                 unsafe { (*counts).reset += 1 };
             }
-            set(packet, flow, direction::CLOSED, now());
+            set(packet, flow, place, other, direction::CLOSED, now());
         }
         let answered = packet.kind == Kind::Ports && flags & RST == 0;
         return if answered { Act::refuse(Drop::Gone) } else { Act::drop(Drop::Gone) };
@@ -333,20 +373,21 @@ fn gone<A: Ip>(packet: &Packet<A>, flow: &mut Flow<A>, config: &Config, flags: u
     if flow.bits & direction::REPLY != 0 {
         return Act::drop(Drop::Gone);
     }
-    forget(packet, flow, config);
+    forget(packet, flow, other.key, config);
     Act::BEGIN
 }
 
 /// Forgets a client's flow; other CPUs do not use what they have at hand of it.
 #[inline(always)]
-fn forget<A: Ip>(packet: &Packet<A>, flow: &Flow<A>, config: &Config) {
+fn forget<A: Steps>(packet: &Packet<A>, flow: &Flow<A>, back: &mut FlowKey<A>, config: &Config) {
     if flow.bits & (direction::CLOSED | direction::TAKEN) == 0 {
         ended(flow.backend, flow.generation);
     }
     if flow.bits & direction::HANDED == 0 {
-        let _ = A::flows().remove(turned(flow, packet.key.protocol));
+        *back = turned(flow, packet.key.protocol);
+        remove(back, end_of(flow.bits ^ direction::REPLY));
     }
-    let _ = A::flows().remove(&packet.key);
+    remove(&packet.key, end_of(flow.bits));
     if let Some(epoch) = CACHE_EPOCHS.get_ptr_mut(share(line(&packet.key, config), config)) {
         // SAFETY: a number of this map. Of two CPUs that raise it at once one may do so in vain: both have raised it.
         unsafe { *epoch = (*epoch).wrapping_add(1) };

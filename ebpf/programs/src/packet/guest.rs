@@ -5,10 +5,10 @@ use super::{
     flow::{now, tcp},
     frame::{Frame as _, Skb},
     parse::{SYN, read},
-    work::{Steps, work},
+    table::{Found, NOWHERE, end, find, touch},
+    work::{Steps, Work, work},
 };
 use crate::atomic;
-use aya_ebpf::bindings::BPF_NOEXIST;
 use mesh_ebpf_common::{CLASH_MARK, Flow, FlowKey, direction};
 
 /// Writes down that answers to this packet are a guest's. Where a flow of this node has that place, or one that another
@@ -19,9 +19,9 @@ pub fn welcome<A: Steps>(skb: Skb) {
     // The end of the address that the other node has on the overlay's link, which is its own.
     let Some(other) = skb.at::<[u8; 4]>(8).map(|end| read(end)) else { return };
     let other = u32::from_ne_bytes(other);
-    let packet = &work.packet;
+    let Work { packet, back, reply, .. } = work;
     let key = &packet.key;
-    let back = FlowKey {
+    *back = FlowKey {
         source: key.destination,
         destination: key.source,
         source_port: key.destination_port,
@@ -29,23 +29,21 @@ pub fn welcome<A: Steps>(skb: Skb) {
         protocol: key.protocol,
         pad: [0; 3],
     };
-    let Some(there) = A::flows().get_ptr_mut(&back) else {
-        let answers = Flow {
-            source: back.source,
-            destination: back.destination,
-            source_port: back.source_port,
-            destination_port: back.destination_port,
+    let Some(Found { line, flow: there }) = find(back, end::EITHER) else {
+        *reply = Flow {
+            source: key.destination,
+            destination: key.source,
+            source_port: key.destination_port,
+            destination_port: key.source_port,
             bits: direction::GUEST | direction::REPLY | tcp(packet, false),
             backend: other,
             generation: 0,
             frontend: u32::MAX,
             seen: now(),
         };
-        let _ = A::flows().insert(&back, &answers, u64::from(BPF_NOEXIST));
+        let _ = A::add(back, reply, NOWHERE);
         return;
     };
-    // SAFETY: as in `flow::resolve`.
-    let there = unsafe { &mut *there };
     if there.bits & direction::GUEST == 0 || there.backend != other {
         skb.mark(CLASH_MARK);
         return;
@@ -59,6 +57,7 @@ pub fn welcome<A: Steps>(skb: Skb) {
     }
     if there.seen != now {
         there.seen = now;
+        touch::<A>(line, there.bits, now);
     }
 }
 

@@ -14,7 +14,8 @@ use super::{
     ip::Ip,
     parse::{Kind, Packet, TCP, UDP, read, write},
     route,
-    work::{Steps, work},
+    table::{Found, end, find},
+    work::{Steps, Work, work},
 };
 use crate::maps::{BACKENDS, config};
 use aya_ebpf::helpers::generated::bpf_csum_update;
@@ -24,7 +25,7 @@ use mesh_ebpf_common::{Config, Drop, FlowKey, direction, state};
 #[inline(always)]
 pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
     let Some(work) = work::<A>() else { return Act::NEXT };
-    let packet = &work.packet;
+    let Work { packet, back, .. } = work;
     let mut inner = Packet::new(A::ZERO, packet.leaves);
     A::parse::<Skb, true>(skb, packet.l4 as usize + 8, &mut inner);
     // What Ethernet adds behind the packet is not quoted.
@@ -32,16 +33,15 @@ pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
         return Act::NEXT;
     }
     let about = inner.key;
-    let key = FlowKey {
+    *back = FlowKey {
         source: about.destination,
         destination: about.source,
         source_port: about.destination_port,
         destination_port: about.source_port,
         ..about
     };
-    let Some(flow) = A::flows().get_ptr(&key) else { return Act::NEXT };
-    // SAFETY: an entry of this map stays memory of this map while the program runs.
-    let flow = unsafe { &*flow };
+    let key = &*back;
+    let Some(Found { flow, .. }) = find(key, end::EITHER) else { return Act::NEXT };
     let reply = flow.bits & direction::REPLY != 0;
     if packet.leaves && !reply {
         return Act::NEXT;

@@ -6,30 +6,35 @@ use super::{
     parse::{self, Packet, read, write},
 };
 use crate::{
-    maps::{FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, LINES4, LINES6, NODES4, NODES6, VIPS4, VIPS6},
+    maps::{ASIDE4, ASIDE6, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, LINES4, LINES6, NODES4, NODES6, VIPS4, VIPS6},
     service::{Family, halves},
 };
 use aya_ebpf::{
     bindings::{bpf_fib_lookup, bpf_redir_neigh},
-    maps::{Array, LruHashMap},
+    maps::{Array, LruHashMap, PerCpuArray},
 };
-use mesh_ebpf_common::{Cached, Config, Flow, FlowKey, FragmentKey, V4, V6};
+use mesh_ebpf_common::{
+    Cached, Config, FragmentKey, V4, V6,
+    table::{Address, Entry, Line4, Line6},
+};
 
 /// Time to live of what is made here.
 pub const HOPS: u32 = 64;
 
 /// An address of one family, with what packets of that family need.
-pub trait Ip: Family {
+pub trait Ip: Family + Address {
     /// `AF_INET` or `AF_INET6`.
     const FAMILY: u8;
     /// Whether the IP header has a checksum.
     const HEADER_SUM: bool;
     /// The protocol number of its ICMP.
     const ICMP: u8;
-    /// Translated flows.
-    fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>>;
+    /// A line of the table of flows.
+    fn flows(line: u32) -> Option<*mut Entry<Self>>;
     /// Rewrites: the lines of each CPU one after the other.
     fn lines() -> &'static Array<Cached<Self>>;
+    /// What is in no line.
+    fn aside() -> &'static PerCpuArray<Cached<Self>>;
     /// Ports of fragmented packets.
     fn fragments() -> &'static LruHashMap<FragmentKey<Self>, [u16; 2]>;
     /// Reads the headers; `QUOTED` within an ICMP error.
@@ -70,13 +75,18 @@ impl Ip for V4 {
     const ICMP: u8 = parse::ICMP4;
 
     #[inline(always)]
-    fn flows() -> &'static LruHashMap<FlowKey<V4>, Flow<V4>> {
-        &FLOWS4
+    fn flows(line: u32) -> Option<*mut Entry<V4>> {
+        FLOWS4.get_ptr_mut(line).map(<*mut Line4>::cast)
     }
 
     #[inline(always)]
     fn lines() -> &'static Array<Cached<V4>> {
         &LINES4
+    }
+
+    #[inline(always)]
+    fn aside() -> &'static PerCpuArray<Cached<V4>> {
+        &ASIDE4
     }
 
     #[inline(always)]
@@ -168,13 +178,18 @@ impl Ip for V6 {
     const ICMP: u8 = parse::ICMP6;
 
     #[inline(always)]
-    fn flows() -> &'static LruHashMap<FlowKey<V6>, Flow<V6>> {
-        &FLOWS6
+    fn flows(line: u32) -> Option<*mut Entry<V6>> {
+        FLOWS6.get_ptr_mut(line).map(<*mut Line6>::cast)
     }
 
     #[inline(always)]
     fn lines() -> &'static Array<Cached<V6>> {
         &LINES6
+    }
+
+    #[inline(always)]
+    fn aside() -> &'static PerCpuArray<Cached<V6>> {
+        &ASIDE6
     }
 
     #[inline(always)]

@@ -25,6 +25,7 @@ mod nat;
 mod parse;
 mod route;
 mod steps;
+mod table;
 mod tc;
 mod way;
 mod work;

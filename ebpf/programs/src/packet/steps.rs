@@ -4,18 +4,30 @@ use super::{
     act::Act,
     answer, begin, flow,
     frame::Skb,
-    guest, icmp,
+    guest, icmp, table,
     work::{Steps, WORK4, WORK6, Work},
 };
 use aya_ebpf::{bindings::__sk_buff, maps::PerCpuArray};
-use mesh_ebpf_common::{V4, V6};
+use mesh_ebpf_common::{Flow, FlowKey, V4, V6};
 
 macro_rules! steps {
-    ($family:ty, $area:ident, $resolve:ident, $beside:ident, $choice:ident, $open:ident, $welcome:ident, $concern:ident, $error:ident, $reset:ident) => {
+    ($family:ty, $area:ident, $find:ident, $yields:ident, $add:ident, $resolve:ident, $beside:ident, $choice:ident, $open:ident, $enroll:ident, $complete:ident, $welcome:ident, $concern:ident, $error:ident, $reset:ident) => {
         impl Steps for $family {
             #[inline(always)]
             fn area() -> &'static PerCpuArray<Work<$family>> {
                 &$area
+            }
+            #[inline(always)]
+            fn locate(key: &FlowKey<$family>, ends: u32) -> u32 {
+                $find(key, ends)
+            }
+            #[inline(always)]
+            fn yields(first: u32, kept: u32) -> u32 {
+                $yields(first, kept)
+            }
+            #[inline(always)]
+            fn add(key: &FlowKey<$family>, flow: &Flow<$family>, kept: u32) -> u32 {
+                $add(key, flow, kept)
             }
             #[inline(always)]
             fn resolve(skb: Skb, line: u32) -> Act {
@@ -32,6 +44,14 @@ macro_rules! steps {
             #[inline(always)]
             fn open(skb: Skb, line: u32) -> Act {
                 Act::of($open(skb.0, line))
+            }
+            #[inline(always)]
+            fn enroll(line: u32) -> Act {
+                Act::of($enroll(line))
+            }
+            #[inline(always)]
+            fn complete() {
+                $complete();
             }
             #[inline(always)]
             fn welcome(skb: Skb) {
@@ -53,6 +73,21 @@ macro_rules! steps {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
+        extern "C" fn $find(key: *const FlowKey<$family>, ends: u32) -> u32 {
+            table::search::<$family>(key, ends)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $yields(first: u32, kept: u32) -> u32 {
+            table::yields::<$family>(first, kept)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $add(key: *const FlowKey<$family>, flow: *const Flow<$family>, kept: u32) -> u32 {
+            table::add::<$family>(key, flow, kept)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
         extern "C" fn $resolve(skb: *mut __sk_buff, line: u32) -> u32 {
             flow::resolve::<$family, Skb>(Skb(skb), line).number()
         }
@@ -70,6 +105,17 @@ macro_rules! steps {
         #[inline(never)]
         extern "C" fn $open(skb: *mut __sk_buff, line: u32) -> u32 {
             begin::open::<$family>(Skb(skb), line).number()
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $enroll(line: u32) -> u32 {
+            begin::enroll::<$family>(line).number()
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $complete() -> u32 {
+            flow::complete::<$family>();
+            0
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -98,10 +144,15 @@ macro_rules! steps {
 steps!(
     V4,
     WORK4,
+    mesh_find4,
+    mesh_yields4,
+    mesh_add4,
     mesh_resolve4,
     mesh_beside4,
     mesh_choice4,
     mesh_open4,
+    mesh_enroll4,
+    mesh_complete4,
     mesh_welcome4,
     mesh_concern4,
     mesh_error4,
@@ -110,10 +161,15 @@ steps!(
 steps!(
     V6,
     WORK6,
+    mesh_find6,
+    mesh_yields6,
+    mesh_add6,
     mesh_resolve6,
     mesh_beside6,
     mesh_choice6,
     mesh_open6,
+    mesh_enroll6,
+    mesh_complete6,
     mesh_welcome6,
     mesh_concern6,
     mesh_error6,

@@ -8,7 +8,7 @@ use super::{
     answer::{Error, pong},
     direct::{came_with, pass, stamp},
     events::dropped,
-    flow::{count, epoch, keep, seat},
+    flow::{completed, count, epoch, keep, seat},
     fragment::{recall, remember},
     frame::{ETHERNET, Frame, Skb},
     nat::{leave, rewritten},
@@ -124,7 +124,7 @@ fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
 /// What becomes of a packet that the cache does not know.
 #[inline(always)]
 fn decide<A: Steps>(skb: Skb, packet: &Packet<A>, config: &Config, line: u32) -> Act {
-    let act = A::resolve(skb, line);
+    let act = found::<A>(skb, line);
     if act != Act::BEGIN {
         return act;
     }
@@ -139,9 +139,20 @@ fn decide<A: Steps>(skb: Skb, packet: &Packet<A>, config: &Config, line: u32) ->
         return act;
     }
     match A::open(skb, line) {
-        Act::BEGIN => A::resolve(skb, line),
+        Act::SEND => match A::enroll(line) {
+            Act::BEGIN => found::<A>(skb, line),
+            act => act,
+        },
         act => act,
     }
+}
+
+/// What becomes of it when its flow is known.
+#[inline(always)]
+fn found<A: Steps>(skb: Skb, line: u32) -> Act {
+    let act = A::resolve(skb, line);
+    completed::<A>();
+    act
 }
 
 /// Away with a packet.

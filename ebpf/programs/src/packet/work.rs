@@ -3,12 +3,20 @@
 
 use super::{act::Act, frame::Skb, ip::Ip, parse::Packet};
 use aya_ebpf::{macros::map, maps::PerCpuArray};
-use mesh_ebpf_common::{Service, V4, V6};
+use mesh_ebpf_common::{Flow, FlowKey, Service, V4, V6};
 
 /// What is being worked at on this CPU.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Work<A> {
+    /// A key that is looked for beside the packet's: that of the other direction.
+    pub back: FlowKey<A>,
+    /// The flow that begins.
+    pub flow: Flow<A>,
+    /// Its other direction.
+    pub reply: Flow<A>,
+    /// The line of a flow whose other direction is not in the table; it is to be added as `back` and `reply` have it.
+    pub half: u32,
     /// The packet.
     pub packet: Packet<A>,
     /// The frontend it dials.
@@ -38,14 +46,24 @@ pub fn work<A: Steps>() -> Option<&'static mut Work<A>> {
 pub trait Steps: Ip {
     /// Where its packet is.
     fn area() -> &'static PerCpuArray<Work<Self>>;
+    /// The line of the table in which a flow is (`table::search`).
+    fn locate(key: &FlowKey<Self>, ends: u32) -> u32;
+    /// The line that makes room for another flow (`table::yields`).
+    fn yields(first: u32, kept: u32) -> u32;
+    /// Writes a flow down in the table (`table::add`).
+    fn add(key: &FlowKey<Self>, flow: &Flow<Self>, kept: u32) -> u32;
     /// What becomes of its packet, when its flow is known (`flow::resolve`).
     fn resolve(skb: Skb, line: u32) -> Act;
     /// The other line of the cache that is its flow's (`flow::beside`).
     fn beside(line: u32) -> u32;
     /// Chooses a backend for it (`begin::choice`).
     fn choice() -> Act;
-    /// Begins its flow (`begin::open`).
+    /// Makes a flow of it (`begin::open`).
     fn open(skb: Skb, line: u32) -> Act;
+    /// Writes that flow down (`begin::enroll`).
+    fn enroll(line: u32) -> Act;
+    /// Adds what is missing of a flow (`flow::complete`).
+    fn complete();
     /// Holds the place of its answers (`guest::welcome`).
     fn welcome(skb: Skb);
     /// Translates an ICMP error (`icmp::translate`).

@@ -7,7 +7,7 @@
 use super::{
     act::{Act, act},
     checksum::{apply, fold32, fold64},
-    flow::{MARKS, count, epoch, keep, resolve, seat},
+    flow::{MARKS, completed, count, epoch, keep, resolve, seat},
     frame::{ETHERNET, Frame, Xdp},
     ip::Ip,
     nat::may_be_partial,
@@ -61,7 +61,9 @@ fn one<A: Fast>(xdp: Xdp, config: &Config) -> u32 {
     }
     let Some((line, cached, known)) = seat(packet, config) else { return XDP_PASS };
     if !known {
-        if A::look(xdp, line).kind() != act::SEND {
+        let act = A::look(xdp, line);
+        completed::<A>();
+        if act.kind() != act::SEND {
             return XDP_PASS;
         }
         keep(cached, packet, epoch(line, config));

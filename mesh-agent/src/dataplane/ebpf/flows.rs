@@ -11,7 +11,7 @@ use super::{
 use crate::sys::{clock, sockdiag::SockDiag};
 use mesh_control::model::Protocol;
 use mesh_ebpf::{
-    Map, Plain,
+    Flows, Plain, Tabled,
     common::{Dialled, Flow, FlowKey, WAYS, direction, socket_set},
 };
 use std::{
@@ -169,35 +169,41 @@ pub(super) fn collect(maps: &Maps, state: &State, leaks: &mut Leaks) -> io::Resu
         if ticks > u32::MAX / 2 { 0 } else { u64::from(ticks) * 1000 / second }
     };
     let (before, mut flows) = (leaks.before(maps, state.backends.end()), HashMap::new());
-    let four = forget(&maps.flows4, maps, age, own, &mut flows)?;
-    let six = forget(&maps.flows6, maps, age, own, &mut flows)?;
+    let four = forget(&maps.flows4, maps, age, own, &mut flows);
+    let six = forget(&maps.flows6, maps, age, own, &mut flows);
     leaks.after(maps, before, &flows, four || six)
 }
 
 /// Of one family; counts those that are open, and says whether the table is half full or more.
-fn forget<A: Copy + Eq + Hash>(
-    map: &Map<FlowKey<A>, Flow<A>>,
+fn forget<A: Tabled + Eq + Hash>(
+    table: &Flows<A>,
     maps: &Maps,
     age: impl Fn(u32) -> u64,
     own: impl Fn(u32) -> Option<u64>,
     flows: &mut HashMap<Whose, i64>,
-) -> io::Result<bool>
+) -> bool
 where
     FlowKey<A>: Plain,
     Flow<A>: Plain,
 {
-    let mut all: HashMap<_, _> = map.entries()?.into_iter().collect();
-    let full = all.len() * 2 >= usize::try_from(map.capacity()).unwrap_or(usize::MAX);
-    let old = expired(&all, age, own);
-    map.delete(&old)?;
-    for flow in old.iter().filter_map(|key| all.remove(key)) {
-        // Programs count those whose end they see.
-        if flow.bits & (direction::REPLY | direction::CLOSED | direction::TAKEN) == 0 {
+    let (mut all, mut seats) = (HashMap::new(), HashMap::new());
+    for (seat, key, flow) in table.iter() {
+        all.insert(key, flow);
+        seats.insert(key, seat);
+    }
+    let full = all.len() * 2 >= table.capacity();
+    for key in expired(&all, age, own) {
+        // One that was seen meanwhile stays.
+        if seats.get(&key).is_some_and(|seat| table.remove(*seat))
+            && let Some(flow) = all.remove(&key)
+            // Programs count those whose end they see.
+            && flow.bits & (direction::REPLY | direction::CLOSED | direction::TAKEN) == 0
+        {
             maps.backends.add(flow.backend, flow.generation, -1);
         }
     }
     open(&all, flows);
-    Ok(full)
+    full
 }
 
 #[cfg(test)]

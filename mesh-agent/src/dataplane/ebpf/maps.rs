@@ -5,10 +5,10 @@ use super::{
     note::NameBytes,
 };
 use mesh_ebpf::{
-    Backends, Kernel, Map, PerCpu,
+    Backends, Flows, Kernel, Map, PerCpu,
     common::{
-        AllowKey, BackendCounts, Config, Dialled, Flow, FlowKey, Frontend, FrontendCounts, MemberKey,
-        Service, ServiceKey, Sticky, StickyKey, V4, V6, WAYS, xdp,
+        AllowKey, BackendCounts, Config, Dialled, Frontend, FrontendCounts, MemberKey, Service, ServiceKey,
+        Sticky, StickyKey, V4, V6, WAYS, xdp,
     },
     notes::{AllowNote, AllowPlace, BackendNote, FrontendNote},
 };
@@ -40,8 +40,8 @@ pub(super) struct Maps {
     pub(super) nodes6: Map<V6, u8>,
     pub(super) vips4: Map<V4, u32>,
     pub(super) vips6: Map<V6, u32>,
-    pub(super) flows4: Map<FlowKey<V4>, Flow<V4>>,
-    pub(super) flows6: Map<FlowKey<V6>, Flow<V6>>,
+    pub(super) flows4: Flows<V4>,
+    pub(super) flows6: Flows<V6>,
     pub(super) names: Map<u64, NameBytes>,
     pub(super) frontend_notes: Map<u32, FrontendNote>,
     pub(super) backend_notes: Map<u32, BackendNote>,
@@ -81,8 +81,8 @@ impl Maps {
             nodes6: kernel.map("nodes6")?,
             vips4: kernel.map("vips4")?,
             vips6: kernel.map("vips6")?,
-            flows4: kernel.map("flows4")?,
-            flows6: kernel.map("flows6")?,
+            flows4: kernel.flows("flows4")?,
+            flows6: kernel.flows("flows6")?,
             names: kernel.map("names")?,
             frontend_notes: kernel.map("frontend_notes")?,
             backend_notes: kernel.map("backend_notes")?,
