@@ -11,6 +11,15 @@ pub(crate) struct Kernel {
     pub(crate) package: &'static str,
 }
 
+impl Kernel {
+    /// Its version's first two numbers.
+    pub(crate) fn version(&self) -> (u16, u16) {
+        let number = |part: Option<&str>| part.and_then(|part| part.parse().ok()).unwrap_or(0);
+        let mut parts = self.name.split('.');
+        (number(parts.next()), number(parts.next()))
+    }
+}
+
 /// All of them, newest first. 5.10 is the oldest that Debian supports (LTS) and that boots.
 pub(crate) const KERNELS: [Kernel; 3] = [
     Kernel { name: "6.12", suite: "bookworm", package: "linux-image-6.12-cloud-amd64" },
@@ -87,3 +96,13 @@ pub(crate) const TOOLS: &[&str] = &[
 
 /// Folders of those packages that programs load parts of themselves from.
 pub(crate) const PLUGINS: &[&str] = &["/usr/lib/x86_64-linux-gnu/xtables"];
+
+#[cfg(test)]
+mod tests {
+    use super::KERNELS;
+
+    #[test]
+    fn a_kernel_is_called_by_its_version() {
+        assert_eq!(KERNELS.map(|kernel| kernel.version()), [(6, 12), (6, 1), (5, 10)]);
+    }
+}
