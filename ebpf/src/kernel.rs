@@ -15,7 +15,6 @@ use crate::{
     map::{Map, PerCpu, Plain, cpus},
     notes, raw,
 };
-use aya::programs::Program;
 use aya_obj::Object;
 use mesh_ebpf_common::{Flow, FlowKey, LAYOUT};
 use std::{
@@ -400,14 +399,7 @@ fn load(folder: &Path, sizes: &Sizes, to: &Path) -> Result<(), SetupError> {
     remove(&half).and_then(|()| fs::create_dir(&half)).map_err(failed("make a folder for programs"))?;
     for (name, program) in ebpf.programs_mut() {
         let what = format!("program {name}");
-        let loaded = match program {
-            Program::CgroupSockAddr(program) => program.load(),
-            Program::CgroupSock(program) => program.load(),
-            Program::SchedClassifier(program) => program.load(),
-            Program::Xdp(program) => program.load(),
-            _ => continue,
-        };
-        loaded.map_err(|error| refused(&what, &error))?;
+        crate::load(program).map_err(|error| refused(&what, &error))?;
         let program = program.fd().map_err(|error| refused(&what, &error))?;
         raw::pin(program, &half.join(name)).map_err(failed(format!("pin {what}")))?;
     }

@@ -19,10 +19,13 @@ pub use map::{Map, PerCpu, Plain, value};
 pub use mesh_ebpf_common as common;
 pub use shared::Backends;
 
-use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    programs::{Program, ProgramError},
+};
 use aya_obj::Object;
 use mesh_ebpf_common::table;
-use std::path::Path;
+use std::{io, path::Path};
 
 /// The programs as an ELF object with BTF.
 pub static OBJECT: &[u8] = include_bytes_aligned!("../object/mesh.o");
@@ -105,4 +108,30 @@ pub fn open(sizes: &Sizes, pins: Option<&Path>) -> Result<Ebpf, EbpfError> {
         }
     }
     loader.load(OBJECT)
+}
+
+/// How often the kernel is asked for a program that a signal had it give up.
+const TRIES: u32 = 20;
+
+/// Has the kernel verify and load a program. It gives up when the thread gets a signal meanwhile (`EAGAIN` of
+/// `bpf_check()`), as that of a child's end; then it is asked again.
+///
+/// # Errors
+/// The kernel's, with what its verifier said; of a kind of program that this project has none of, `UnexpectedProgramType`.
+pub fn load(program: &mut Program) -> Result<(), ProgramError> {
+    let mut once = || match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    let interrupted = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock);
+    for _ in 1..TRIES {
+        match once() {
+            Err(error) if interrupted(&error) => {}
+            done => return done,
+        }
+    }
+    once()
 }

@@ -2,10 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use aya::{
-    EbpfLoader,
-    programs::{Program, ProgramError},
-};
+use aya::EbpfLoader;
 use mesh_ebpf::OBJECT;
 use ring::digest::{SHA256, digest};
 use std::{
@@ -87,7 +84,7 @@ fn every_program_passes_the_verifier() {
     }
     let mut loaded = 0;
     for (name, program) in ebpf.programs_mut() {
-        load(program).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        mesh_ebpf::load(program).unwrap_or_else(|error| panic!("{name}: {error:?}"));
         let instructions = program.info().unwrap().verified_instruction_count().unwrap_or(0);
         println!("{name}: {instructions} instructions verified");
         // The verifier gives up at a million; older kernels see more paths.
@@ -95,16 +92,6 @@ fn every_program_passes_the_verifier() {
         loaded += 1;
     }
     assert!(loaded >= 9, "{loaded} programs");
-}
-
-fn load(program: &mut Program) -> Result<(), ProgramError> {
-    match program {
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::CgroupSock(program) => program.load(),
-        Program::SchedClassifier(program) => program.load(),
-        Program::Xdp(program) => program.load(),
-        _ => panic!("a kind of program that this test does not know"),
-    }
 }
 
 /// Whether it is for want of privileges.

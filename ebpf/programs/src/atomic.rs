@@ -47,7 +47,9 @@ pub fn fetch_or(bits: *mut u32, mut set: u32) -> u32 {
 pub fn exchange(place: *mut u32, from: u32, to: u32) -> bool {
     let was: u32;
     // SAFETY: as above, with values of four bytes.
-    unsafe { asm!("w0 = cmpxchg32_32(r2 + 0, w0, w1)", in("r2") place, in("r1") to, inout("r0") from => was) };
+    unsafe {
+        asm!("w0 = cmpxchg32_32(r2 + 0, w0, w1)", in("r2") place, in("r1") to, inout("r0") from => was)
+    };
     was == from
 }
 

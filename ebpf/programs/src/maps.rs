@@ -7,9 +7,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use mesh_ebpf_common::{
-    Backend, BackendCounts, CACHE_EPOCH_COUNT, Cached, Chosen, Config, Dialled, Drop,
-    FragmentKey, Frontend, FrontendCounts, MemberKey, Pace, Peer, PeerKey, SETS, Service, ServiceKey, Sticky,
-    StickyKey, V4, V6, WAYS,
+    Backend, BackendCounts, CACHE_EPOCH_COUNT, Cached, Chosen, Config, Dialled, Drop, FragmentKey, Frontend,
+    FrontendCounts, MemberKey, Pace, Peer, PeerKey, SETS, Service, ServiceKey, Sticky, StickyKey, V4, V6,
+    WAYS,
     table::{Line4, Line6},
     xdp::{Device, Vtep, VtepKey},
 };

@@ -122,8 +122,7 @@ impl Bed {
             Sizes { frontends: few, ports: few, backends: few, slots: few, flows, cached: 64, clients: few };
         let mut ebpf = mesh_ebpf::open(&sizes, None).unwrap();
         for name in ["tc_ingress", "tc_egress"] {
-            let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
-            program.load().unwrap();
+            mesh_ebpf::load(ebpf.program_mut(name).unwrap()).unwrap();
         }
         let mut bed = Bed { netns, ebpf, frontends: 0, client_port: AtomicU16::new(20_000) };
         let netns = bed.netns.cookie();

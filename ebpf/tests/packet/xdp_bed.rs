@@ -26,8 +26,7 @@ impl Bed {
     /// Puts the program to work on the NIC and the bridge, and says that both take frames; `vx` is of the overlay.
     pub(crate) fn fast() -> Option<Bed> {
         let mut bed = Bed::new()?;
-        let program: &mut Xdp = bed.ebpf_mut().program_mut("xdp_ingress").unwrap().try_into().unwrap();
-        program.load().unwrap();
+        mesh_ebpf::load(bed.ebpf_mut().program_mut("xdp_ingress").unwrap()).unwrap();
         for device in [Device::Nic, Device::Mesh] {
             bed.attach_fast(device);
             bed.takes(device, bit::SENDS | bit::RETURNS);

@@ -108,11 +108,14 @@ impl World {
         let cgroup = self.cgroup.open();
         for (name, program) in self.ebpf.programs_mut() {
             let mode = CgroupAttachMode::Single;
-            let done = match program {
-                Program::CgroupSockAddr(p) => p.load().and_then(|()| p.attach(&cgroup, mode).map(drop)),
-                Program::CgroupSock(p) => p.load().and_then(|()| p.attach(&cgroup, mode).map(drop)),
+            if !matches!(program, Program::CgroupSockAddr(_) | Program::CgroupSock(_)) {
+                continue;
+            }
+            let done = mesh_ebpf::load(program).and_then(|()| match program {
+                Program::CgroupSockAddr(p) => p.attach(&cgroup, mode).map(drop),
+                Program::CgroupSock(p) => p.attach(&cgroup, mode).map(drop),
                 _ => Ok(()),
-            };
+            });
             done.unwrap_or_else(|error| panic!("{name}: {error:?}"));
         }
     }

@@ -2,8 +2,9 @@
 
 use super::{
     act::Act,
+    clock::now,
     direct,
-    flow::{fill, now, rewrite, turned},
+    flow::{fill, rewrite, turned},
     frame::{Frame, Skb},
     ip::Ip,
     parse::{ACK, Packet, RST, SYN, TCP},

@@ -1,6 +1,6 @@
 //! What is told of packets that are not forwarded.
 
-use super::{flow::now, ip::Ip, parse::Packet};
+use super::{clock::now, ip::Ip, parse::Packet};
 use crate::maps::{DROPS, EVENTS, PACE};
 use mesh_ebpf_common::Event;
 

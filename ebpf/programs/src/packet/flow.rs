@@ -3,6 +3,7 @@
 use super::{
     act::Act,
     checksum::difference,
+    clock::now,
     direct,
     frame::Frame,
     ip::Ip,
@@ -16,20 +17,13 @@ use crate::{
     choose::ended,
     maps::{BACKEND_COUNTS, BACKENDS, CACHE_EPOCHS, config},
 };
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_jiffies64};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use mesh_ebpf_common::{
     Backend, CACHE_EPOCH_COUNT, Cached, Config, Drop, Flow, FlowKey, Rewrite, direction, state,
 };
 
 /// Flags of TCP that the cache does not answer for.
 pub const MARKS: u8 = FIN | SYN | RST;
-
-/// Jiffies, low half.
-#[inline(always)]
-pub fn now() -> u32 {
-    // SAFETY: asks for nothing.
-    unsafe { bpf_jiffies64() as u32 }
-}
 
 /// The line of this CPU where a flow is, if it is there or in the one beside it.
 #[inline(always)]
@@ -290,14 +284,7 @@ fn note<A: Steps>(
 
 /// Sets bits in both directions, and the time. Who closes a flow counts it out.
 #[inline(always)]
-fn set<A: Steps>(
-    packet: &Packet<A>,
-    flow: &mut Flow<A>,
-    place: u32,
-    other: Other<A>,
-    bits: u32,
-    now: u32,
-) {
+fn set<A: Steps>(packet: &Packet<A>, flow: &mut Flow<A>, place: u32, other: Other<A>, bits: u32, now: u32) {
     flow.seen = now;
     // The direction from the client says whether it is closed: of two CPUs that see both FINs one counts.
     let reply = flow.bits & direction::REPLY != 0;

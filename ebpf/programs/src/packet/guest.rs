@@ -2,7 +2,8 @@
 //! and their answers back; here they only hold the place of their answers.
 
 use super::{
-    flow::{now, tcp},
+    clock::now,
+    flow::tcp,
     frame::{Frame as _, Skb},
     parse::{SYN, read},
     table::{Found, NOWHERE, end, find, touch},

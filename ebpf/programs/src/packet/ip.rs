@@ -6,7 +6,9 @@ use super::{
     parse::{self, Packet, read, write},
 };
 use crate::{
-    maps::{ASIDE4, ASIDE6, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, LINES4, LINES6, NODES4, NODES6, VIPS4, VIPS6},
+    maps::{
+        ASIDE4, ASIDE6, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, LINES4, LINES6, NODES4, NODES6, VIPS4, VIPS6,
+    },
     service::{Family, halves},
 };
 use aya_ebpf::{

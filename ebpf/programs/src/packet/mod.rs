@@ -13,6 +13,7 @@ mod act;
 mod answer;
 mod begin;
 mod checksum;
+mod clock;
 mod direct;
 mod events;
 mod flow;

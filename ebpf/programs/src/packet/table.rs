@@ -1,6 +1,6 @@
 //! The table of flows, as programs look into it and write to it (`mesh_ebpf_common::table`).
 
-use super::{flow::now, ip::Ip, work::Steps};
+use super::{clock::now, ip::Ip, work::Steps};
 use crate::{atomic, maps::config};
 use core::{arch::asm, ptr::copy_nonoverlapping};
 use mesh_ebpf_common::{
@@ -182,7 +182,8 @@ pub fn yields<A: Ip>(first: u32, kept: u32) -> u32 {
     for way in 1..=WAYS {
         // What is kept and the lesser of two go by arithmetic: these are choices that a processor does not foresee.
         let other = (first + way) ^ kept;
-        let ready = (1 + readiness(read(mark_of(head, way)), now)) << 4 & sign(other | other.wrapping_neg()) | way;
+        let ready =
+            (1 + readiness(read(mark_of(head, way)), now)) << 4 & sign(other | other.wrapping_neg()) | way;
         let more = ready.wrapping_sub(best);
         best = best.wrapping_add(more & !sign(more));
     }

@@ -5,7 +5,7 @@
 
 use super::{
     checksum::fold64,
-    flow::now,
+    clock::now,
     frame::{ETHERNET, Frame, Xdp},
     ip::{HOPS, Ip, zeroed},
     parse::UDP,
