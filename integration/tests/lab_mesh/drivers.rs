@@ -1,6 +1,6 @@
 //! With eBPF at XDP: what the drivers of nodes send, and which have the program.
 
-use crate::setup::{Plane, findings, one_in_each, shell, start};
+use crate::setup::{Plane, findings, ip, one_in_each, start};
 use anyhow::ensure;
 use mesh_integration::{BOUND, echo, lab::Capture, until};
 use std::net::UdpSocket;
@@ -42,7 +42,7 @@ pub(crate) async fn drivers_have_the_program_as_devices_come_and_go(plane: &Plan
         ("link set later down", true, "eth0, late, later"),
         ("link del late", true, "eth0"),
     ] {
-        shell(&host, &format!("ip {change}"));
+        ip(&host, change);
         if restart {
             mesh.crash(3).await.unwrap();
             mesh.start_agent(3).unwrap();

@@ -1,6 +1,6 @@
 //! Ports that are published on the addresses of a link.
 
-use crate::setup::{Plane, one_in_each, shell, start, until_met};
+use crate::setup::{Plane, ip, one_in_each, start, until_met};
 use anyhow::ensure;
 use mesh_integration::{BOUND, until, whoami_from};
 use std::net::{IpAddr, SocketAddr};
@@ -28,17 +28,17 @@ pub(crate) async fn ports_follow_the_addresses_of_a_link(plane: &Plane) {
     let service = one_in_each(&mut mesh, &containers, "tcp", "8080:8000", 8000);
     mesh.write_service_file("whoami.yaml", &format!("services:\n{service}")).unwrap();
     let node = mesh.lab.node(3).clone();
-    shell(&node, "ip link add other type bridge");
-    shell(&node, "ip link set other up");
+    ip(&node, "link add other type bridge");
+    ip(&node, "link set other up");
     for address in mesh.lab.address(3).into_iter().take(containers[0].addresses.len()) {
         let own = mesh.lab.client_address(0)[usize::from(address.is_ipv6())];
         let (bits, new) = (if address.is_ipv4() { 24 } else { 64 }, beside(address));
         let at = SocketAddr::new(new, 8080);
         until_met(&mesh, (address, 8080).into(), &["whoami-1", "whoami-2"]).await;
-        shell(&node, &format!("ip addr add {new}/{bits} dev eth0 nodad"));
+        ip(&node, &format!("addr add {new}/{bits} dev eth0 nodad"));
         until_met(&mesh, at, &["whoami-1", "whoami-2"]).await;
-        shell(&node, &format!("ip addr del {new}/{bits} dev eth0"));
-        shell(&node, &format!("ip addr add {new} dev other nodad"));
+        ip(&node, &format!("addr del {new}/{bits} dev eth0"));
+        ip(&node, &format!("addr add {new} dev other nodad"));
         until(&format!("{at} is closed"), BOUND, || async {
             let met = mesh.lab.client.within(whoami_from(own, at)).await?;
             let refused = met.as_ref().is_err_and(|error| format!("{error:#}").contains("refused"));

@@ -273,9 +273,20 @@ pub(crate) fn findings(mesh: &HostMesh, i: u8, check: &str) -> anyhow::Result<Ve
 /// Runs commands on a host, which must work.
 #[track_caller]
 pub(crate) fn shell(host: &Host, commands: &str) {
-    let done = host.output("sh", &["-ec", commands]).unwrap();
+    done(host, "sh", &["-ec", commands]);
+}
+
+/// The same of `ip`: that of iproute2, where a shell may have one of its own that knows less.
+#[track_caller]
+pub(crate) fn ip(host: &Host, words: &str) {
+    done(host, "ip", &words.split(' ').collect::<Vec<_>>());
+}
+
+#[track_caller]
+fn done(host: &Host, program: &str, arguments: &[&str]) {
+    let done = host.output(program, arguments).unwrap();
     let told = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{}: {commands}: {told}", host.name);
+    assert!(done.status.success(), "{}: {program} {}: {told}", host.name, arguments.join(" "));
 }
 
 /// Answers every connection with what it sent, once all of it has come.
