@@ -135,8 +135,11 @@ where
         found.map(|(seat, entry)| (seat, entry.flow))
     }
 
-    /// Removes a flow, unless its mark is another by now: it was seen, closed, or gave way to another. Whether it did.
-    pub fn remove(&self, seat: Seat) -> bool {
+    /// Removes a flow that was read, unless it was seen, closed, or gave way to another since then. Whether it did.
+    pub fn remove(&self, seat: Seat, flow: &Flow<A>) -> bool {
+        if self.read(seat.line).is_none_or(|(_, entry)| entry.flow != *flow) {
+            return false;
+        }
         self.mark(seat.line).compare_exchange(seat.mark, 0, SeqCst, Relaxed).is_ok()
     }
 

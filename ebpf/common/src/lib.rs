@@ -207,6 +207,8 @@ pub mod direction {
     pub const HANDED: u32 = 0x40;
     /// Another node handed it on, and counts it.
     pub const TAKEN: u32 = 0x80;
+    /// The client has acknowledged an answer, or has sent again after one: nobody who only pretends to be there does.
+    pub const OPEN: u32 = 0x100;
 }
 
 /// Mark, and mask of it, of answers that the host has found to be a guest's, and sends back to where it came from.

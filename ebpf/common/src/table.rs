@@ -51,8 +51,9 @@ pub type Line4 = Line<V4, 4>;
 /// A line of `flows6`.
 pub type Line6 = Line<V6, 0>;
 
-/// How many sets have room for so many directions of flows. There are twice as many places, so that hardly a set is full
-/// before the table is: of sets that have seven on average 1 in 200 has more than its fifteen.
+/// How many sets have room for so many directions of flows. There are twice as many places, so that few sets are full before
+/// the table is: when it is, sets have 3.5 flows on average, and 1 in 37 has more than the seven that have room in it; when
+/// it is half full, 1 in 1000.
 #[must_use]
 pub const fn sets(directions: u32) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "a 7.5th of a number of 32 bits")]
@@ -78,7 +79,7 @@ impl Address for V6 {
     fn folded(self, seed: u64) -> u64 {
         // SAFETY: numbers of the same size.
         let [high, low]: [u64; 2] = unsafe { core::mem::transmute(self) };
-        mixed(high ^ seed) ^ low
+        mixed(mixed(high ^ seed) ^ low)
     }
 }
 
@@ -98,7 +99,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Of a key, in a table of so many sets. Whoever does not know the seed cannot tell which flows share a set.
+    /// Of a key, in a table of so many sets. Whoever does not know the seed cannot tell which ends of clients share a set.
     #[must_use]
     #[inline(always)]
     pub fn of<A: Address>(key: &FlowKey<A>, sets: u32, seed: u32) -> Place {
@@ -122,12 +123,12 @@ pub const TAG: u32 = 0xffff_0000;
 /// How many of its bits say when the flow was seen.
 const WHEN: u32 = 14;
 
-/// What a mark says of its flow's state: 0 begun, 1 answered, 2 closed.
+/// What a mark says of its flow's state: 0 begun, 1 open, 2 closed.
 #[inline(always)]
 const fn class(bits: u32) -> u32 {
     let closed = (bits / direction::CLOSED) & 1;
-    let answered = (bits / direction::ANSWERED) & 1;
-    closed << 1 | answered & !closed
+    let open = (bits / direction::OPEN) & 1;
+    closed << 1 | open & !closed
 }
 
 /// How fine the time of a mark is: of those that are open 4096 jiffies, of others, which are not kept for long, 16.
@@ -145,7 +146,7 @@ pub const fn mark(tag: u32, bits: u32, now: u32) -> u32 {
 }
 
 /// How readily a place is given to another flow, the higher the sooner: one that is free, one that is closed, one that
-/// nobody has answered, one that was not seen for long. Without a branch: the verifier would follow each for each place.
+/// was never open, one that was not seen for long. Without a branch: the verifier would follow each for each place.
 #[must_use]
 #[inline(always)]
 pub const fn readiness(mark: u32, now: u32) -> u32 {
@@ -159,7 +160,7 @@ pub const fn readiness(mark: u32, now: u32) -> u32 {
 mod tests {
     use super::*;
 
-    const ANSWERED: u32 = direction::ANSWERED;
+    const OPEN: u32 = direction::OPEN;
     const CLOSED: u32 = direction::CLOSED;
 
     fn key(client: u16) -> FlowKey<V4> {
@@ -243,14 +244,14 @@ mod tests {
         let order = [
             readiness(0, now),
             of(CLOSED, 10_000),
-            of(CLOSED | ANSWERED, 1000),
+            of(CLOSED | OPEN, 1000),
             of(0, 30_000),
             of(0, 500),
-            of(ANSWERED, 900_000),
-            of(ANSWERED, 20_000),
+            of(OPEN, 900_000),
+            of(OPEN, 20_000),
         ];
         assert!(order.is_sorted_by(|one, next| one > next), "{order:?}");
         // Seen now, by a clock that is a little behind.
-        assert_eq!(readiness(mark(TAG, ANSWERED, 4096), 4096) & 0x3fff, 0);
+        assert_eq!(readiness(mark(TAG, OPEN, 4096), 4096) & 0x3fff, 0);
     }
 }

@@ -62,6 +62,7 @@ maps! {
     "sockets" SOCKETS: Array<Dialled> = SETS * WAYS, 0;
     "xdp_devices" XDP_DEVICES: HashMap<u32, Device> = 4096, BPF_F_NO_PREALLOC;
     "xdp_vteps" XDP_VTEPS: HashMap<VtepKey, Vtep> = 16_384, BPF_F_NO_PREALLOC;
+    "evicted" EVICTED: PerCpuArray<u64> = 1, 0;
     "drops" DROPS: PerCpuArray<u64> = Drop::COUNT, 0;
 }
 

@@ -9,7 +9,9 @@ use crate::{
 use aya::maps::Map;
 use mesh_ebpf::{
     Flows, Plain, Tabled,
-    common::{Backend, BackendCounts, Cached, Config, Drop, Flow, FlowKey, Service, ServiceKey, V4, V6},
+    common::{
+        Backend, BackendCounts, Cached, Config, Drop, Flow, FlowKey, Service, ServiceKey, V4, V6, direction,
+    },
 };
 use std::net::IpAddr;
 
@@ -98,7 +100,8 @@ impl Bed {
             let key = key(wide(packet.from), wide(packet.to), ports, packet.protocol());
             self.flows::<V6>("flows6").get(&key, seed).map(|(_, flow)| (flow.bits, flow.source_port))
         };
-        found.map(|(bits, port)| (bits, u16::from_be(port)))
+        // Whether it is open matters where places are scarce, and nowhere else.
+        found.map(|(bits, port)| (bits & !direction::OPEN, u16::from_be(port)))
     }
 
     /// Forgets one direction, as if it had been evicted.
@@ -108,11 +111,11 @@ impl Bed {
         if packet.from.is_ipv4() {
             let key = key(v4(packet.from), v4(packet.to), ports, packet.protocol());
             let flows = self.flows::<V4>("flows4");
-            assert!(flows.get(&key, seed).is_some_and(|(seat, _)| flows.remove(seat)));
+            assert!(flows.get(&key, seed).is_some_and(|(seat, flow)| flows.remove(seat, &flow)));
         } else {
             let key = key(wide(packet.from), wide(packet.to), ports, packet.protocol());
             let flows = self.flows::<V6>("flows6");
-            assert!(flows.get(&key, seed).is_some_and(|(seat, _)| flows.remove(seat)));
+            assert!(flows.get(&key, seed).is_some_and(|(seat, flow)| flows.remove(seat, &flow)));
         }
         self.configure(|config| config.epoch += 1);
     }

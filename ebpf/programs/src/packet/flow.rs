@@ -275,6 +275,9 @@ fn note<A: Steps>(
             bits |= direction::ANSWERED;
         }
     }
+    if !reply && flow.bits & direction::ANSWERED != 0 && flags & (SYN | RST) == 0 {
+        bits |= direction::OPEN;
+    }
     let now = now();
     if flow.bits & bits == bits && now.wrapping_sub(flow.seen) < config.hz {
         return;
@@ -367,14 +370,15 @@ fn gone<A: Steps>(
 /// Forgets a client's flow; other CPUs do not use what they have at hand of it.
 #[inline(always)]
 fn forget<A: Steps>(packet: &Packet<A>, flow: &Flow<A>, back: &mut FlowKey<A>, config: &Config) {
-    if flow.bits & (direction::CLOSED | direction::TAKEN) == 0 {
-        ended(flow.backend, flow.generation);
-    }
-    if flow.bits & direction::HANDED == 0 {
+    let Flow { backend, generation, bits, .. } = *flow;
+    if bits & direction::HANDED == 0 {
         *back = turned(flow, packet.key.protocol);
-        remove(back, end_of(flow.bits ^ direction::REPLY));
+        remove(back, end_of(bits ^ direction::REPLY));
     }
-    remove(&packet.key, end_of(flow.bits));
+    // Of two CPUs that do so at once one counts.
+    if remove(&packet.key, end_of(bits)) && bits & (direction::CLOSED | direction::TAKEN) == 0 {
+        ended(backend, generation);
+    }
     if let Some(epoch) = CACHE_EPOCHS.get_ptr_mut(share(line(&packet.key, config), config)) {
         // SAFETY: a number of this map. Of two CPUs that raise it at once one may do so in vain: both have raised it.
         unsafe { *epoch = (*epoch).wrapping_add(1) };

@@ -1,7 +1,10 @@
 //! The table of flows, as programs look into it and write to it (`mesh_ebpf_common::table`).
 
 use super::{clock::now, ip::Ip, work::Steps};
-use crate::{atomic, maps::config};
+use crate::{
+    atomic,
+    maps::{EVICTED, config},
+};
 use core::{arch::asm, ptr::copy_nonoverlapping};
 use mesh_ebpf_common::{
     Flow, FlowKey, direction, mode,
@@ -16,7 +19,9 @@ pub mod end {
 }
 
 /// How often a lock is asked for that another CPU has. It has it for some hundred nanoseconds.
-const TRIES: u32 = 64;
+const TRIES: u32 = 512;
+/// How often a mark is exchanged that another CPU changes at the same time.
+const EXCHANGES: u32 = 4;
 /// No line: a set's first is its head.
 pub const NOWHERE: u32 = 0;
 /// What [`add`] says when the flow is there.
@@ -147,18 +152,28 @@ pub fn add<A: Steps>(key: *const FlowKey<A>, flow: *const Flow<A>, kept: u32) ->
         && let Some(entry) = A::flows(line)
     {
         let (at, new) = (mark_of(head, line), mark(place.tag, flow.bits, now()));
-        write(at, 0);
+        let ordered = config.mode & mode::ORDERED != 0;
+        if read(at) != 0
+            && let Some(count) = EVICTED.get_ptr_mut(0)
+        {
+            // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
+            unsafe { *count += 1 };
+        }
+        if ordered {
+            write(at, 0)
+        } else {
+            atomic::publish(at, 0)
+        }
+        in_order();
         // SAFETY: a line of the map, which nobody else writes to: its set is locked, and no mark leads to it.
         unsafe {
             copy_nonoverlapping(key, &raw mut (*entry).key, 1);
             copy_nonoverlapping(flow, &raw mut (*entry).flow, 1);
         }
-        if config.mode & mode::ORDERED != 0 {
-            write(at, new);
-        } else {
-            atomic::publish(at, new);
-        }
+        in_order();
+        if ordered { write(at, new) } else { atomic::publish(at, new) }
     }
+    in_order();
     write(mark_of(head, 0), 0);
     line
 }
@@ -196,6 +211,13 @@ fn sign(number: u32) -> u32 {
     (opaque(number).cast_signed() >> 31).cast_unsigned()
 }
 
+/// What is written before is not moved behind it by the compiler, nor the other way round.
+#[inline(always)]
+fn in_order() {
+    // SAFETY: a number that nobody has stays what it is; memory is said to be touched.
+    unsafe { asm!("{0} = {0}", inout(reg) 0_u64 => _) };
+}
+
 /// The same number, of which the compiler knows nothing.
 #[inline(always)]
 fn opaque(mut number: u32) -> u32 {
@@ -217,18 +239,24 @@ pub fn touch<A: Ip>(line: u32, bits: u32, now: u32) {
     }
 }
 
-/// Removes the flow of a key.
+/// Removes the flow of a key, and says whether it was this that did.
 #[inline(always)]
-pub fn remove<A: Steps>(key: &FlowKey<A>, ends: u32) {
+pub fn remove<A: Steps>(key: &FlowKey<A>, ends: u32) -> bool {
     let line = A::locate(key, ends);
     if line == NOWHERE {
-        return;
+        return false;
     }
-    let (Some(head), Some(entry)) = (head::<A>(line), A::flows(line)) else { return };
+    let (Some(head), Some(entry)) = (head::<A>(line), A::flows(line)) else { return false };
     let place = mark_of(head, line);
-    let mark = read(place);
-    // SAFETY: as in `at`.
-    if same(unsafe { &(*entry).key }, key) {
-        let _ = atomic::exchange(place, mark, 0);
+    for _ in 0..EXCHANGES {
+        let mark = read(place);
+        // SAFETY: as in `at`.
+        if mark == 0 || !same(unsafe { &(*entry).key }, key) {
+            return false;
+        }
+        if atomic::exchange(place, mark, 0) {
+            return true;
+        }
     }
+    false
 }

@@ -171,7 +171,8 @@ pub(super) fn collect(maps: &Maps, state: &State, leaks: &mut Leaks) -> io::Resu
     let (before, mut flows) = (leaks.before(maps, state.backends.end()), HashMap::new());
     let four = forget(&maps.flows4, maps, age, own, &mut flows);
     let six = forget(&maps.flows6, maps, age, own, &mut flows);
-    leaks.after(maps, before, &flows, four || six)
+    let evicted = maps.evicted.at(0)?.iter().sum();
+    leaks.after(maps, before, &flows, (four || six, evicted))
 }
 
 /// Of one family; counts those that are open, and says whether the table is half full or more.
@@ -194,7 +195,9 @@ where
     let full = all.len() * 2 >= table.capacity();
     for key in expired(&all, age, own) {
         // One that was seen meanwhile stays.
-        if seats.get(&key).is_some_and(|seat| table.remove(*seat))
+        let removed =
+            seats.get(&key).zip(all.get(&key)).is_some_and(|(seat, flow)| table.remove(*seat, flow));
+        if removed
             && let Some(flow) = all.remove(&key)
             // Programs count those whose end they see.
             && flow.bits & (direction::REPLY | direction::CLOSED | direction::TAKEN) == 0

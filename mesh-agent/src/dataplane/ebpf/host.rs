@@ -128,7 +128,7 @@ impl Host {
             new_flows: config.new_flows,
             hz: u32::try_from(1_000_000_000 / clock::coarse().1).unwrap_or(1000),
             cached: maps.cached.saturating_sub(1),
-            sets: maps.flows4.sets(),
+            sets: maps.flows4.sets().min(maps.flows6.sets()),
             seed: if self.config.seed == 0 { rand::random::<u32>() | 1 } else { self.config.seed },
             node4: config.addresses.v4.map_or([0; 4], |address| address.octets()),
             node6: config.addresses.v6.map_or([0; 16], |address| address.octets()),

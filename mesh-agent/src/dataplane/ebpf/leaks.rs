@@ -1,6 +1,6 @@
-//! Open flows of backends, put right. A full table of flows forgets the eldest without a word, and the backend's count
-//! (which `lc` and `max_connections` go by) stays one too high: so, while the table is rather full, what is counted is
-//! compared with what there is.
+//! Open flows of backends, put right. Where places for flows are scarce one gives way to another without a word, and its
+//! backend's count (which `lc` and `max_connections` go by) stays one too high: so, when that has happened and while the
+//! table is rather full, what is counted is compared with what there is.
 
 use super::maps::Maps;
 use mesh_ebpf::common::{SETS, WAYS};
@@ -14,6 +14,8 @@ pub(super) type Whose = (u32, u32);
 pub(super) struct Leaks {
     /// Whether the next walk through the table is one to compare with.
     armed: bool,
+    /// How many had given way by then.
+    evicted: u64,
     /// How much more was counted than there was.
     excess: HashMap<Whose, i64>,
 }
@@ -53,13 +55,13 @@ impl Leaks {
         self.armed.then(|| Counted((0..end).map(active).collect()))
     }
 
-    /// After it: `flows` were open, and the table is rather full or not.
+    /// After it: `flows` were open, the table is rather full or not, and so many have given way.
     pub(super) fn after(
         &mut self,
         maps: &Maps,
         before: Option<Counted>,
         flows: &HashMap<Whose, i64>,
-        full: bool,
+        (full, evicted): (bool, u64),
     ) -> io::Result<()> {
         let mut excess = HashMap::new();
         if let Some(Counted(before)) = before
@@ -77,7 +79,8 @@ impl Leaks {
                 }
             }
         }
-        self.armed = full || !excess.is_empty();
+        self.armed = full || evicted != self.evicted || !excess.is_empty();
+        self.evicted = evicted;
         self.excess = excess;
         Ok(())
     }
