@@ -55,8 +55,7 @@ pub fn exchange(place: *mut u32, from: u32, to: u32) -> bool {
 
 /// Writes a value of four bytes, after all that was written before on whatever processor.
 #[inline(always)]
-pub fn publish(place: *mut u32, mut to: u32) {
+pub fn publish(place: *mut u32, to: u32) {
     // SAFETY: as above, with values of four bytes.
-    unsafe { asm!("w1 = xchg32_32(r2 + 0, w1)", inout("r1") to, in("r2") place) };
-    let _ = &mut to;
+    unsafe { asm!("w1 = xchg32_32(r2 + 0, w1)", inout("r1") to => _, in("r2") place) };
 }
