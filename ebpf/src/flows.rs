@@ -1,17 +1,14 @@
 //! The table of flows, whose memory programs and the agent both have (`mesh_ebpf_common::table`).
 
-use crate::{Plain, raw};
+use crate::{Plain, memory::Memory, raw};
 use mesh_ebpf_common::{
     Flow, FlowKey, V4, V6, direction, mode,
     table::{Address, Entry, Head, LINES, Line4, Line6, Place, TAG, WAYS, mark, readiness},
 };
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::{
-    ffi::c_void,
     io,
     marker::PhantomData,
     os::fd::AsFd,
-    ptr,
     sync::atomic::{
         AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst, fence,
     },
@@ -24,7 +21,7 @@ const TRIES: u32 = 1_000_000;
 pub const ORDERED: u32 = if cfg!(target_arch = "x86_64") { mode::ORDERED } else { 0 };
 
 /// An address whose flows have a table.
-pub trait Tabled: Address {
+pub trait Tabled: Address + Plain {
     /// Bytes of a line.
     const LINE: usize;
 }
@@ -40,17 +37,12 @@ impl Tabled for V6 {
 /// The memory of `flows4` or `flows6`.
 #[derive(Debug)]
 pub struct Flows<A> {
-    start: *mut c_void,
-    bytes: usize,
+    /// Heads are read and written by atomic operations; what else is read may be half of what a program writes, and is not
+    /// used then.
+    memory: Memory,
     sets: u32,
     kind: PhantomData<A>,
 }
-
-// SAFETY: the memory is the kernel's until the drop. Heads are read and written by atomic operations; what else is read may
-// be half of what a program writes, and is not used then.
-unsafe impl<A> Send for Flows<A> {}
-// SAFETY: as above.
-unsafe impl<A> Sync for Flows<A> {}
 
 /// A flow's place, and its mark there when it was read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,11 +51,7 @@ pub struct Seat {
     mark: u32,
 }
 
-impl<A: Tabled> Flows<A>
-where
-    FlowKey<A>: Plain,
-    Flow<A>: Plain,
-{
+impl<A: Tabled> Flows<A> {
     /// Maps the table of that descriptor into this process.
     ///
     /// # Errors
@@ -75,11 +63,9 @@ where
             let text = format!("a table of flows has lines of {} bytes, not of {}", A::LINE, info.value_size);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        let (sets, access) = (info.max_entries / LINES, ProtFlags::READ | ProtFlags::WRITE);
+        let sets = info.max_entries / LINES;
         let bytes = places(sets) * places(LINES) * A::LINE;
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let start = unsafe { mmap(ptr::null_mut(), bytes, access, MapFlags::SHARED, fd, 0) }?;
-        Ok(Flows { start, bytes, sets, kind: PhantomData })
+        Ok(Flows { memory: Memory::of(fd, bytes)?, sets, kind: PhantomData })
     }
 
     /// How many sets it has.
@@ -98,7 +84,7 @@ where
     fn line(&self, line: u32) -> *mut Entry<A> {
         debug_assert!(line / LINES < self.sets);
         // SAFETY: within the mapping.
-        unsafe { self.start.cast::<u8>().add(places(line) * A::LINE).cast() }
+        unsafe { self.memory.start::<u8>().add(places(line) * A::LINE).cast() }
     }
 
     /// The mark of a line, or of a head's the lock.
@@ -171,12 +157,4 @@ where
 
 fn places(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-impl<A> Drop for Flows<A> {
-    fn drop(&mut self) {
-        // SAFETY: the mapping that was made, whose memory nobody has any more.
-        let done = unsafe { munmap(self.start, self.bytes) };
-        debug_assert!(done.is_ok(), "{done:?}");
-    }
 }

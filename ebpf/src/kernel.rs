@@ -16,7 +16,7 @@ use crate::{
     notes, raw,
 };
 use aya_obj::Object;
-use mesh_ebpf_common::{Flow, FlowKey, LAYOUT};
+use mesh_ebpf_common::LAYOUT;
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -181,11 +181,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel's; `InvalidData` when they are another family's.
-    pub fn flows<A: Tabled>(&self, name: &str) -> io::Result<Flows<A>>
-    where
-        FlowKey<A>: Plain,
-        Flow<A>: Plain,
-    {
+    pub fn flows<A: Tabled>(&self, name: &str) -> io::Result<Flows<A>> {
         Flows::new(self.raw_map(name)?)
     }
 

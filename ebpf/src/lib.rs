@@ -7,6 +7,7 @@ mod events;
 mod flows;
 mod kernel;
 mod map;
+mod memory;
 pub mod notes;
 pub mod place;
 mod raw;

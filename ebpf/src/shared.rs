@@ -1,11 +1,9 @@
-//! The array of backends, whose memory programs and the agent both have (`BPF_F_MMAPABLE`, Linux 5.5): the agent writes
-//! what a backend is and leaves its counters to the programs, which a system call would write over.
+//! The array of backends, whose memory programs and the agent both have: the agent writes what a backend is
+//! and leaves its counters to the programs, which a system call would write over.
 
-use crate::map::Map;
+use crate::{map::Map, memory::Memory};
 use mesh_ebpf_common::Backend;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::{
-    ffi::c_void,
     io,
     mem::offset_of,
     ptr,
@@ -22,14 +20,10 @@ const _: () = assert!(size_of::<Backend>() == 64 && WORDS == 5 && JUDGED == 2);
 /// The memory of `backends`.
 #[derive(Debug)]
 pub struct Backends {
-    start: *mut c_void,
+    /// Only atomic operations touch it.
+    memory: Memory,
     count: u32,
 }
-
-// SAFETY: the memory is the kernel's until the drop, and only atomic operations touch it.
-unsafe impl Send for Backends {}
-// SAFETY: as above.
-unsafe impl Sync for Backends {}
 
 impl Backends {
     /// Maps it into this process.
@@ -37,10 +31,8 @@ impl Backends {
     /// # Errors
     /// The kernel's; `PermissionDenied` when the map was not made for it.
     pub(crate) fn new(map: &Map<u32, Backend>) -> io::Result<Backends> {
-        let (bytes, access) = (length(map.capacity()), ProtFlags::READ | ProtFlags::WRITE);
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let start = unsafe { mmap(ptr::null_mut(), bytes, access, MapFlags::SHARED, map.fd(), 0) }?;
-        Ok(Backends { start, count: map.capacity() })
+        let bytes = usize::try_from(map.capacity()).unwrap_or(0) * size_of::<Backend>();
+        Ok(Backends { memory: Memory::of(map.fd(), bytes)?, count: map.capacity() })
     }
 
     /// How many there can be.
@@ -52,7 +44,7 @@ impl Backends {
     fn at(&self, index: u32) -> Option<*mut Backend> {
         let at = usize::try_from(index).ok().filter(|_| index < self.count)?;
         // SAFETY: within the mapping, which is aligned to a page.
-        Some(unsafe { self.start.cast::<Backend>().add(at) })
+        Some(unsafe { self.memory.start::<Backend>().add(at) })
     }
 
     /// The words of what a backend is.
@@ -110,17 +102,5 @@ impl Backends {
         {
             Self::counters(at).0.fetch_add(flows, Relaxed);
         }
-    }
-}
-
-fn length(count: u32) -> usize {
-    usize::try_from(count).unwrap_or(0) * size_of::<Backend>()
-}
-
-impl Drop for Backends {
-    fn drop(&mut self) {
-        // SAFETY: the mapping that was made, whose memory nobody has any more.
-        let done = unsafe { munmap(self.start, length(self.count)) };
-        debug_assert!(done.is_ok(), "{done:?}");
     }
 }

@@ -8,10 +8,8 @@ use crate::{
 };
 use aya::maps::Map;
 use mesh_ebpf::{
-    Flows, Plain, Tabled,
-    common::{
-        Backend, BackendCounts, Cached, Config, Drop, Flow, FlowKey, Service, ServiceKey, V4, V6, direction,
-    },
+    Flows, Tabled,
+    common::{Backend, BackendCounts, Cached, Config, Drop, FlowKey, Service, ServiceKey, V4, V6, direction},
 };
 use std::net::IpAddr;
 
@@ -121,11 +119,7 @@ impl Bed {
     }
 
     /// The table of flows of a family.
-    pub(crate) fn flows<A: Tabled>(&self, name: &str) -> Flows<A>
-    where
-        FlowKey<A>: Plain,
-        Flow<A>: Plain,
-    {
+    pub(crate) fn flows<A: Tabled>(&self, name: &str) -> Flows<A> {
         let Some(Map::Array(map)) = self.ebpf.map(name) else { panic!("no table {name}") };
         Flows::new(map.fd()).unwrap()
     }

@@ -11,11 +11,11 @@ use super::{
 use crate::sys::{clock, sockdiag::SockDiag};
 use mesh_control::model::Protocol;
 use mesh_ebpf::{
-    Flows, Plain, Tabled,
+    Flows, Tabled,
     common::{Dialled, Flow, FlowKey, WAYS, direction, socket_set},
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     hash::Hash,
     io,
     net::IpAddr,
@@ -182,21 +182,14 @@ fn forget<A: Tabled + Eq + Hash>(
     age: impl Fn(u32) -> u64,
     own: impl Fn(u32) -> Option<u64>,
     flows: &mut HashMap<Whose, i64>,
-) -> bool
-where
-    FlowKey<A>: Plain,
-    Flow<A>: Plain,
-{
-    let (mut all, mut seats) = (HashMap::new(), HashMap::new());
-    for (seat, key, flow) in table.iter() {
-        all.insert(key, flow);
-        seats.insert(key, seat);
-    }
+) -> bool {
+    let mut all: HashMap<_, _> = table.iter().map(|(_, key, flow)| (key, flow)).collect();
     let full = all.len() * 2 >= table.capacity();
-    for key in expired(&all, age, own) {
+    let old: HashSet<_> = expired(&all, age, own).into_iter().collect();
+    let again = if old.is_empty() { None } else { Some(table.iter()) };
+    for (seat, key, _) in again.into_iter().flatten().filter(|(_, key, _)| old.contains(key)) {
         // One that was seen meanwhile stays.
-        let removed =
-            seats.get(&key).zip(all.get(&key)).is_some_and(|(seat, flow)| table.remove(*seat, flow));
+        let removed = all.get(&key).is_some_and(|flow| table.remove(seat, flow));
         if removed
             && let Some(flow) = all.remove(&key)
             // Programs count those whose end they see.
