@@ -10,6 +10,12 @@ use std::{
 
 /// Packets kept; older ones are forgotten.
 const KEPT: usize = 1000;
+/// Bytes taken of each packet. In immediate mode each has that much of the buffer, however short it is: with 256 KiB,
+/// tcpdump's own choice, the buffer was full after 16 packets and the kernel dropped the next while tcpdump waited for a
+/// processor.
+const HEAD: &str = "512";
+/// KiB of that buffer: 3,500 packets fit.
+const ROOM: &str = "4096";
 
 /// A recording that goes on until it is dropped.
 #[derive(Debug)]
@@ -25,7 +31,7 @@ impl Capture {
     /// # Errors
     /// When tcpdump is absent or refuses, with its own words.
     pub fn start(host: &Host, filter: &str) -> io::Result<Capture> {
-        let arguments = ["-i", "any", "-nn", "-l", "--immediate-mode", filter];
+        let arguments = ["-i", "any", "-nn", "-l", "--immediate-mode", "-s", HEAD, "-B", ROOM, filter];
         let mut process = Process::start(host, "tcpdump", &arguments)?;
         let (out, err) = process.output().ok_or(io::ErrorKind::BrokenPipe)?;
         let lines = Arc::<Mutex<VecDeque<String>>>::default();
