@@ -127,10 +127,10 @@ pub fn load(program: &mut Program) -> Result<(), ProgramError> {
         Program::Xdp(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
-    let interrupted = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock);
     for _ in 1..TRIES {
         match once() {
-            Err(error) if interrupted(&error) => {}
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {
+            }
             done => return done,
         }
     }

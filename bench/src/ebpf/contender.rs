@@ -84,13 +84,13 @@ impl Contender {
         }
         for name in programs {
             let cgroup = cgroup.open()?;
-            match ebpf.program_mut(name).with_context(|| format!("no program {name}"))? {
+            let program = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+            mesh_ebpf::load(program)?;
+            match program {
                 Program::CgroupSockAddr(program) => {
-                    program.load()?;
                     program.attach(cgroup, CgroupAttachMode::Single)?;
                 }
                 Program::CgroupSock(program) => {
-                    program.load()?;
                     program.attach(cgroup, CgroupAttachMode::Single)?;
                 }
                 _ => anyhow::bail!("{name} is of another kind"),

@@ -212,16 +212,17 @@ fn start(node: &Space, driver: bool) -> anyhow::Result<Ebpf> {
         Raw(Service { slots: 1, ..Service::default() }),
         0,
     )?;
-    let program: &mut SchedClassifier =
-        ebpf.program_mut("tc_ingress").context("no such program")?.try_into()?;
-    program.load()?;
+    let program = ebpf.program_mut("tc_ingress").context("no such program")?;
+    mesh_ebpf::load(program)?;
+    let program: &mut SchedClassifier = program.try_into()?;
     node.inside(|| program.attach("r0", TcAttachType::Ingress))??;
     if driver {
         let map = ebpf.map_mut("xdp_devices").context("no map xdp_devices")?;
         let device = Device { mac: NODE, bits: bit::SENDS | bit::RETURNS };
         HashMap::<_, u32, Raw<Device>>::try_from(map)?.insert(R0, Raw(device), 0)?;
-        let program: &mut Xdp = ebpf.program_mut("xdp_ingress").context("no such program")?.try_into()?;
-        program.load()?;
+        let program = ebpf.program_mut("xdp_ingress").context("no such program")?;
+        mesh_ebpf::load(program)?;
+        let program: &mut Xdp = program.try_into()?;
         node.inside(|| program.attach("r0", XdpMode::Driver))??;
     }
     Ok(ebpf)
@@ -262,8 +263,7 @@ fn frame(to: (V4, u16)) -> [u8; 64] {
 pub(super) fn run(rounds: usize, json: bool) -> anyhow::Result<()> {
     let mut floors = EbpfLoader::new().load(FLOORS)?;
     for name in ["floor_make", "floor_reflect", "floor_count"] {
-        let program: &mut Xdp = floors.program_mut(name).with_context(|| name.to_owned())?.try_into()?;
-        program.load()?;
+        mesh_ebpf::load(floors.program_mut(name).with_context(|| name.to_owned())?)?;
     }
     let mut lanes =
         WAYS.into_iter().map(|way| Lane::new(way, &mut floors)).collect::<anyhow::Result<Vec<_>>>()?;

@@ -94,8 +94,7 @@ fn key(source_port: u16) -> FlowKey<V4> {
 }
 
 fn load(ebpf: &mut Ebpf, program: &str) -> anyhow::Result<()> {
-    let program: &mut SchedClassifier = ebpf.program_mut(program).context("no such program")?.try_into()?;
-    Ok(program.load()?)
+    Ok(mesh_ebpf::load(ebpf.program_mut(program).context("no such program")?)?)
 }
 
 /// The chain of so many flows: each flow's source port becomes that of the next. Neighbours in a table are far from each

@@ -282,7 +282,7 @@ fn one_port_of_a_client_is_several_flows() {
                 let dialled = (through, port::PUBLISHED);
                 let packet = make(client, dialled, SYN);
                 bed.run_bytes(Way::In, Device::Vx, &handed(&packet, backend).bytes(), 0);
-                let source = (client.0, bed.flow(&packet).unwrap().1);
+                let source = (client.0, bed.source(&packet).unwrap());
                 assert!(!seen.contains(&source.1), "{seen:?}");
                 takes(&bed, &packet, backend, &packet.between(source, inside).hop(), REDIRECT);
                 let answer = arriving(Way::In, Device::Mesh, &make(inside, source, SYN | ACK));

@@ -144,7 +144,7 @@ fn talk(bed: &Bed, case: &Case, make: fn((IpAddr, u16), (IpAddr, u16), u8) -> Pa
     {
         let context = format!("{} {packet:?} number {number}", case.name);
         let out = bed.run(Way::In, case.devices.0, packet);
-        let (_, port) = bed.flow(packet).unwrap_or_else(|| panic!("no flow: {context}"));
+        let port = bed.source(packet).unwrap_or_else(|| panic!("no flow: {context}"));
         assert_eq!(port, client.1, "keeps its port: {context}");
         let mut want = arriving(Way::In, case.devices.0, &packet.between((source, port), case.backend));
         if !case.here {

@@ -82,13 +82,22 @@ impl Bed {
         (sum, self.get("backends", backend))
     }
 
-    /// The bits of a packet's flow.
+    /// The bits of a packet's flow but for OPEN, which matters where places are scarce and nowhere else.
     pub(crate) fn bits(&self, packet: &Packet) -> Option<u32> {
-        self.flow(packet).map(|(bits, _)| bits)
+        self.flow(packet).map(|(bits, _)| bits & !direction::OPEN)
     }
 
-    /// The bits of a packet's flow, and its new source port.
-    pub(crate) fn flow(&self, packet: &Packet) -> Option<(u32, u16)> {
+    /// Whether a packet's flow has OPEN.
+    pub(crate) fn open(&self, packet: &Packet) -> bool {
+        self.flow(packet).is_some_and(|(bits, _)| bits & direction::OPEN != 0)
+    }
+
+    /// The new source port of a packet's flow.
+    pub(crate) fn source(&self, packet: &Packet) -> Option<u16> {
+        self.flow(packet).map(|(_, port)| port)
+    }
+
+    fn flow(&self, packet: &Packet) -> Option<(u32, u16)> {
         let ports = *packet.clone().ports().unwrap();
         let seed = self.seed();
         let found = if packet.from.is_ipv4() {
@@ -98,8 +107,7 @@ impl Bed {
             let key = key(wide(packet.from), wide(packet.to), ports, packet.protocol());
             self.flows::<V6>("flows6").get(&key, seed).map(|(_, flow)| (flow.bits, flow.source_port))
         };
-        // Whether it is open matters where places are scarce, and nowhere else.
-        found.map(|(bits, port)| (bits & !direction::OPEN, u16::from_be(port)))
+        found.map(|(bits, port)| (bits, u16::from_be(port)))
     }
 
     /// Forgets one direction, as if it had been evicted.

@@ -58,6 +58,12 @@ impl Talk<'_> {
         assert_eq!(self.bed.bits(&self.request(0)), Some(bits));
         assert_eq!(self.bed.bits(&self.answer(0)), Some(bits | direction::REPLY));
     }
+
+    /// Whether the client has acknowledged an answer.
+    #[track_caller]
+    fn is_open(&self, open: bool) {
+        assert_eq!([self.request(0), self.answer(0)].map(|packet| self.bed.open(&packet)), [open; 2]);
+    }
 }
 
 /// Does it on each CPU that this thread may have, and says how many these are.
@@ -83,7 +89,11 @@ fn tcp_ends_by_fins_and_by_resets() {
         talk.is(0);
         talk.back(SYN | ACK);
         talk.is(direction::ANSWERED);
+        // The same again, as a flood sends it, acknowledges nothing.
+        talk.there(SYN);
+        talk.is_open(false);
         talk.there(ACK);
+        talk.is_open(true);
         assert_eq!(bed.counts(backend).1.active, 1);
         talk.there(FIN | ACK);
         talk.is(direction::ANSWERED | direction::FIN_CLIENT);
@@ -100,6 +110,7 @@ fn tcp_ends_by_fins_and_by_resets() {
         // The same ports again are a new flow.
         talk.there(SYN);
         talk.is(0);
+        talk.is_open(false);
         talk.back(SYN | ACK);
         talk.back(RST);
         talk.is(direction::ANSWERED | direction::CLOSED);
@@ -273,7 +284,7 @@ fn one_port_of_a_client_to_two_frontends_of_one_backend_stays_two_flows() {
             for number in frontends {
                 let packet = make(client, (plan.vip, number));
                 let out = bed.run(Way::In, Device::Nic, &packet);
-                let source = bed.flow(&packet).unwrap().1;
+                let source = bed.source(&packet).unwrap();
                 let want = arriving(Way::In, Device::Nic, &packet.between((client.0, source), backend)).hop();
                 assert_eq!(out, Outcome { verdict: REDIRECT, bytes: want.bytes() });
                 ports.push(source);

@@ -42,7 +42,7 @@ fn leaves(bed: &Bed, device: Device, packet: &Packet, verdict: i32, want: &[u8])
 fn begun(bed: &Bed, make: Make, client: End, dialled: End) -> u16 {
     let first = make(client, dialled, SYN);
     bed.begin(Device::Nic, &first);
-    bed.flow(&first).unwrap().1
+    bed.source(&first).unwrap()
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn what_is_no_known_flow_is_for_tcx() {
             for flags in [SYN, ACK] {
                 let packet = make(client, (plan.vip, port::CONTAINER), flags);
                 passes(&bed, Device::Nic, &packet);
-                assert_eq!(bed.flow(&packet), None, "XDP begins no flows");
+                assert_eq!(bed.source(&packet), None, "XDP begins no flows");
             }
             passes(&bed, Device::Nic, &make(client, (plan.outside, 443), ACK));
             // A backend of this host.

@@ -92,7 +92,7 @@ impl Bed {
     /// Lets tcx begin the flow of a packet.
     pub(crate) fn begin(&self, device: Device, first: &Packet) {
         self.run(Way::In, device, first);
-        assert!(self.flow(first).is_some(), "{first:?} begins no flow");
+        assert!(self.bits(first).is_some(), "{first:?} begins no flow");
     }
 }
 

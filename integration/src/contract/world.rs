@@ -15,8 +15,6 @@ use std::{
 
 /// Longest wait for something that must happen; only a broken plane gets there.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
-/// The same for what is put right every few seconds, and only when several looks agree.
-const LONG: Duration = Duration::from_secs(60);
 /// Wait for something that must not happen.
 pub(super) const BRIEF: Duration = Duration::from_millis(300);
 
@@ -246,8 +244,21 @@ impl<P: PlaneUnderTest> World<P> {
     ///
     /// # Panics
     /// When it never does.
-    pub async fn until(&mut self, what: &str, mut condition: impl FnMut(&mut P) -> bool) {
-        let end = Instant::now() + LONG;
+    pub async fn until(&mut self, what: &str, condition: impl FnMut(&mut P) -> bool) {
+        self.until_within(PATIENCE, what, condition).await;
+    }
+
+    /// As [`World::until`], for what takes a plane longer.
+    ///
+    /// # Panics
+    /// When it never does.
+    pub async fn until_within(
+        &mut self,
+        bound: Duration,
+        what: &str,
+        mut condition: impl FnMut(&mut P) -> bool,
+    ) {
+        let end = Instant::now() + bound;
         while !condition(&mut self.put) {
             assert!(Instant::now() < end, "never: {what}");
             self.put.tick().await;
