@@ -35,6 +35,25 @@ impl Bed {
         service.unwrap().frontend
     }
 
+    /// Has new connections to a port of the VIP go to two backends in turn.
+    pub(crate) fn takes_turns(&mut self, plan: &Plan, number: u16, backends: [u32; 2]) {
+        // Behind the slots that frontends have of themselves.
+        let base = 200;
+        for (slot, backend) in (base..).zip(backends) {
+            self.set("slots", slot, backend);
+        }
+        let (port, protocol, pad) = (number.to_be(), 6, 0);
+        if plan.vip.is_ipv4() {
+            let key = ServiceKey { address: v4(plan.vip), port, protocol, pad };
+            let service: Service = self.look("services4", key).unwrap();
+            self.put("services4", key, Service { base, slots: 2, ..service });
+        } else {
+            let key = ServiceKey { address: wide(plan.vip), port, protocol, pad };
+            let service: Service = self.look("services6", key).unwrap();
+            self.put("services6", key, Service { base, slots: 2, ..service });
+        }
+    }
+
     /// Changes the flags of a published port's frontends.
     pub(crate) fn flags(&mut self, four: bool, number: u16, flags: u16) {
         for protocol in [6, 17] {

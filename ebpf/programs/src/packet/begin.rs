@@ -121,18 +121,22 @@ pub fn open<A: Steps>(skb: Skb, line: u32) -> Act {
     };
     let Some(backend) = BACKENDS.get(work.backend) else { return Act::drop(Drop::NoBackend) };
     let act = make(skb, work, rewrite, config, backend);
-    if act != Act::SEND && work.token == 0 {
-        ended(work.backend, backend.generation);
+    let Work { packet, token, back, flow, reply, backend: index, .. } = work;
+    if act == Act::SEND {
+        *reply = reply_of(packet, flow);
+        *back = turned(flow, packet.key.protocol);
+    } else if *token == 0 {
+        ended(*index, backend.generation);
     }
     act
 }
 
-/// Writes down what [`open`] made; [`Act::BEGIN`] says that another CPU did at the same time.
+/// Writes down what [`open`] made, if that is not done; [`Act::BEGIN`] says that another CPU did at the same time.
 #[inline(always)]
-pub fn enroll<A: Steps>(line: u32) -> Act {
+pub fn enroll<A: Steps>(line: u32, done: bool) -> Act {
     let (Some(work), Some(rewrite)) = (work::<A>(), rewrite::<A>(line)) else { return Act::NEXT };
     let Work { packet, token, back, flow, reply, .. } = work;
-    let act = write_down(packet, back, flow, reply);
+    let act = if done { Act::SEND } else { write_down(packet, back, flow, reply) };
     if act == Act::SEND {
         fill(rewrite, packet, flow);
         if flow.bits & direction::HANDED != 0 {
@@ -186,7 +190,7 @@ fn make<A: Ip>(
     Act::SEND
 }
 
-/// Writes both directions down.
+/// Writes both directions down, each by itself.
 #[inline(always)]
 fn write_down<A: Steps>(
     packet: &Packet<A>,
@@ -194,17 +198,21 @@ fn write_down<A: Steps>(
     flow: &mut Flow<A>,
     reply: &mut Flow<A>,
 ) -> Act {
+    if A::locate(&packet.key, end::SOURCE) != NOWHERE {
+        // Another CPU has begun it meanwhile, and its choice counts.
+        return Act::BEGIN;
+    }
     let handed = flow.bits & direction::HANDED != 0;
-    let answers = if handed { NOWHERE } else { claim(packet, back, flow, reply) };
+    let (answers, new) = if handed { (NOWHERE, false) } else { claim(packet, back, flow, reply) };
     if !handed && answers == NOWHERE {
         return Act::drop(Drop::Full);
     }
     match A::add(&packet.key, flow, answers) {
         line @ (NOWHERE | THERE) => {
-            if !handed {
+            if new {
                 remove(back, end::DESTINATION);
             }
-            // Another CPU has begun it at the same time, and its choice counts.
+            // The same a moment later.
             if line == THERE { Act::BEGIN } else { Act::drop(Drop::Full) }
         }
         _ => Act::SEND,
@@ -228,30 +236,35 @@ fn masquerades<A: Ip>(
         || (remote && client.node_bits() & node::UNDERLAY != 0)
 }
 
-/// Writes the answers' direction down, under the client's own port or another that is free; its line, or [`NOWHERE`].
+/// What becomes of a flow's answers.
 #[inline(always)]
-fn claim<A: Steps>(
-    packet: &Packet<A>,
-    back: &mut FlowKey<A>,
-    flow: &mut Flow<A>,
-    reply: &mut Flow<A>,
-) -> u32 {
+fn reply_of<A: Ip>(packet: &Packet<A>, flow: &Flow<A>) -> Flow<A> {
     let key = &packet.key;
-    *reply = Flow {
+    Flow {
         source: key.destination,
         destination: key.source,
         source_port: key.destination_port,
         destination_port: key.source_port,
         bits: flow.bits | direction::REPLY,
         ..*flow
-    };
+    }
+}
+
+/// Writes the answers' direction down, under the client's own port or another that is free; its line, or [`NOWHERE`], and
+/// whether it was not there before.
+#[inline(always)]
+fn claim<A: Steps>(
+    packet: &Packet<A>,
+    back: &mut FlowKey<A>,
+    flow: &mut Flow<A>,
+    reply: &mut Flow<A>,
+) -> (u32, bool) {
     for _ in 0..TRIES {
-        *back = turned(flow, key.protocol);
         match find(back, end::EITHER) {
             None => match A::add(back, reply, NOWHERE) {
                 // Another CPU was here first.
                 THERE => {}
-                line => return line,
+                line => return (line, line != NOWHERE),
             },
             Some(Found { line, flow: taken }) => {
                 let ours = taken.source.is(reply.source)
@@ -262,13 +275,14 @@ fn claim<A: Steps>(
                     // What is left of an earlier flow of the same ends.
                     *taken = *reply;
                     touch::<A>(line, reply.bits, reply.seen);
-                    return line;
+                    return (line, false);
                 }
             }
         }
         // SAFETY: asks for nothing.
         let port = FIRST_PORT + scale(unsafe { bpf_get_prandom_u32() }, PORTS);
         flow.source_port = (port as u16).to_be();
+        *back = turned(flow, packet.key.protocol);
     }
-    NOWHERE
+    (NOWHERE, false)
 }

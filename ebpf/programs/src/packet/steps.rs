@@ -11,7 +11,7 @@ use aya_ebpf::{bindings::__sk_buff, maps::PerCpuArray};
 use mesh_ebpf_common::{Flow, FlowKey, V4, V6};
 
 macro_rules! steps {
-    ($family:ty, $area:ident, $find:ident, $yields:ident, $add:ident, $resolve:ident, $beside:ident, $choice:ident, $open:ident, $enroll:ident, $complete:ident, $welcome:ident, $concern:ident, $error:ident, $reset:ident) => {
+    ($family:ty, $area:ident, $find:ident, $yields:ident, $rooms:ident, $add:ident, $both:ident, $resolve:ident, $beside:ident, $choice:ident, $open:ident, $enroll:ident, $complete:ident, $welcome:ident, $concern:ident, $error:ident, $reset:ident) => {
         impl Steps for $family {
             #[inline(always)]
             fn area() -> &'static PerCpuArray<Work<$family>> {
@@ -30,6 +30,14 @@ macro_rules! steps {
                 $add(key, flow, kept)
             }
             #[inline(always)]
+            fn rooms(first: u32, tag: u32, other: u32) -> u32 {
+                $rooms(first, tag, other)
+            }
+            #[inline(always)]
+            fn add_both() -> bool {
+                $both() != 0
+            }
+            #[inline(always)]
             fn resolve(skb: Skb, line: u32) -> Act {
                 Act::of($resolve(skb.0, line))
             }
@@ -46,8 +54,8 @@ macro_rules! steps {
                 Act::of($open(skb.0, line))
             }
             #[inline(always)]
-            fn enroll(line: u32) -> Act {
-                Act::of($enroll(line))
+            fn enroll(line: u32, done: bool) -> Act {
+                Act::of($enroll(line, done.into()))
             }
             #[inline(always)]
             fn complete() {
@@ -88,6 +96,16 @@ macro_rules! steps {
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
+        extern "C" fn $rooms(first: u32, tag: u32, other: u32) -> u32 {
+            table::rooms::<$family>(first, tag, other)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $both() -> u32 {
+            table::add_both::<$family>().into()
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
         extern "C" fn $resolve(skb: *mut __sk_buff, line: u32) -> u32 {
             flow::resolve::<$family, Skb>(Skb(skb), line).number()
         }
@@ -108,8 +126,8 @@ macro_rules! steps {
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $enroll(line: u32) -> u32 {
-            begin::enroll::<$family>(line).number()
+        extern "C" fn $enroll(line: u32, done: u32) -> u32 {
+            begin::enroll::<$family>(line, done != 0).number()
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -146,7 +164,9 @@ steps!(
     WORK4,
     mesh_find4,
     mesh_yields4,
+    mesh_rooms4,
     mesh_add4,
+    mesh_both4,
     mesh_resolve4,
     mesh_beside4,
     mesh_choice4,
@@ -163,7 +183,9 @@ steps!(
     WORK6,
     mesh_find6,
     mesh_yields6,
+    mesh_rooms6,
     mesh_add6,
+    mesh_both6,
     mesh_resolve6,
     mesh_beside6,
     mesh_choice6,

@@ -1,13 +1,17 @@
 //! The table of flows, as programs look into it and write to it (`mesh_ebpf_common::table`).
 
-use super::{clock::now, ip::Ip, work::Steps};
+use super::{
+    clock::now,
+    ip::Ip,
+    work::{Steps, Work, work},
+};
 use crate::{
     atomic,
     maps::{EVICTED, config},
 };
 use core::{arch::asm, ptr::copy_nonoverlapping};
 use mesh_ebpf_common::{
-    Flow, FlowKey, direction, mode,
+    Config, Flow, FlowKey, direction, mode,
     table::{Entry, Head, LINES, Place, WAYS, mark, readiness},
 };
 
@@ -148,34 +152,66 @@ pub fn add<A: Steps>(key: *const FlowKey<A>, flow: *const Flow<A>, kept: u32) ->
     }
     let there = A::locate(key, end_of(flow.bits)) != NOWHERE;
     let line = if there { THERE } else { A::yields(first, kept) };
-    if line != THERE
-        && let Some(entry) = A::flows(line)
+    if line != THERE {
+        put(head, line, place.tag, key, flow, config);
+    }
+    unlock(head);
+    line
+}
+
+/// Writes both directions of the flow at hand down at once, and says whether it did. It does not when one of them may be
+/// there, when they are in two sets, or when it does not get the lock: each is for [`add`] then.
+#[inline(always)]
+pub fn add_both<A: Steps>() -> bool {
+    let (Some(config), Some(work)) = (config(), work::<A>()) else { return false };
+    let Work { packet, back, flow, reply, .. } = work;
+    if flow.bits & direction::HANDED != 0 {
+        return false;
+    }
+    let (there, again) =
+        (Place::of(&packet.key, config.sets, config.seed), Place::of(back, config.sets, config.seed));
+    let first = there.sets[0] * LINES;
+    if again.sets[1] != there.sets[0] || A::locate(back, end::SOURCE) != NOWHERE {
+        return false;
+    }
+    let Some(head) = head::<A>(first) else { return false };
+    if !lock(head) {
+        return false;
+    }
+    let ways = A::rooms(first, there.tag, again.tag);
+    if ways != NOWHERE {
+        put(head, first + opaque(ways >> 8), again.tag, back, reply, config);
+        put(head, first + opaque(ways & 0xff), there.tag, &packet.key, flow, config);
+    }
+    unlock(head);
+    ways != NOWHERE
+}
+
+/// Writes a flow to a line of a set that is locked.
+#[inline(always)]
+fn put<A: Ip>(head: *mut Head, line: u32, tag: u32, key: &FlowKey<A>, flow: &Flow<A>, config: &Config) {
+    let Some(entry) = A::flows(line) else { return };
+    let (at, new) = (mark_of(head, line), mark(tag, flow.bits, now()));
+    let ordered = config.mode & mode::ORDERED != 0;
+    if read(at) != 0
+        && let Some(count) = EVICTED.get_ptr_mut(0)
     {
-        let (at, new) = (mark_of(head, line), mark(place.tag, flow.bits, now()));
-        let ordered = config.mode & mode::ORDERED != 0;
-        if read(at) != 0
-            && let Some(count) = EVICTED.get_ptr_mut(0)
-        {
-            // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
-            unsafe { *count += 1 };
-        }
-        if ordered {
-            write(at, 0)
-        } else {
-            atomic::publish(at, 0)
-        }
-        in_order();
-        // SAFETY: a line of the map, which nobody else writes to: its set is locked, and no mark leads to it.
-        unsafe {
-            copy_nonoverlapping(key, &raw mut (*entry).key, 1);
-            copy_nonoverlapping(flow, &raw mut (*entry).flow, 1);
-        }
-        in_order();
-        if ordered { write(at, new) } else { atomic::publish(at, new) }
+        // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
+        unsafe { *count += 1 };
+    }
+    if ordered {
+        write(at, 0)
+    } else {
+        atomic::publish(at, 0)
     }
     in_order();
-    write(mark_of(head, 0), 0);
-    line
+    // SAFETY: a line of the map, which nobody else writes to: its set is locked, and no mark leads to it.
+    unsafe {
+        copy_nonoverlapping(key, &raw mut (*entry).key, 1);
+        copy_nonoverlapping(flow, &raw mut (*entry).flow, 1);
+    }
+    in_order();
+    if ordered { write(at, new) } else { atomic::publish(at, new) }
 }
 
 #[inline(always)]
@@ -189,6 +225,12 @@ fn lock(head: *mut Head) -> bool {
     false
 }
 
+#[inline(always)]
+fn unlock(head: *mut Head) {
+    in_order();
+    write(mark_of(head, 0), 0);
+}
+
 /// The line of a set that makes room for another flow. Inlined, the verifier would follow each choice to its end.
 #[inline(always)]
 pub fn yields<A: Ip>(first: u32, kept: u32) -> u32 {
@@ -197,12 +239,41 @@ pub fn yields<A: Ip>(first: u32, kept: u32) -> u32 {
     for way in 1..=WAYS {
         // What is kept and the lesser of two go by arithmetic: these are choices that a processor does not foresee.
         let other = (first + way) ^ kept;
-        let ready =
-            (1 + readiness(read(mark_of(head, way)), now)) << 4 & sign(other | other.wrapping_neg()) | way;
-        let more = ready.wrapping_sub(best);
-        best = best.wrapping_add(more & !sign(more));
+        let ready = ready(read(mark_of(head, way)), now) & sign(other | other.wrapping_neg()) | way;
+        best += more(ready, best);
     }
     first + (best & (LINES - 1))
+}
+
+/// The two ways of a set that make room for other flows, the second in the second byte; [`NOWHERE`] when a flow has one
+/// of these tags, and so may be what is to be written down.
+#[inline(always)]
+pub fn rooms<A: Ip>(first: u32, tag: u32, other: u32) -> u32 {
+    let Some(head) = head::<A>(first) else { return NOWHERE };
+    let (now, mut best, mut second, mut alike) = (now(), 0, 0, 0);
+    for way in 1..=WAYS {
+        let mark = read(mark_of(head, way));
+        let ready = ready(mark, now) | way;
+        let better = more(ready, best);
+        best += better;
+        second += more(ready - better, second);
+        // Less than 0 where all bits of a tag are alike.
+        alike |= ((mark ^ tag) >> 16).wrapping_sub(1) | ((mark ^ other) >> 16).wrapping_sub(1);
+    }
+    if alike >> 31 != 0 { NOWHERE } else { (second & (LINES - 1)) << 8 | best & (LINES - 1) }
+}
+
+/// How readily a flow makes room, above the bits that its way has.
+#[inline(always)]
+fn ready(mark: u32, now: u32) -> u32 {
+    (1 + readiness(mark, now)) << 4
+}
+
+/// By how much `one` is more than `other`, both far from the highest number.
+#[inline(always)]
+fn more(one: u32, other: u32) -> u32 {
+    let more = one.wrapping_sub(other);
+    more & !sign(more)
 }
 
 /// All ones where the highest bit is one, else 0.

@@ -139,10 +139,13 @@ fn decide<A: Steps>(skb: Skb, packet: &Packet<A>, config: &Config, line: u32) ->
         return act;
     }
     match A::open(skb, line) {
-        Act::SEND => match A::enroll(line) {
-            Act::BEGIN => found::<A>(skb, line),
-            act => act,
-        },
+        Act::SEND => {
+            let done = A::add_both();
+            match A::enroll(line, done) {
+                Act::BEGIN => found::<A>(skb, line),
+                act => act,
+            }
+        }
         act => act,
     }
 }

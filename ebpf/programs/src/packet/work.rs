@@ -50,6 +50,10 @@ pub trait Steps: Ip {
     fn locate(key: &FlowKey<Self>, ends: u32) -> u32;
     /// The line that makes room for another flow (`table::yields`).
     fn yields(first: u32, kept: u32) -> u32;
+    /// The two ways of a set that make room for both directions of a flow (`table::rooms`).
+    fn rooms(first: u32, tag: u32, other: u32) -> u32;
+    /// Writes both directions of its flow down in the table, if nothing is in their way (`table::add_both`).
+    fn add_both() -> bool;
     /// Writes a flow down in the table (`table::add`).
     fn add(key: &FlowKey<Self>, flow: &Flow<Self>, kept: u32) -> u32;
     /// What becomes of its packet, when its flow is known (`flow::resolve`).
@@ -60,8 +64,8 @@ pub trait Steps: Ip {
     fn choice() -> Act;
     /// Makes a flow of it (`begin::open`).
     fn open(skb: Skb, line: u32) -> Act;
-    /// Writes that flow down (`begin::enroll`).
-    fn enroll(line: u32) -> Act;
+    /// Writes that flow down, if that is not done (`begin::enroll`).
+    fn enroll(line: u32, done: bool) -> Act;
     /// Adds what is missing of a flow (`flow::complete`).
     fn complete();
     /// Holds the place of its answers (`guest::welcome`).
