@@ -1,8 +1,9 @@
 //! Ports that are published on the addresses of a link.
 
-use crate::setup::{Plane, ip, one_in_each, start, until_met};
+use crate::setup::{Plane, findings, ip, one_in_each, start, until_met};
 use anyhow::ensure;
 use mesh_integration::{BOUND, until, whoami_from};
+use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
 
 /// Another address of a host's network.
@@ -30,6 +31,9 @@ pub(crate) async fn ports_follow_the_addresses_of_a_link(plane: &Plane) {
     let node = mesh.lab.node(3).clone();
     ip(&node, "link add other type bridge");
     ip(&node, "link set other up");
+    let told = findings(&mesh, 3, "publish").unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((&told[0]["level"], &told[0]["found"]), (&json!("ok"), &json!("on the addresses of eth0")));
     for address in mesh.lab.address(3).into_iter().take(containers[0].addresses.len()) {
         let own = mesh.lab.client_address(0)[usize::from(address.is_ipv6())];
         let (bits, new) = (if address.is_ipv4() { 24 } else { 64 }, beside(address));

@@ -73,6 +73,8 @@ pub struct Wanted {
     pub dynamic_ports: Option<PortRange>,
     /// Sockets.
     pub listening: Vec<Listening>,
+    /// Links on whose addresses ports are published.
+    pub interfaces: Vec<String>,
     /// Where the agent keeps its state.
     pub data_dir: Option<PathBuf>,
 }
@@ -123,6 +125,7 @@ impl Wanted {
             vips: config.vip_cidr.clone(),
             dynamic_ports: Some(config.dynamic_ports),
             listening,
+            interfaces: config.publish.interfaces.clone(),
             data_dir: config.cluster.data_dir.clone(),
         }
     }
@@ -153,6 +156,7 @@ impl Wanted {
                 at("dns.listen", 53, "UDP"),
                 at("metrics.listen", Config::METRICS_PORT, "TCP"),
             ],
+            interfaces: Vec::new(),
             data_dir: None,
         }
     }
@@ -249,6 +253,8 @@ pub struct Facts {
     pub conntrack: Result<Usage, String>,
     /// Sockets in the way.
     pub held: Vec<Held>,
+    /// Links by name, with how many addresses each has, or why they cannot be read.
+    pub links: Result<BTreeMap<String, usize>, String>,
     /// Rules of everybody, or why they cannot be read.
     pub ruleset: Result<Ruleset, String>,
     /// Tables of the old iptables, which nf_tables does not show.

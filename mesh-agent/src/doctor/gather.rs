@@ -14,6 +14,7 @@ use crate::sys::{
     vxlan::{self, LinkKind},
 };
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
@@ -49,6 +50,7 @@ pub fn gather(wanted: Wanted, agent: bool) -> Facts {
         sysctls: SYSCTLS.into_iter().filter_map(|key| sysctl(key).map(|value| (key, value))).collect(),
         conntrack: Conntrack::open().and_then(|mut table| table.usage()).map_err(|e| e.to_string()),
         held: held.collect(),
+        links: links().map_err(|e| e.to_string()),
         ruleset: ruleset::read(super::judge::BRIDGE).map_err(|e| e.to_string()),
         legacy_tables: ["ip", "ip6"]
             .iter()
@@ -74,6 +76,14 @@ pub fn gather(wanted: Wanted, agent: bool) -> Facts {
         kernel: release,
         wanted,
     }
+}
+
+/// The links, by name, and how many addresses each has.
+fn links() -> io::Result<BTreeMap<String, usize>> {
+    let mut rtnl = Rtnl::open()?;
+    let (links, addresses) = (rtnl.links()?, rtnl.addresses()?);
+    let count = |index| addresses.iter().filter(|address| address.link == index).count();
+    Ok(links.into_iter().map(|link| (link.name, count(link.index))).collect())
 }
 
 /// The devices, by name, with the program of the eBPF data plane.

@@ -27,6 +27,7 @@ fn good() -> Facts {
             vips: vec!["10.96.0.0/16".parse().unwrap()],
             dynamic_ports: PortRange::new(30_000, 32_767).ok(),
             listening: vec![listening("dns.listen", "0.0.0.0:53")],
+            interfaces: Vec::new(),
             data_dir: None,
         },
         agent: false,
@@ -48,6 +49,7 @@ fn good() -> Facts {
         .into(),
         conntrack: Ok(Usage { entries: 10, max: 1_000 }),
         held: Vec::new(),
+        links: Ok([("eth0".to_owned(), 2), ("eth1".to_owned(), 0), ("lo".to_owned(), 1)].into()),
         ruleset: Ok(Ruleset::default()),
         legacy_tables: Vec::new(),
         vxlans: vec![Vxlan { name: "mesh-vx".into(), vni: Some(77), port: 4789 }],
@@ -110,6 +112,37 @@ fn a_good_host_has_no_trouble_and_every_check_speaks() {
         "forward-policy",
     ];
     assert_eq!(checks, all);
+}
+
+#[test]
+fn links_that_ports_are_published_on() {
+    let of = |names: &[&str]| {
+        let mut facts = good();
+        facts.wanted.interfaces = names.iter().map(|name| (*name).to_owned()).collect();
+        let found = judge(&facts).into_iter().filter(|finding| finding.check == "publish");
+        found.map(|finding| (finding.found, finding.fix)).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&[]), []);
+    assert_eq!(of(&["eth0", "lo"]), [("on the addresses of eth0, lo".to_owned(), None)]);
+    let trouble = |found: &str, fix: &str| (found.to_owned(), Some(fix.to_owned()));
+    assert_eq!(
+        of(&["eth1", "eth0", "wg7"]),
+        [
+            trouble(
+                "publish.interfaces: eth1 has no address: no port is published there until it does",
+                "ip address add ADDRESS/PREFIX dev eth1"
+            ),
+            trouble(
+                "publish.interfaces: wg7 is not here: no port is published there until it is",
+                "name a link that has an address: eth0, lo"
+            ),
+        ]
+    );
+    let unread = troubles(|f| {
+        f.wanted.interfaces = vec!["eth0".into()];
+        f.links = Err("no".into());
+    });
+    assert_eq!(unread[0].0, "publish");
 }
 
 #[test]

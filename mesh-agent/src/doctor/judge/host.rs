@@ -1,4 +1,4 @@
-//! Kernel parameters, the conntrack table, ports, VXLAN devices, routes.
+//! Kernel parameters, the conntrack table, ports, links, VXLAN devices, routes.
 
 use super::{BRIDGE, DEVICE, VNI};
 use crate::{
@@ -17,6 +17,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
     findings.push(conntrack(facts));
     findings.push(dynamic_ports(facts));
     ports(facts, findings);
+    publish(facts, findings);
     vxlan(facts, findings);
     routes(facts, findings);
 }
@@ -148,6 +149,39 @@ fn ports(facts: &Facts, findings: &mut Vec<Finding>) {
     if held.is_empty() {
         let own = if facts.agent { "free, or the running agent's" } else { "free" };
         findings.push(Finding::ok("ports", format!("{} sockets: {own}", facts.wanted.listening.len())));
+    }
+}
+
+/// A link may come later, as one of a VPN does: the agent waits for it.
+fn publish(facts: &Facts, findings: &mut Vec<Finding>) {
+    let wanted = &facts.wanted.interfaces;
+    if wanted.is_empty() {
+        return;
+    }
+    let links = match &facts.links {
+        Ok(links) => links,
+        Err(why) => {
+            let found = format!("links cannot be read: {why}");
+            findings.push(Finding::with_fix("publish", Level::Warn, found, "sudo mesh-agent doctor"));
+            return;
+        }
+    };
+    let before = findings.len();
+    for name in wanted {
+        let (what, until, fix) = match links.get(name) {
+            Some(1..) => continue,
+            Some(0) => ("has no address", "does", format!("ip address add ADDRESS/PREFIX dev {name}")),
+            None => {
+                let there = links.iter().filter(|(_, addresses)| **addresses > 0);
+                let there: Vec<&str> = there.map(|(name, _)| name.as_str()).collect();
+                ("is not here", "is", format!("name a link that has an address: {}", there.join(", ")))
+            }
+        };
+        let found = format!("publish.interfaces: {name} {what}: no port is published there until it {until}");
+        findings.push(Finding::with_fix("publish", Level::Warn, found, fix));
+    }
+    if findings.len() == before {
+        findings.push(Finding::ok("publish", format!("on the addresses of {}", wanted.join(", "))));
     }
 }
 
