@@ -107,7 +107,7 @@ pub(crate) const GROUPS: &[Group] = &[
         400,
         &["nftables::an_outside_client", "nftables::everybody", "--skip", "ebpf"],
     ),
-    long("sealed_mesh", Binary::Test("lab_mesh"), 900, &["sealed::"]),
+    long("sealed_mesh", Binary::Test("lab_mesh"), 1800, &["sealed::"]),
     // The guests have no `iptables` by that name.
     long("lab_mesh", Binary::Test("lab_mesh"), 1200, &["--skip", "what_docker_drops"]),
     long("overlay", Binary::Test("overlay"), 1200, &[]),

@@ -33,9 +33,9 @@ use reach::{
 };
 use serde_json::Value;
 use setup::{
-    EBPF, EBPF_AND_NFTABLES, EBPF_DIRECT, EBPF_DIRECT_AND_NFTABLES, EBPF_DIRECT_NATIVE, EBPF_NATIVE,
-    EBPF_SEALED, IPVS, IPVS_SEALED, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE, USERSPACE_OVERLAY, mirror,
-    mirrored, one_in_each, pinned, start, until_met,
+    EBPF, EBPF_AND_NFTABLES, EBPF_DIRECT, EBPF_DIRECT_AND_NFTABLES, EBPF_DIRECT_NATIVE, EBPF_DIRECT_SEALED,
+    EBPF_NATIVE, EBPF_SEALED, IPVS, IPVS_SEALED, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE,
+    USERSPACE_OVERLAY, mirror, mirrored, one_in_each, pinned, start, until_met,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -97,6 +97,12 @@ on! { NFTABLES_SEALED, nftables_sealed:
 
 on! { EBPF_SEALED, ebpf_sealed:
     everybody_reaches_everything,
+    between_nodes_nothing_is_in_plain,
+}
+
+on! { EBPF_DIRECT_SEALED, ebpf_direct_sealed:
+    answers_pass_the_ingress_node_by,
+    a_connection_outlives_changes_and_is_reset_on_both_sides,
     between_nodes_nothing_is_in_plain,
 }
 

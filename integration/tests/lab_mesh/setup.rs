@@ -123,6 +123,7 @@ pub(crate) const EBPF_SEALED: Plane = Plane {
     sealed: true,
     ..EBPF
 };
+pub(crate) const EBPF_DIRECT_SEALED: Plane = Plane { direct: true, ..EBPF_SEALED };
 pub(crate) const IPVS_SEALED: Plane = Plane {
     config: "data_plane: ipvs\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
              overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"], encryption: wireguard}\n",
