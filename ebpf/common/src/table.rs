@@ -13,7 +13,8 @@
 //! down writes the mark last, and who removes one exchanges the mark that was seen for 0.
 //!
 //! The kernel's own table with LRU has one memory for keys and another for its list of what was used last; with it a
-//! flow took more than twice as long to begin, and under a flood of beginnings drops what is open as readily as what was just begun.
+//! flow took more than twice as long to begin, and under a flood of beginnings it drops what is open as readily as what was
+//! just begun.
 
 use crate::{Flow, FlowKey, V4, V6, direction};
 

@@ -316,6 +316,18 @@ impl Bed {
         device: Device,
         bytes: &[u8],
         gso: u32,
+        from: (u32, u32),
+    ) -> (Outcome, u32) {
+        self.netns.run(|| self.run_here(way, device, bytes, gso, from))
+    }
+
+    /// The same by a thread that is in the bed's namespace.
+    pub(crate) fn run_here(
+        &self,
+        way: Way,
+        device: Device,
+        bytes: &[u8],
+        gso: u32,
         (mark, came): (u32, u32),
     ) -> (Outcome, u32) {
         let name = if way == Way::In { "tc_ingress" } else { "tc_egress" };
@@ -331,7 +343,7 @@ impl Bed {
         let mut options = TestRunOptions::new();
         (options.data_in, options.data_out) = (Some(bytes), Some(&mut out[..]));
         (options.ctx_in, options.ctx_out) = (Some(&context[..]), Some(&mut left[..]));
-        let result = self.netns.run(|| program.test_run(options)).unwrap();
+        let result = program.test_run(options).unwrap();
         out.truncate(result.data_size_out as usize);
         let mark = left[8..12].try_into().map(u32::from_ne_bytes).unwrap();
         (Outcome { verdict: result.return_value.cast_signed(), bytes: out }, mark)

@@ -16,6 +16,7 @@ mod maps;
 mod netns;
 mod packet;
 mod plan;
+mod race;
 mod shapes;
 mod state;
 #[path = "../socket/tables.rs"]

@@ -8,12 +8,7 @@ use crate::{
 };
 use mesh_ebpf::common::{Drop, direction, mode, state, table};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use std::{
-    hint,
-    net::IpAddr,
-    sync::atomic::{AtomicUsize, Ordering::SeqCst},
-    thread,
-};
+use std::net::IpAddr;
 
 /// A client of a port of the VIP, and the backend's answers.
 struct Talk<'a> {
@@ -142,68 +137,6 @@ fn tcp_ends_by_fins_and_by_resets() {
         elsewhere(&again);
         on_each_cpu(|| elsewhere(&more));
         bed.set("slots", container, container);
-    }
-}
-
-#[test]
-fn a_flow_that_two_cpus_begin_at_once_is_one() {
-    let Some(mut bed) = Bed::with(1 << 15) else { return };
-    let may = sched_getaffinity(None).unwrap();
-    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| may.is_set(*cpu)).take(2).collect();
-    if cpus.len() < 2 {
-        eprintln!("SKIPPED: one processor begins no two flows at once");
-        return;
-    }
-    for (plan, others) in Plan::both().iter().flat_map(|plan| [(plan, false), (plan, true)]) {
-        let backends = [port::CONTAINER, port::REMOTE].map(|number| bed.served(plan, number, 6));
-        if others {
-            // The two CPUs choose different backends.
-            bed.takes_turns(plan, port::CONTAINER, backends);
-        }
-        let active = |bed: &Bed| backends.map(|backend| bed.counts(backend).1.active).iter().sum::<i64>();
-        let (before, mut begun, mut lost) = (active(&bed), 0, bed.dropped(Drop::Full));
-        let talks: Vec<Talk<'_>> = (0..FLOWS).map(|_| Talk::new(&bed, plan, port::CONTAINER)).collect();
-        // A barrier that sleeps would have one of the two be late.
-        let arrived = AtomicUsize::new(0);
-        let [one, other] = thread::scope(|scope| {
-            let both = [cpus[0], cpus[1]].map(|cpu| scope.spawn(begin(cpu, &talks, &arrived)));
-            both.map(|thread| thread.join().unwrap())
-        });
-        for (talk, outcomes) in talks.iter().zip(one.iter().zip(&other).map(<[_; 2]>::from)) {
-            // Who has the lock may be interrupted for longer than the other asks for it.
-            lost += outcomes.map(|outcome| u64::from(outcome.verdict == SHOT)).iter().sum::<u64>();
-            let mut through = outcomes.into_iter().filter(|outcome| outcome.verdict != SHOT);
-            let Some(first) = through.next() else { continue };
-            assert!(through.all(|other| other == first), "two backends: {outcomes:?}");
-            begun += 1;
-            let here = first.bytes == talk.request(SYN).between(talk.client, talk.backend).hop().bytes();
-            let backend = if here { talk.backend } else { (plan.remote, port::BACKEND) };
-            let answer = arriving(Way::In, Device::Mesh, &tcp(backend, talk.client, SYN | ACK));
-            assert_eq!(bed.bits(&answer), Some(direction::REPLY), "its answers come back");
-        }
-        assert_eq!((active(&bed), bed.dropped(Drop::Full)), (before + begun, lost));
-        assert!(begun > FLOWS / 2, "{begun} flows");
-    }
-}
-
-/// How many flows two CPUs begin.
-const FLOWS: i64 = 1000;
-
-/// Begins flows on a CPU, each when another CPU does.
-fn begin(cpu: usize, talks: &[Talk<'_>], arrived: &AtomicUsize) -> impl FnOnce() -> Vec<Outcome> {
-    move || {
-        let mut one = CpuSet::new();
-        one.set(cpu);
-        sched_setaffinity(None, &one).unwrap();
-        let run = |(number, talk): (usize, &Talk<'_>)| {
-            let request = talk.request(SYN);
-            arrived.fetch_add(1, SeqCst);
-            while arrived.load(SeqCst) < 2 * (number + 1) {
-                hint::spin_loop();
-            }
-            talk.bed.run(Way::In, Device::Nic, &request)
-        };
-        talks.iter().enumerate().map(run).collect()
     }
 }
 

@@ -11,7 +11,7 @@ const FLOWS: u32 = 10_000;
 /// As many as it has: 547 sets (`table::sets` of 4,096 directions), in each seven with both directions and half of one.
 const MOST: u64 = 547 * 8;
 /// Counts are put right every few seconds, and only when several looks agree.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SEVERAL_LOOKS: Duration = Duration::from_secs(60);
 
 /// What is counted comes down to what the table holds, and what it holds stays counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -39,7 +39,7 @@ async fn flows_that_a_full_table_forgot_are_open_no_more() {
     assert!(most > MOST, "{most}: the table cannot hold so many");
     let (mut flow, _) = w.reach(1, &kept).await;
     let counted = |put: &mut Fixture| open(put, Protocol::Udp) <= MOST;
-    w.until_within(PATIENCE, "only flows of the table are counted", counted).await;
+    w.until_within(SEVERAL_LOOKS, "only flows of the table are counted", counted).await;
     w.still(&mut flow, "b").await;
     assert_eq!(open(&mut w.put, Protocol::Tcp), 1);
 }

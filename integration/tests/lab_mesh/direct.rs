@@ -84,7 +84,7 @@ async fn serve(mesh: &mut HostMesh, containers: &[Container]) {
 }
 
 /// Waits until a node has heard of so many others that take flows as they come.
-async fn knows_direct(mesh: &HostMesh, node: usize, wanted: &[&str]) {
+pub(crate) async fn knows_direct(mesh: &HostMesh, node: usize, wanted: &[&str]) {
     until("the nodes say what they take", BOUND, || async {
         let (_, list) = mesh.node(node).admin("/v1/nodes").await?;
         let all = list["nodes"].as_array().cloned().unwrap_or_default();

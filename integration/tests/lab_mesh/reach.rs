@@ -1,5 +1,6 @@
 //! Who reaches what, by which way, and what is seen of it in between.
 
+use crate::direct::knows_direct;
 use crate::setup::{Plane, mirror, mirrored, one_in_each, start, until_met};
 use anyhow::ensure;
 use mesh_integration::{
@@ -81,6 +82,9 @@ pub(crate) async fn between_nodes_nothing_is_in_plain(plane: &Plane) {
     let (mut mesh, containers) = start(plane).await;
     let service = one_in_each(&mut mesh, &containers, "tcp", "8080:8000", 8000);
     mesh.write_service_file("whoami.yaml", &format!("services:\n{service}")).unwrap();
+    for node in (1..=3).filter(|_| plane.direct) {
+        knows_direct(&mesh, node, &["node-1", "node-2", "node-3"]).await;
+    }
     let plain =
         Capture::start(mesh.lab.hub(), "udp port 4789 or net 10.244.0.0/16 or net fd44::/48").unwrap();
     let sealed = Capture::start(mesh.lab.hub(), "udp portrange 7948-7949").unwrap();

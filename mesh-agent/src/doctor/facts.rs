@@ -253,7 +253,7 @@ pub struct Facts {
     pub conntrack: Result<Usage, String>,
     /// Sockets in the way.
     pub held: Vec<Held>,
-    /// Links by name, with how many addresses each has, or why they cannot be read.
+    /// Links by name, with how many addresses each has that are not link-local, or why they cannot be read.
     pub links: Result<BTreeMap<String, usize>, String>,
     /// Rules of everybody, or why they cannot be read.
     pub ruleset: Result<Ruleset, String>,

@@ -134,7 +134,7 @@ fn links_that_ports_are_published_on() {
             ),
             trouble(
                 "publish.interfaces: wg7 is not here: no port is published there until it is",
-                "name a link that has an address: eth0, lo"
+                "bring it up, or name one of eth0, eth1, lo"
             ),
         ]
     );

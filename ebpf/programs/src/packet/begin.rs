@@ -113,7 +113,7 @@ fn admitted(config: &Config) -> bool {
     config.new_flows == 0 || pace.flows <= config.new_flows
 }
 
-/// Makes a flow to the chosen backend of a packet.
+/// Makes a flow to the chosen backend of a packet, with its answers and their key, in [`Work`].
 #[inline(always)]
 pub fn open<A: Steps>(skb: Skb, line: u32) -> Act {
     let (Some(config), Some(work), Some(rewrite)) = (config(), work::<A>(), rewrite::<A>(line)) else {
@@ -209,14 +209,25 @@ fn write_down<A: Steps>(
     }
     match A::add(&packet.key, flow, answers) {
         line @ (NOWHERE | THERE) => {
-            if new {
+            // The same a moment later: it may have found these answers and go by them.
+            if new && !(line == THERE && goes_by(&packet.key, back)) {
                 remove(back, end::DESTINATION);
             }
-            // The same a moment later.
             if line == THERE { Act::BEGIN } else { Act::drop(Drop::Full) }
         }
         _ => Act::SEND,
     }
+}
+
+/// Whether the flow of a client's key is there and has these answers.
+#[inline(always)]
+fn goes_by<A: Steps>(key: &FlowKey<A>, back: &FlowKey<A>) -> bool {
+    find(key, end::SOURCE).is_some_and(|Found { flow, .. }| {
+        flow.destination.is(back.source)
+            && flow.destination_port == back.source_port
+            && flow.source.is(back.destination)
+            && flow.source_port == back.destination_port
+    })
 }
 
 /// Whether answers come back only to an address of this node.
@@ -262,8 +273,8 @@ fn claim<A: Steps>(
     for _ in 0..TRIES {
         match find(back, end::EITHER) {
             None => match A::add(back, reply, NOWHERE) {
-                // Another CPU was here first.
-                THERE => {}
+                // Another CPU was here first: maybe with the same.
+                THERE => continue,
                 line => return (line, line != NOWHERE),
             },
             Some(Found { line, flow: taken }) => {

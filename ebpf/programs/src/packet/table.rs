@@ -160,7 +160,8 @@ pub fn add<A: Steps>(key: *const FlowKey<A>, flow: *const Flow<A>, kept: u32) ->
 }
 
 /// Writes both directions of the flow at hand down at once, and says whether it did. It does not when one of them may be
-/// there, when they are in two sets, or when it does not get the lock: each is for [`add`] then.
+/// there, when they are in two sets, when it does not get the lock, or when a flow that is handed on has no answers here:
+/// each is for [`add`] then.
 #[inline(always)]
 pub fn add_both<A: Steps>() -> bool {
     let (Some(config), Some(work)) = (config(), work::<A>()) else { return false };
@@ -168,20 +169,20 @@ pub fn add_both<A: Steps>() -> bool {
     if flow.bits & direction::HANDED != 0 {
         return false;
     }
-    let (there, again) =
+    let (place, answers) =
         (Place::of(&packet.key, config.sets, config.seed), Place::of(back, config.sets, config.seed));
-    let first = there.sets[0] * LINES;
-    if again.sets[1] != there.sets[0] || A::locate(back, end::SOURCE) != NOWHERE {
+    let first = place.sets[0] * LINES;
+    if answers.sets[1] != place.sets[0] || A::locate(back, end::SOURCE) != NOWHERE {
         return false;
     }
     let Some(head) = head::<A>(first) else { return false };
     if !lock(head) {
         return false;
     }
-    let ways = A::rooms(first, there.tag, again.tag);
+    let ways = A::rooms(first, place.tag, answers.tag);
     if ways != NOWHERE {
-        put(head, first + opaque(ways >> 8), again.tag, back, reply, config);
-        put(head, first + opaque(ways & 0xff), there.tag, &packet.key, flow, config);
+        put(head, first + opaque(ways >> 8), answers.tag, back, reply, config);
+        put(head, first + opaque(ways & 0xff), place.tag, &packet.key, flow, config);
     }
     unlock(head);
     ways != NOWHERE
@@ -239,8 +240,8 @@ pub fn yields<A: Ip>(first: u32, kept: u32) -> u32 {
     for way in 1..=WAYS {
         // What is kept and the lesser of two go by arithmetic: these are choices that a processor does not foresee.
         let other = (first + way) ^ kept;
-        let ready = ready(read(mark_of(head, way)), now) & sign(other | other.wrapping_neg()) | way;
-        best += more(ready, best);
+        let this = ready(read(mark_of(head, way)), now) & sign(other | other.wrapping_neg()) | way;
+        best += more(this, best);
     }
     first + (best & (LINES - 1))
 }
@@ -252,13 +253,13 @@ pub fn rooms<A: Ip>(first: u32, tag: u32, other: u32) -> u32 {
     let Some(head) = head::<A>(first) else { return NOWHERE };
     let (now, mut best, mut second, mut alike) = (now(), 0, 0, 0);
     for way in 1..=WAYS {
-        let mark = read(mark_of(head, way));
-        let ready = ready(mark, now) | way;
-        let better = more(ready, best);
+        let held = read(mark_of(head, way));
+        let this = ready(held, now) | way;
+        let better = more(this, best);
         best += better;
-        second += more(ready - better, second);
+        second += more(this - better, second);
         // Less than 0 where all bits of a tag are alike.
-        alike |= ((mark ^ tag) >> 16).wrapping_sub(1) | ((mark ^ other) >> 16).wrapping_sub(1);
+        alike |= ((held ^ tag) >> 16).wrapping_sub(1) | ((held ^ other) >> 16).wrapping_sub(1);
     }
     if alike >> 31 != 0 { NOWHERE } else { (second & (LINES - 1)) << 8 | best & (LINES - 1) }
 }
@@ -272,8 +273,8 @@ fn ready(mark: u32, now: u32) -> u32 {
 /// By how much `one` is more than `other`, both far from the highest number.
 #[inline(always)]
 fn more(one: u32, other: u32) -> u32 {
-    let more = one.wrapping_sub(other);
-    more & !sign(more)
+    let by = one.wrapping_sub(other);
+    by & !sign(by)
 }
 
 /// All ones where the highest bit is one, else 0.

@@ -172,9 +172,8 @@ fn publish(facts: &Facts, findings: &mut Vec<Finding>) {
             Some(1..) => continue,
             Some(0) => ("has no address", "does", format!("ip address add ADDRESS/PREFIX dev {name}")),
             None => {
-                let there = links.iter().filter(|(_, addresses)| **addresses > 0);
-                let there: Vec<&str> = there.map(|(name, _)| name.as_str()).collect();
-                ("is not here", "is", format!("name a link that has an address: {}", there.join(", ")))
+                let there: Vec<&str> = links.keys().map(String::as_str).collect();
+                ("is not here", "is", format!("bring it up, or name one of {}", there.join(", ")))
             }
         };
         let found = format!("publish.interfaces: {name} {what}: no port is published there until it {until}");
