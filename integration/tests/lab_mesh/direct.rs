@@ -1,12 +1,13 @@
 //! With eBPF and answers that go straight to clients: by which way they come, and what becomes of connections.
 
 use crate::setup::{Container, Plane, one_in_each, pinned, start, until_met};
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use mesh_integration::{BOUND, HostMesh, echo, lab::Capture, until, whoami_from};
 use std::{
     collections::BTreeSet,
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::Duration,
 };
 
 /// Answers in the name of a node's published ports, on all links of another.
@@ -15,9 +16,46 @@ fn answers(mesh: &HostMesh, node: u8, at: IpAddr) -> Capture {
     Capture::start(mesh.lab.node(node), &filter).unwrap()
 }
 
+/// A node does as it says a moment after it says it, and flows that begin before go the other way: waits until an outside
+/// client's do as `seen` says.
+async fn settled(mesh: &HostMesh, at: IpAddr, seen: [u8; 2]) {
+    let captures = [1, 2, 3].map(|node| answers(mesh, node, at));
+    let own = mesh.lab.client_address(0)[usize::from(at.is_ipv6())];
+    until("answers go the way that nodes say", BOUND, || async {
+        let mut flows = Vec::new();
+        for _ in 0..6 {
+            let met = mesh.lab.client.within(whoami_from(own, (at, 8080).into())).await??;
+            flows.push((met.client, met.instance));
+        }
+        // What was captured is told a little later.
+        for _ in 0..50 {
+            flows.retain(|(client, instance)| {
+                let capture = &captures[usize::from(place(seen, instance)) - 1];
+                capture.lines().iter().filter(|line| goes_to(line, own, client.port())).count() < 2
+            });
+            if flows.is_empty() {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!("not those to {flows:?}")
+    })
+    .await;
+}
+
+/// The node that answers for an instance.
+fn place(seen: [u8; 2], instance: &str) -> u8 {
+    seen[usize::from(instance.ends_with("-2"))]
+}
+
+fn goes_to(line: &str, own: IpAddr, port: u16) -> bool {
+    line.contains(&format!(" > {own}.{port}: "))
+}
+
 /// An outside client asks both instances through a node, by TCP and UDP. The answers of each are seen on the node that
 /// `seen` says for it, those of every flow, and on no other.
 async fn asked(mesh: &HostMesh, at: IpAddr, seen: [u8; 2]) {
+    settled(mesh, at, seen).await;
     let captures = [1, 2, 3].map(|node| answers(mesh, node, at));
     let own = mesh.lab.client_address(0)[usize::from(at.is_ipv6())];
     // Each flow: its client's port, the instance that answered it, and how many answers the host sends itself. Those of an
@@ -41,18 +79,20 @@ async fn asked(mesh: &HostMesh, at: IpAddr, seen: [u8; 2]) {
     }
     let names: BTreeSet<&str> = flows.iter().map(|(_, instance, _)| instance.as_str()).collect();
     assert_eq!(names, BTreeSet::from(["echo-1", "echo-2", "whoami-1", "whoami-2"]), "all were asked");
-    let place = |instance: &str| seen[usize::from(instance.ends_with("-2"))];
+    let place = |instance: &str| place(seen, instance);
     // A client may take a port again that the connection before had.
     let wanted: BTreeSet<_> = flows.iter().map(|(port, instance, _)| (*port, place(instance))).collect();
     let told = |node: u8, port: &u16| {
-        let (capture, to) = (&captures[usize::from(node) - 1], format!(" > {own}.{port}: "));
-        capture.lines().into_iter().filter(|line| line.contains(&to)).collect::<Vec<_>>()
+        let lines = captures[usize::from(node) - 1].lines();
+        lines.into_iter().filter(|line| goes_to(line, own, *port)).collect::<Vec<_>>()
     };
     // What was captured is told a little later.
     until("answers were seen where they are sent", BOUND, || async {
         for (port, instance, least) in &flows {
-            let (node, lines) = (place(instance), told(place(instance), port));
-            ensure!(lines.len() >= *least, "answers of {instance} to port {port} on node {node}: {lines:?}");
+            let node = place(instance);
+            let all = [1, 2, 3].map(|node| told(node, port));
+            let count = all[usize::from(node) - 1].len();
+            ensure!(count >= *least, "{instance} to port {port}: {count} answers on node {node}: {all:?}");
         }
         anyhow::Ok(())
     })
