@@ -21,7 +21,7 @@ pub use load::{Load, Seen};
 pub use loopback::LoopbackNet;
 pub use mesh::{Mesh, MeshBuilder};
 pub use node::{DigAnswer, Node, Whoami, echo, http_get, whoami, whoami_from};
-pub use wait::{BOUND, at_most_now, until};
+pub use wait::{BOUND, at_most_now, until, within};
 
 /// The agent binary that cargo built beside the calling test.
 #[macro_export]

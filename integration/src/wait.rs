@@ -30,15 +30,27 @@ fn slow() -> u32 {
 pub async fn until<T, E: Display, F: Future<Output = Result<T, E>>>(
     what: &str,
     bound: Duration,
-    mut condition: impl FnMut() -> F,
+    condition: impl FnMut() -> F,
 ) -> T {
+    within(bound, condition).await.unwrap_or_else(|reason| {
+        let bound = at_this_pace(bound);
+        panic!("waited {bound:?} in vain until {what}: {reason}")
+    })
+}
+
+/// The same for who goes on without it.
+///
+/// # Errors
+/// The last reason, after `bound` at the machine's pace.
+pub async fn within<T, E, F: Future<Output = Result<T, E>>>(
+    bound: Duration,
+    mut condition: impl FnMut() -> F,
+) -> Result<T, E> {
     let (start, bound) = (tokio::time::Instant::now(), at_this_pace(bound));
     loop {
-        let reason = match condition().await {
-            Ok(value) => return value,
-            Err(reason) => reason.to_string(),
-        };
-        assert!(start.elapsed() < bound, "waited {bound:?} in vain until {what}: {reason}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        match condition().await {
+            Err(_) if start.elapsed() < bound => tokio::time::sleep(Duration::from_millis(20)).await,
+            done => return done,
+        }
     }
 }

@@ -1,13 +1,12 @@
 //! With eBPF and answers that go straight to clients: by which way they come, and what becomes of connections.
 
 use crate::setup::{Container, Plane, one_in_each, pinned, start, until_met};
-use anyhow::{bail, ensure};
-use mesh_integration::{BOUND, HostMesh, echo, lab::Capture, until, whoami_from};
+use anyhow::ensure;
+use mesh_integration::{BOUND, HostMesh, echo, lab::Capture, until, whoami_from, within};
 use std::{
     collections::BTreeSet,
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    time::Duration,
 };
 
 /// Answers in the name of a node's published ports, on all links of another.
@@ -28,17 +27,15 @@ async fn settled(mesh: &HostMesh, at: IpAddr, seen: [u8; 2]) {
             flows.push((met.client, met.instance));
         }
         // What was captured is told a little later.
-        for _ in 0..50 {
-            flows.retain(|(client, instance)| {
-                let capture = &captures[usize::from(place(seen, instance)) - 1];
-                capture.lines().iter().filter(|line| goes_to(line, own, client.port())).count() < 2
-            });
-            if flows.is_empty() {
-                return anyhow::Ok(());
+        within(BOUND / 30, || async {
+            for (client, instance) in &flows {
+                let lines = captures[usize::from(place(seen, instance)) - 1].lines();
+                let count = lines.iter().filter(|line| goes_to(line, own, client.port())).count();
+                ensure!(count >= 2, "not those of {instance} to {client}");
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        bail!("not those to {flows:?}")
+            anyhow::Ok(())
+        })
+        .await
     })
     .await;
 }
