@@ -11,7 +11,7 @@ use mesh_ebpf::{
     Flows, Tabled,
     common::{Backend, BackendCounts, Cached, Config, Drop, FlowKey, Service, ServiceKey, V4, V6, direction},
 };
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub(crate) fn v4(ip: IpAddr) -> V4 {
     wide(ip)[..4].try_into().unwrap()
@@ -42,31 +42,34 @@ impl Bed {
         for (slot, backend) in (base..).zip(backends) {
             self.set("slots", slot, backend);
         }
-        let (port, protocol, pad) = (number.to_be(), 6, 0);
-        if plan.vip.is_ipv4() {
-            let key = ServiceKey { address: v4(plan.vip), port, protocol, pad };
-            let service: Service = self.look("services4", key).unwrap();
-            self.put("services4", key, Service { base, slots: 2, ..service });
+        self.change_service(plan.vip, number, 6, |service| Service { base, slots: 2, ..service });
+    }
+
+    /// Changes what a port of an address leads to.
+    fn change_service(
+        &mut self,
+        address: IpAddr,
+        number: u16,
+        protocol: u8,
+        change: impl FnOnce(Service) -> Service,
+    ) {
+        let (port, pad) = (number.to_be(), 0);
+        if address.is_ipv4() {
+            let key = ServiceKey { address: v4(address), port, protocol, pad };
+            let service = self.look("services4", key).unwrap();
+            self.put("services4", key, change(service));
         } else {
-            let key = ServiceKey { address: wide(plan.vip), port, protocol, pad };
-            let service: Service = self.look("services6", key).unwrap();
-            self.put("services6", key, Service { base, slots: 2, ..service });
+            let key = ServiceKey { address: wide(address), port, protocol, pad };
+            let service = self.look("services6", key).unwrap();
+            self.put("services6", key, change(service));
         }
     }
 
     /// Changes the flags of a published port's frontends.
     pub(crate) fn flags(&mut self, four: bool, number: u16, flags: u16) {
+        let any = if four { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         for protocol in [6, 17] {
-            let port = number.to_be();
-            if four {
-                let key = ServiceKey { address: [0_u8; 4], port, protocol, pad: 0 };
-                let service: Service = self.look("services4", key).unwrap();
-                self.put("services4", key, Service { flags, ..service });
-            } else {
-                let key = ServiceKey { address: [0_u8; 16], port, protocol, pad: 0 };
-                let service: Service = self.look("services6", key).unwrap();
-                self.put("services6", key, Service { flags, ..service });
-            }
+            self.change_service(any, number, protocol, |service| Service { flags, ..service });
         }
     }
 
