@@ -342,8 +342,9 @@ async fn a_node_that_seals_with_a_key_the_others_removed_comes_in_by_another_of_
     n1.submit(vec![declare(Origin::Cluster)]).await.expect("good");
     let known = |s: &Snapshot| s.services.contains_key(&web());
     wait(&n2, "the service of n1", known).await;
-    // Until then it was heard by connections only.
+    // Until then it was heard by connections only. A service may come a moment before the node's own record.
     let id = new.parse::<mesh_control::ClusterKey>().expect("good").id();
+    wait(&n2, "the keys of n1", |s| s.nodes.get("n1").is_some_and(|n| n.info.keys.contains(&id))).await;
     n2.submit(vec![LocalChange::Key(KeyChange::Use { id, force: false })]).await.expect("good");
     wait(&n1, "n2", |s| state(s, "n2") == Some(NodeState::Alive)).await;
     wait(&n2, "n1", |s| state(s, "n1") == Some(NodeState::Alive)).await;

@@ -81,6 +81,14 @@ impl Node {
             }
             KeyChange::Use { id, force } => {
                 self.check_known(*id)?;
+                // Of a node that was heard of a moment ago the record with its keys may be on its way still.
+                let silent = self.named(|node| node.state.is_up() && node.info.keys.is_empty());
+                if !force && !silent.is_empty() {
+                    return refuse(
+                        format!("{silent} has not said yet which keys it holds"),
+                        "try again when `key ls` says that all hold it; --force uses it anyway",
+                    );
+                }
                 let lacking = self.named(|node| node.state.is_up() && !node.info.keys.contains(id));
                 if !force && !lacking.is_empty() {
                     return refuse(
