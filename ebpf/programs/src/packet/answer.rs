@@ -5,7 +5,7 @@
 use super::{
     act::SHOT,
     checksum::{apply, difference, fold32, fold64, hops},
-    frame::{ETHERNET, Frame, Skb},
+    frame::{ETHERNET, Frame, Skb, opaque},
     ip::{HOPS, Ip},
     parse::{ACK, FIN, Packet, RST, SYN, TCP, UDP, read, write},
     work::{Steps, work},
@@ -21,6 +21,8 @@ use aya_ebpf::{
 /// Most bytes of a packet that an error about it quotes: what RFC 792 and RFC 4443 need to find the flow by, with all
 /// options of IPv4 or several extension headers of IPv6.
 const QUOTE: u32 = 128;
+/// The least: a header of IPv4.
+const LEAST: u32 = 20;
 
 /// An ICMP error.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,10 +105,9 @@ pub fn error<A: Steps>(skb: Skb, error: u32, mtu: u32) -> i32 {
     let packet = &work.packet;
     let head = if A::HEADER_SUM { 5 } else { 10 };
     let mut words = [0_u32; WORDS];
-    let quoted = packet.len.min(QUOTE);
-    if quoted < 20 {
-        return SHOT;
-    }
+    let Some(over) = packet.len.checked_sub(LEAST) else { return SHOT };
+    // Linux 6.1 keeps what it learns of a number of 32 bits to one register: the number is not compared once more.
+    let quoted = LEAST + opaque(over.min(QUOTE - LEAST));
     // SAFETY: the buffer has room for `QUOTE` bytes behind the two headers.
     let loaded = unsafe {
         bpf_skb_load_bytes(skb.0.cast(), ETHERNET as u32, words[head + 2..].as_mut_ptr().cast(), quoted)

@@ -60,7 +60,7 @@ fn pointer<T, const OFFSET: usize>(context: *mut T) -> usize {
     pointer
 }
 
-/// A socket buffer: what programs at tcx get.
+/// A socket buffer: what programs at tc get.
 #[derive(Clone, Copy)]
 pub struct Skb(pub *mut __sk_buff);
 
@@ -145,4 +145,12 @@ impl Frame for Xdp {
     fn context(self) -> *mut c_void {
         self.0.cast()
     }
+}
+
+/// The same number, of which the compiler knows nothing.
+#[inline(always)]
+pub fn opaque(mut number: u32) -> u32 {
+    // SAFETY: it stays where it is. Without any instruction the kernel does not take the lines of the source.
+    unsafe { asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags)) };
+    number
 }

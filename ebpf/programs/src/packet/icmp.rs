@@ -52,8 +52,6 @@ pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
         // From a router on the way: it stays who it is.
         rewrite.source = packet.key.source;
     }
-    let (source, destination) = (flow.destination, flow.source);
-    let ports = u32::from(flow.destination_port) | u32::from(flow.source_port) << 16;
     rewrite.addresses = difference(
         packet.key.source.sum() + packet.key.destination.sum(),
         rewrite.source.sum() + rewrite.destination.sum(),
@@ -77,6 +75,10 @@ pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
         }
         direct::straighten(packet, rewrite);
     }
+    // Not before the way was looked for: a chain of calls has 512 bytes of stack, which Linux 6.1 counts by 32 a call.
+    // Should another flow take the place meanwhile, one error quotes a packet of that one.
+    let (source, destination) = (flow.destination, flow.source);
+    let ports = u32::from(flow.destination_port) | u32::from(flow.source_port) << 16;
     let ttl = packet.ttl - u8::from(rewrite.device != 0);
     if !(handed || quote(skb, packet, &inner, source, destination, ports, rewrite.addresses))
         || !A::write(skb, ETHERNET, rewrite.source, rewrite.destination, rewrite.addresses, ttl)

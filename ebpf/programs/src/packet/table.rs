@@ -2,6 +2,7 @@
 
 use super::{
     clock::now,
+    frame::opaque,
     ip::Ip,
     work::{Steps, Work, work},
 };
@@ -288,14 +289,6 @@ fn sign(number: u32) -> u32 {
 fn in_order() {
     // SAFETY: a number that nobody has stays what it is; memory is said to be touched.
     unsafe { asm!("{0} = {0}", inout(reg) 0_u64 => _) };
-}
-
-/// The same number, of which the compiler knows nothing.
-#[inline(always)]
-fn opaque(mut number: u32) -> u32 {
-    // SAFETY: it stays where it is. Without any instruction the kernel does not take the lines of the source.
-    unsafe { asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags)) };
-    number
 }
 
 /// Says in the mark of a flow what it has become and that it was seen.

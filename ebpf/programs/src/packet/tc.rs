@@ -1,4 +1,4 @@
-//! The programs at tcx, on every device of this node that has addresses.
+//! The programs at tcx, or in `clsact`, on every device of this node that has addresses.
 //!
 //! On the way in packets are translated and leave at once by the device that the routes say, or go up to a program of
 //! this host. On the way out answers of such programs get the address back that was dialled.

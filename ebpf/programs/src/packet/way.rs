@@ -1,6 +1,6 @@
 //! Ways out at XDP: for each next hop what is written before a packet's IP header, and by which device it leaves.
 //!
-//! A way is found anew every second, and the packet for which it is goes by tcx: so the kernel, which hears of no other
+//! A way is found anew every second, and the packet for which it is goes by the one at tc: so the kernel, which hears of no other
 //! one, goes on asking whether its neighbours are there.
 
 use super::{

@@ -1,7 +1,7 @@
 //! The program at XDP: packets of flows that are known leave before the kernel makes anything of them.
 //!
-//! It is tcx's fast path and does nothing of its own: new flows, what TCP's flags say, answers, errors, fragments,
-//! options and backends of this host are for tcx, to which all passes untouched that is not sent on whole. A choice in
+//! It is the tc programs' fast path and does nothing of its own: new flows, what TCP's flags say, answers, errors, fragments,
+//! options and backends of this host are for those, to which all passes untouched that is not sent on whole. A choice in
 //! both places would count twice.
 
 use super::{
@@ -69,7 +69,7 @@ fn one<A: Fast>(xdp: Xdp, config: &Config) -> u32 {
         keep(cached, packet, epoch(line, config));
     }
     let rewrite = &cached.rewrite;
-    // A device of 0 is this host, an MTU of 0 a neighbour who is not known; what is handed on gets its token at tcx.
+    // A device of 0 is this host, an MTU of 0 a neighbour who is not known; what is handed on gets its token at tc.
     if rewrite.device == 0 || rewrite.bits & direction::HANDED != 0 || packet.len > rewrite.mtu {
         return XDP_PASS;
     }

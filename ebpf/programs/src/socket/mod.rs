@@ -44,7 +44,7 @@ fn here(ctx: &SockAddrContext) -> Option<&'static Config> {
 /// The system call fails as if the peer had refused.
 #[inline(always)]
 fn refuse() -> i32 {
-    // SAFETY: asks for nothing. Linux 5.18; tcx, which the packet programs need, came later (6.6).
+    // SAFETY: asks for nothing. Linux 5.18; older ones are not served.
     unsafe { bpf_set_retval(-ECONNREFUSED) };
     FAIL
 }
