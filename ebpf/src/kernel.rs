@@ -21,7 +21,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
@@ -75,6 +75,15 @@ pub enum SetupError {
 
 fn failed(action: impl Into<String>) -> impl FnOnce(io::Error) -> SetupError {
     move |source| SetupError::System { action: action.into(), source }
+}
+
+/// A program for packets of devices.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceProgram<'a> {
+    /// By which others may take it.
+    pub descriptor: BorrowedFd<'a>,
+    /// The kernel's number of it.
+    pub number: u32,
 }
 
 /// The maps and programs of one network namespace.
@@ -227,6 +236,15 @@ impl Kernel {
                 .map_err(failed(format!("attach {name} to {}", what())))?;
         }
         Ok(())
+    }
+
+    /// The programs for packets that come in, and for those that go out: for who puts them to work without tcx.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn device_programs(&self) -> io::Result<Vec<DeviceProgram<'_>>> {
+        let programs = DEVICES.iter().filter_map(|(name, _)| self.programs.get(*name));
+        programs.map(|p| Ok(DeviceProgram { descriptor: p.as_fd(), number: program_id(p)? })).collect()
     }
 
     /// Puts the programs for packets to work on a device of the calling thread's network namespace.

@@ -15,7 +15,7 @@ mod shared;
 
 pub use events::Events;
 pub use flows::{Flows, ORDERED, Seat, Tabled};
-pub use kernel::{Kernel, SetupError, drivers, folder, ids, other_layouts, remove};
+pub use kernel::{DeviceProgram, Kernel, SetupError, drivers, folder, ids, other_layouts, remove};
 pub use map::{Map, PerCpu, Plain, value};
 pub use mesh_ebpf_common as common;
 pub use shared::Backends;

@@ -23,14 +23,30 @@ fn is_bpffs(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|fs| u64::try_from(fs.f_type).is_ok_and(|kind| kind == BPF_FS))
 }
 
+/// The first kernel that the programs are tried on.
+const OLDEST: (u32, u32) = (6, 1);
+/// The first with tcx.
+const TCX: (u32, u32) = (6, 6);
+
+/// The first two numbers of a release, as `uname -r` says it.
+fn numbers(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
 /// Why a kernel of that release (as `uname -r` says it) cannot run the programs. A release that is none is not judged.
 #[must_use]
 pub fn too_old(release: &str) -> Option<String> {
-    const TCX: (u32, u32) = (6, 6);
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return None };
-    ((major, minor) < TCX)
-        .then(|| format!("Linux {release} has no tcx: boot Linux {}.{} or later", TCX.0, TCX.1))
+    let old = numbers(release).is_some_and(|version| version < OLDEST);
+    old.then(|| {
+        format!("Linux {release} is too old for the programs: boot Linux {}.{} or later", OLDEST.0, OLDEST.1)
+    })
+}
+
+/// Whether a kernel of that release has tcx; one that is none is taken to have it.
+#[must_use]
+pub fn has_tcx(release: &str) -> bool {
+    numbers(release).is_none_or(|version| version >= TCX)
 }
 
 /// The BPF file system that [`bpffs`] would give, unless it would have to be mounted.
@@ -104,15 +120,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_before_tcx_are_told() {
-        for (release, old) in [
-            ("5.15.0-91-generic", true),
-            ("6.5.13", true),
-            ("6.6.0", false),
-            ("7.0-rc1", false),
-            ("x", false),
+    fn old_kernels_are_told() {
+        for (release, old, tcx) in [
+            ("5.15.0-91-generic", true, false),
+            ("6.0.1", true, false),
+            ("6.1.0-56-cloud-amd64", false, false),
+            ("6.5.13", false, false),
+            ("6.6.0", false, true),
+            ("7.0-rc1", false, true),
+            ("x", false, true),
         ] {
-            assert_eq!(too_old(release).is_some(), old, "{release}");
+            assert_eq!((too_old(release).is_some(), has_tcx(release)), (old, tcx), "{release}");
         }
     }
 }

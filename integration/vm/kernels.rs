@@ -29,6 +29,8 @@ pub(crate) const KERNELS: [Kernel; 3] = [
 
 /// What `make test` boots: the newest and the oldest.
 pub(crate) const BY_DEFAULT: [&str; 2] = ["6.12", "5.10"];
+/// And one more, for this group: the oldest for eBPF, which has no tcx.
+pub(crate) const BESIDE: (&str, &str) = ("6.1", "clsact");
 
 /// The modules every guest has, with what they depend on; the kernel loads them as it does elsewhere, when they are
 /// asked for. One that a kernel has built in is fine; one that it lacks is told of, and the tests that need it fail.

@@ -77,6 +77,14 @@ fn overlay(links: &OverlayConfig, dry_run: bool, cleaned: &mut Cleaned) -> io::R
 
 #[cfg(feature = "ebpf")]
 fn pins(bpffs: Option<&Path>, dry_run: bool, cleaned: &mut Cleaned) -> io::Result<()> {
+    // Before the maps that these programs read.
+    match Rtnl::open().and_then(|mut rtnl| crate::dataplane::ebpf::unhook(&mut rtnl, dry_run)) {
+        Ok(unhooked) => {
+            cleaned.removed.extend(unhooked.removed);
+            cleaned.failed.extend(unhooked.failed);
+        }
+        Err(error) => cleaned.failed.push(format!("eBPF filters: {error}")),
+    }
     for folder in crate::dataplane::ebpf::leftovers(bpffs)? {
         if !dry_run {
             mesh_ebpf::remove(&folder)?;

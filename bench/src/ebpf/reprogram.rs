@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use mesh_agent::{
     dataplane::{
         DataPlane as _,
-        ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes, Xdp},
+        ebpf::{Apart, EbpfConfig, EbpfPlane, Hook, Sizes, Xdp},
     },
     plan::Op,
 };
@@ -61,6 +61,7 @@ impl Run {
             bridge: None,
             tunnel: None,
             direct: false,
+            hook: Hook::Auto,
             xdp: Xdp::Off,
             snapshots: None,
             bpffs: Some(apart.bpffs()),

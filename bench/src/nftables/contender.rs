@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 use mesh_agent::{
     dataplane::{
         AnyDataPlane, DataPlane as _, NetfilterConfig,
-        ebpf::{EbpfConfig, EbpfPlane, Sizes, Xdp},
+        ebpf::{EbpfConfig, EbpfPlane, Hook, Sizes, Xdp},
         ipvs::IpvsPlane,
         nftables::NftablesPlane,
         userspace::{UserspaceConfig, UserspacePlane},
@@ -171,6 +171,7 @@ impl Plane {
                     bridge: None,
                     tunnel: None,
                     direct: false,
+                    hook: Hook::Auto,
                     xdp: Xdp::Off,
                     snapshots: None,
                     bpffs: Some(format!("/proc/{}/fd/{}", std::process::id(), pins.as_raw_fd()).into()),

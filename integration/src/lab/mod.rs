@@ -61,12 +61,12 @@ pub fn has_ipvs() -> bool {
     false
 }
 
-/// Whether this kernel runs the eBPF programs: Linux 6.6. Says so when it is too old to.
+/// Whether this kernel runs the eBPF programs: Linux 6.1. Says so when it is too old to.
 #[must_use]
-pub fn has_tcx() -> bool {
+pub fn runs_ebpf() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let Some(why) = mesh_ebpf::place::too_old(release.trim()) else { return true };
-    eprintln!("SKIPPED: {why}: `make test-vm` boots one that has it");
+    eprintln!("SKIPPED: {why}: `make test-vm` boots one that runs them");
     false
 }
 

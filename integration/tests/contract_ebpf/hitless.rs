@@ -3,7 +3,7 @@
 use super::Ebpf;
 use mesh_agent::plan::BackendState;
 use mesh_control::model::Protocol;
-use mesh_ebpf::place::netns_cookie;
+use mesh_ebpf::place::{has_tcx, netns_cookie};
 use mesh_integration::contract::{
     Dialed, PlaneUnderTest, World,
     hosted::{Dialing, Hosted, dial_from},
@@ -35,8 +35,11 @@ fn pinned(folder: &Path) -> [BTreeMap<PathBuf, u32>; 2] {
             .filter(|path| path.starts_with("links") && path.to_string_lossy().contains(name))
             .count()
     };
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
     assert!(
-        !programs.is_empty() && links("connect4") == 1 && links("tc_ingress") > 1,
+        !programs.is_empty()
+            && links("connect4") == 1
+            && (links("tc_ingress") > 1) == has_tcx(release.trim()),
         "{programs:?} {others:?}"
     );
     [others, programs]

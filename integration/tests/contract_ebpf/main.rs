@@ -1,18 +1,19 @@
 //! The eBPF plane keeps the contract, with real packets between network namespaces: clients of other hosts, whose packets
 //! are translated, and of the node itself, whose sockets are; IPv4 and IPv6. Needs root.
 
+mod clsact;
 mod drops;
 mod evicted;
 mod hitless;
 
-use mesh_agent::dataplane::ebpf::{Apart, EbpfConfig, EbpfPlane, Sizes, Xdp};
+use mesh_agent::dataplane::ebpf::{Apart, EbpfConfig, EbpfPlane, Hook, Sizes, Xdp};
 use mesh_control::model::{Addresses, Name};
 use mesh_integration::{contract::kernel::KernelPlane, lab};
 
-/// With room for so many directions of flows.
-struct Ebpf<const FLOWS: u32 = 4096>;
+/// With room for so many directions of flows; its programs at tcx, where there is that, or in `clsact` wherever it is.
+struct Ebpf<const FLOWS: u32 = 4096, const CLSACT: bool = false>;
 
-impl<const FLOWS: u32> KernelPlane for Ebpf<FLOWS> {
+impl<const FLOWS: u32, const CLSACT: bool> KernelPlane for Ebpf<FLOWS, CLSACT> {
     type Plane = EbpfPlane;
     type Ground = Apart;
 
@@ -35,6 +36,7 @@ impl<const FLOWS: u32> KernelPlane for Ebpf<FLOWS> {
             bridge: None,
             tunnel: None,
             direct: false,
+            hook: if CLSACT { Hook::Clsact } else { Hook::Auto },
             xdp: Xdp::Off,
             snapshots: None,
             bpffs: Some(ground.bpffs()),
@@ -50,7 +52,7 @@ impl<const FLOWS: u32> KernelPlane for Ebpf<FLOWS> {
     }
 
     fn possible() -> bool {
-        lab::has_tcx()
+        lab::runs_ebpf()
     }
 }
 
@@ -92,4 +94,15 @@ mod on_node6 {
     contract_suite!(OnNode6<Ebpf>);
     contract_suite_bytes!(OnNode6<Ebpf>);
     contract_suite_hosted!(OnNode6<Ebpf>);
+}
+
+/// Without tcx, also where the kernel has it.
+mod filters4 {
+    use super::Ebpf;
+    use mesh_integration::{
+        contract::kernel::Routed4, contract_suite, contract_suite_bytes, contract_suite_hosted,
+    };
+    contract_suite!(Routed4<Ebpf<4096, true>>);
+    contract_suite_bytes!(Routed4<Ebpf<4096, true>>);
+    contract_suite_hosted!(Routed4<Ebpf<4096, true>>);
 }

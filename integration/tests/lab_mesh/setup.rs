@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use mesh_agent::{
     dataplane::ebpf::Apart,
-    sys::{ruleset::has_egress, wireguard::Wireguard},
+    sys::{netdev::Netdev, ruleset::has_egress, wireguard::Wireguard},
 };
 use mesh_integration::{
     BOUND, HostMesh, agent_binary,
@@ -56,7 +56,13 @@ impl Plane {
         if self.config.contains("ipvs") && !lab::has_ipvs() {
             return false;
         }
-        if self.ebpf && !lab::has_tcx() {
+        if self.ebpf && !lab::runs_ebpf() {
+            return false;
+        }
+        if let (true, Err(error)) = (self.native, Netdev::open()) {
+            eprintln!(
+                "SKIPPED: this kernel does not say which devices run programs, as Linux 6.3 does: {error}"
+            );
             return false;
         }
         if !self.sealed {

@@ -101,6 +101,11 @@ pub(super) fn ebpf(
         bridge: overlay.as_ref().map(|overlay| overlay.bridge.clone()),
         tunnel: overlay.as_ref().map(|overlay| overlay.device.clone()),
         direct: direct(config),
+        hook: match chosen.hook {
+            config::HookChoice::Auto => crate::dataplane::ebpf::Hook::Auto,
+            config::HookChoice::Tcx => crate::dataplane::ebpf::Hook::Tcx,
+            config::HookChoice::Clsact => crate::dataplane::ebpf::Hook::Clsact,
+        },
         xdp: match chosen.xdp {
             config::XdpChoice::Off => crate::dataplane::ebpf::Xdp::Off,
             config::XdpChoice::Auto => crate::dataplane::ebpf::Xdp::Auto,

@@ -23,6 +23,26 @@ fn xdp(text: &str) -> Result<XdpChoice, &'static str> {
     }
 }
 
+/// How the programs for packets hang at devices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HookChoice {
+    /// At tcx where the kernel has it, else as filters of `clsact`.
+    Auto,
+    /// At tcx.
+    Tcx,
+    /// As filters of `clsact`.
+    Clsact,
+}
+
+fn hook(text: &str) -> Result<HookChoice, &'static str> {
+    match text {
+        "auto" => Ok(HookChoice::Auto),
+        "tcx" => Ok(HookChoice::Tcx),
+        "clsact" => Ok(HookChoice::Clsact),
+        _ => Err("is no choice: use auto, tcx or clsact"),
+    }
+}
+
 /// By which way answers to outside clients of published ports go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReturnChoice {
@@ -55,6 +75,8 @@ pub struct EbpfConfig {
     pub cached_flows: u32,
     /// New flows that packets may begin within a jiffy on one CPU; any number for 0.
     pub new_flows: u32,
+    /// How the programs for packets hang at devices.
+    pub hook: HookChoice,
     /// Which devices have a program in their drivers, too.
     pub xdp: XdpChoice,
     /// By which way answers to outside clients of published ports go.
@@ -70,6 +92,7 @@ impl Default for EbpfConfig {
             max_flows: 1 << 16,
             cached_flows: 1 << 14,
             new_flows: 0,
+            hook: HookChoice::Auto,
             xdp: XdpChoice::Off,
             answers: ReturnChoice::Ingress,
         }
@@ -94,6 +117,9 @@ pub(super) fn ebpf(map: Option<Map<'_>>, base: &Path) -> EbpfConfig {
     }
     if let Some(n) = number("new_flows", 0..=1_000_000) {
         found.new_flows = n;
+    }
+    if let Some(choice) = map.get("hook").and_then(|field| field.with(hook)) {
+        found.hook = choice;
     }
     if let Some(choice) = map.get("xdp").and_then(|field| field.with(xdp)) {
         found.xdp = choice;

@@ -18,7 +18,7 @@ mod upstreams;
 mod values;
 pub mod yaml;
 
-pub use ebpf::{EbpfConfig, ReturnChoice, XdpChoice};
+pub use ebpf::{EbpfConfig, HookChoice, ReturnChoice, XdpChoice};
 pub use host::HostFacts;
 pub use links::OverlayLinks;
 pub use types::{

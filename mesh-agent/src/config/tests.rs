@@ -232,6 +232,7 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
             "dynamic_ports: 9-3\n",
             "mesh.yaml:1: dynamic_ports: `9-3` is no port or port range: write 80 or 6000-6010, from 1 to 65535, the smaller first",
         ),
+        ("ebpf: {hook: tc}\n", "mesh.yaml:1: ebpf.hook: \"tc\" is no choice: use auto, tcx or clsact"),
         (
             "ebpf: {xdp: generic}\n",
             "mesh.yaml:1: ebpf.xdp: \"generic\" is no choice: use off, auto or native",

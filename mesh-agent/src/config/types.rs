@@ -107,7 +107,7 @@ pub struct ClusterConfig {
 pub enum PlaneChoice {
     /// The best that this build and host have.
     Auto,
-    /// Programs of our own in the kernel; needs root and Linux 6.6.
+    /// Programs of our own in the kernel; needs root and Linux 6.1.
     Ebpf,
     /// nf_tables of the kernel; needs root.
     Nftables,

@@ -2,7 +2,7 @@
 
 use super::finding::Level;
 use crate::{
-    config::{Config, PlaneChoice, XdpChoice},
+    config::{Config, HookChoice, PlaneChoice, XdpChoice},
     sys::{conntrack::Usage, ruleset::Ruleset, vxlan::Vxlan},
 };
 use ipnetwork::IpNetwork;
@@ -59,6 +59,8 @@ pub struct Wanted {
     pub ipvs: bool,
     /// The eBPF plane.
     pub ebpf: Need,
+    /// How its programs are to hang at devices.
+    pub hook: HookChoice,
     /// Whether it is to have a program in drivers.
     pub xdp: XdpChoice,
     /// Where it pins, if that is said.
@@ -118,6 +120,7 @@ impl Wanted {
                 PlaneChoice::Ebpf => Need::Required,
                 _ => Need::No,
             },
+            hook: config.ebpf.hook,
             xdp: config.ebpf.xdp,
             bpffs: config.ebpf.bpffs.clone(),
             overlay: config.overlay.iter().map(|overlay| overlay.network).collect(),
@@ -143,6 +146,7 @@ impl Wanted {
             kernel_plane: Need::Preferred,
             ipvs: false,
             ebpf: Need::No,
+            hook: HookChoice::Auto,
             xdp: XdpChoice::Off,
             bpffs: None,
             overlay: Vec::new(),

@@ -1,7 +1,7 @@
 //! What facts mean, and how they are read.
 
 use super::{facts::*, finding::*, judge, proc};
-use crate::config::XdpChoice;
+use crate::config::{HookChoice, XdpChoice};
 use crate::sys::{
     conntrack::Usage,
     ruleset::{Chain, Hooked, Ruleset, TableName},
@@ -21,6 +21,7 @@ fn good() -> Facts {
             kernel_plane: Need::Required,
             ipvs: false,
             ebpf: Need::No,
+            hook: HookChoice::Auto,
             xdp: XdpChoice::Off,
             bpffs: None,
             overlay: vec!["10.77.0.0/16".parse().unwrap()],
@@ -159,6 +160,26 @@ fn programs_in_drivers() {
     assert_eq!(of(XdpChoice::Auto, true, &["eth0", "eth1"]), Some((Level::Ok, used.into())));
     assert_eq!(of(XdpChoice::Auto, true, &[]).unwrap().0, Level::Warn);
     assert_eq!(of(XdpChoice::Native, false, &[]).unwrap().0, Level::Ok);
+}
+
+#[test]
+fn where_programs_hang() {
+    let of = |release: &str, hook| {
+        let mut facts = Facts { kernel: release.into(), ..good() };
+        (facts.wanted.hook, facts.wanted.ebpf) = (hook, Need::Required);
+        let found = judge(&facts).into_iter().find(|finding| finding.check == "ebpf").unwrap();
+        (found.level, found.found)
+    };
+    for (release, hook, level, says) in [
+        ("6.12.5", HookChoice::Auto, Level::Ok, "by tcx"),
+        ("6.12.5", HookChoice::Clsact, Level::Ok, "by clsact"),
+        ("6.1.0-56-amd64", HookChoice::Auto, Level::Ok, "by clsact"),
+        ("6.1.0-56-amd64", HookChoice::Tcx, Level::Fail, "tcx (Linux 6.6)"),
+        ("5.15.0", HookChoice::Auto, Level::Fail, "Linux 6.1"),
+    ] {
+        let (found, text) = of(release, hook);
+        assert!(found == level && text.contains(says), "{release} {hook:?}: {found:?} {text}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What the plane has to know.
 
-use super::xdp::Xdp;
+use super::{hook::Hook, xdp::Xdp};
 use ipnetwork::IpNetwork;
 use mesh_control::model::{Addresses, NodeName, Snapshot};
 use mesh_ebpf::Sizes;
@@ -27,6 +27,8 @@ pub struct EbpfConfig {
     pub tunnel: Option<String>,
     /// Whether answers to outside clients go straight from the backend's node, and not through the one that was dialled.
     pub direct: bool,
+    /// How the programs for packets hang at devices.
+    pub hook: Hook,
     /// Which devices have a program in their drivers, too.
     pub xdp: Xdp,
     /// The mesh as it changes, for the addresses of its nodes.

@@ -82,7 +82,7 @@ impl Core {
             netns: place::netns_cookie()?,
             began: Instant::now(),
             diag: SockDiag::open()?,
-            host: Host::open()?,
+            host: Host::open(config.hook.on(release.trim())?)?,
             set_up: None,
             place: Place {
                 node: config.node.clone(),
@@ -260,7 +260,7 @@ impl Core {
     pub(super) fn teardown(&mut self) -> io::Result<()> {
         self.set_up = None;
         self.state = State::empty([0; 3]);
-        self.host.forget();
-        mesh_ebpf::remove(&mesh_ebpf::folder(&self.bpffs, self.netns))
+        let unhooked = self.host.forget();
+        mesh_ebpf::remove(&mesh_ebpf::folder(&self.bpffs, self.netns)).and(unhooked)
     }
 }

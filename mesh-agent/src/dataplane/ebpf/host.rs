@@ -1,7 +1,8 @@
 //! What the programs have to know of the host: its addresses, devices and those of the mesh.
 
 use super::{
-    config::{EbpfConfig, NAME},
+    config::EbpfConfig,
+    hook::{Devices, Hook},
     maps::Maps,
     realize::{first, wide},
     xdp::Drivers,
@@ -37,7 +38,7 @@ pub(super) struct Host {
     locals: BTreeSet<(IpAddr, u8)>,
     nodes: BTreeSet<(IpAddr, u8)>,
     /// Devices that have the programs.
-    devices: BTreeSet<u32>,
+    devices: Devices,
     /// Those that have one in their drivers.
     drivers: Drivers,
 }
@@ -104,15 +105,15 @@ fn forwards(link: &Link) -> bool {
 }
 
 impl Host {
-    /// Opens what it needs in the calling thread's network namespace.
-    pub(super) fn open() -> io::Result<Host> {
+    /// Opens what it needs in the calling thread's network namespace. `hook` is what it comes to here.
+    pub(super) fn open(hook: Hook) -> io::Result<Host> {
         Ok(Host {
             rtnl: Rtnl::open()?,
             netns: Netns::open(Path::new("/proc/thread-self/ns/net"))?,
             config: Config::default(),
             locals: BTreeSet::new(),
             nodes: BTreeSet::new(),
-            devices: BTreeSet::new(),
+            devices: Devices::new(hook),
             drivers: Drivers::default(),
         })
     }
@@ -158,11 +159,11 @@ impl Host {
         self.write(maps, Config { epoch, ..self.config })
     }
 
-    /// After a teardown.
-    pub(super) fn forget(&mut self) {
-        self.devices.clear();
+    /// For a teardown: takes the programs off the devices, as far as that is not a matter of pins.
+    pub(super) fn forget(&mut self) -> io::Result<()> {
         self.drivers = Drivers::default();
         self.config = Config::default();
+        self.devices.forget(&mut self.rtnl)
     }
 
     /// Follows what has changed; gives this host's addresses.
@@ -208,19 +209,7 @@ impl Host {
         self.write(maps, wanted)?;
         let forwarding: Vec<&Link> = links.iter().filter(|link| forwards(link)).collect();
         let devices: BTreeSet<u32> = forwarding.iter().map(|link| link.index).collect();
-        if devices != self.devices {
-            // A device is known by its number in the namespace of the thread that asks.
-            let new: Vec<u32> = devices.difference(&self.devices).copied().collect();
-            self.netns.run(|| {
-                for index in new {
-                    if let Err(error) = kernel.attach_device(index) {
-                        tracing::warn!(plane = NAME, device = index, %error, "its packets are not balanced");
-                    }
-                }
-            })?;
-            kernel.only_devices(&devices.iter().copied().collect::<Vec<_>>())?;
-            self.devices = devices;
-        }
+        self.devices.look(kernel, (&self.netns, &mut self.rtnl), devices)?;
         let tunnel = config.tunnel.as_ref().and_then(|name| links.iter().find(|link| link.name == *name));
         let (ours, host) = ((kernel, maps), (&self.netns, &mut self.rtnl));
         if self.drivers.look(config.xdp, ours, host, &forwarding, tunnel)? {

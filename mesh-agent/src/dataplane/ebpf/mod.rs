@@ -3,7 +3,7 @@
 //! ```text
 //!  connect(), sendmsg() ─▶ cgroup programs ─┐                 ┌─▶ slots ─▶ backends
 //!                                           ├─▶ services4/6 ──┤
-//!  packets ─▶ tcx programs ─▶ flows4/6 ─────┘                 └─▶ frontends (policy)
+//!  packets ─▶ tc programs  ─▶ flows4/6 ─────┘                 └─▶ frontends (policy)
 //! ```
 //!
 //! The programs and the form of the maps are `mesh_ebpf`'s. What stands for a frontend is a pure function of it
@@ -21,6 +21,7 @@ mod drops;
 mod explain;
 mod flows;
 mod held;
+mod hook;
 mod host;
 mod keeper;
 mod leaks;
@@ -36,6 +37,7 @@ pub use self::{
     apart::Apart,
     config::EbpfConfig,
     core::leftovers,
+    hook::{Hook, Unhooked, unhook},
     xdp::{Xdp, drivers},
 };
 use self::{config::NAME, core::Core};

@@ -45,6 +45,8 @@ impl Xdp {
 #[derive(Debug, Default)]
 pub(super) struct Drivers {
     netdev: Option<Netdev>,
+    /// Whether the kernel does not say what devices can.
+    silent: bool,
     /// What is written.
     devices: BTreeMap<u32, Device>,
     vteps: BTreeMap<VtepKey, Vtep>,
@@ -107,11 +109,18 @@ impl Drivers {
     }
 
     fn features(&mut self, netns: &Netns, links: &[&Link]) -> io::Result<BTreeMap<u32, Features>> {
-        if links.is_empty() {
+        if links.is_empty() || self.silent {
             return Ok(BTreeMap::new());
         }
         if self.netdev.is_none() {
-            self.netdev = Some(netns.run(Netdev::open)??);
+            match netns.run(Netdev::open)? {
+                Ok(netdev) => self.netdev = Some(netdev),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.silent = true;
+                    tracing::warn!(plane = super::NAME, %error, "no XDP: Linux 6.3 and later say which devices can");
+                }
+                Err(error) => return Err(error),
+            }
         }
         self.netdev.as_mut().map_or(Ok(BTreeMap::new()), Netdev::features)
     }
@@ -125,7 +134,7 @@ impl Drivers {
                 match kernel.attach_driver(index) {
                     Ok(()) => tracing::info!(plane = super::NAME, device = index, "packets are taken at XDP"),
                     Err(error) => {
-                        tracing::warn!(plane = super::NAME, device = index, %error, "no XDP: packets are taken at tcx");
+                        tracing::warn!(plane = super::NAME, device = index, %error, "no XDP: packets are taken behind the driver");
                         have.remove(&index);
                         self.refused.insert(index);
                     }

@@ -1,6 +1,6 @@
 //! The kernel, its features and its clock.
 
-use crate::config::XdpChoice;
+use crate::config::{HookChoice, XdpChoice};
 use crate::doctor::{
     facts::{Facts, Need, Probed},
     finding::{Finding, Level},
@@ -8,7 +8,9 @@ use crate::doctor::{
 
 /// The netdev egress hook, which gives replies of the routing mesh back to the node they came in on.
 const EGRESS: (u32, u32) = (5, 16);
-/// What the eBPF data plane's programs for packets hang on.
+/// The first kernel that the eBPF data plane's programs are tried on.
+const PROGRAMS: (u32, u32) = (6, 1);
+/// Where they hang at devices, before which they are filters of `clsact`.
 const TCX: (u32, u32) = (6, 6);
 /// What the data planes are written for.
 const OLDEST: (u32, u32) = (5, 4);
@@ -39,22 +41,25 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
 /// What the eBPF data plane needs.
 fn ebpf(facts: &Facts) -> Finding {
     let bpf = facts.bpf;
-    let tcx = numbers(&facts.kernel).is_some_and(|version| version >= TCX);
+    let since = |first| numbers(&facts.kernel).is_some_and(|version| version >= first);
     let needs = [
         (bpf.syscall, "bpf(2)"),
         (bpf.btf, "BTF"),
         (bpf.cgroup2, "a mounted cgroup2"),
-        (tcx, "tcx (Linux 6.6)"),
+        (since(PROGRAMS), "Linux 6.1"),
+        (since(TCX) || facts.wanted.hook != HookChoice::Tcx, "tcx (Linux 6.6), which ebpf.hook asks for"),
     ];
     let lacking: Vec<&str> = needs.into_iter().filter_map(|(there, what)| (!there).then_some(what)).collect();
     if lacking.is_empty() {
-        return Finding::ok("ebpf", "bpf(2), BTF, cgroup2 and tcx are there");
+        let tcx = since(TCX) && facts.wanted.hook != HookChoice::Clsact;
+        let hook = if tcx { "tcx" } else { "clsact" };
+        return Finding::ok("ebpf", format!("bpf(2), BTF and cgroup2 are there; at devices by {hook}"));
     }
     let found = format!("not there: {}; only the ebpf data plane needs it", lacking.join(", "));
     match facts.wanted.ebpf.missing() {
         Level::Ok => Finding::ok("ebpf", found),
         level => {
-            let fix = "boot Linux 6.6 or later with BPF, BTF and cgroup2, or set data_plane: nftables";
+            let fix = "boot Linux 6.1 (for ebpf.hook: tcx, 6.6) or later with BPF, BTF and cgroup2, or set data_plane: nftables";
             Finding::with_fix("ebpf", level, found, fix)
         }
     }
@@ -72,8 +77,8 @@ fn xdp(facts: &Facts) -> Option<Finding> {
         (true, true) => Some(Finding::with_fix(
             "xdp",
             Level::Warn,
-            "on no device: packets are taken at tcx",
-            "see the agent's log for the devices whose drivers refused it, or set ebpf.xdp: off",
+            "on no device: packets are taken behind the driver",
+            "boot Linux 6.3 or later; see the agent's log for the devices whose drivers refused it; or set ebpf.xdp: off",
         )),
     }
 }

@@ -4,6 +4,7 @@
 //! on (Linux 4.20), so that the kernel leaves out what was not asked for.
 
 mod address;
+mod classifier;
 mod link;
 mod neighbour;
 mod route;
@@ -12,6 +13,7 @@ mod socket;
 mod watch;
 
 pub use address::Address;
+pub use classifier::{Classifier, Classifiers, Direction};
 pub use link::{Kind, Link, LinkChange, NewLink, NewVeth, Vxlan};
 pub use neighbour::{Fdb, Mac, Neighbour};
 pub use route::{PROTOCOL, Route};

@@ -23,6 +23,8 @@ const HEADER: usize = 16;
 pub struct Rtnl {
     socket: Socket,
     sequence: u32,
+    /// How many messages of the last answer could not be read.
+    unread: usize,
 }
 
 impl Rtnl {
@@ -37,7 +39,7 @@ impl Rtnl {
         socket.set_netlink_get_strict_chk(true)?;
         socket.set_ext_ack(true)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_WITHIN))?;
-        Ok(Rtnl { socket, sequence: 0 })
+        Ok(Rtnl { socket, sequence: 0, unread: 0 })
     }
 
     /// Makes what is not there yet.
@@ -75,6 +77,11 @@ impl Rtnl {
         Err(io::Error::new(io::ErrorKind::Interrupted, "the kernel's tables change too fast to be listed"))
     }
 
+    /// How many messages of the last answer could not be read.
+    pub(super) fn unread(&self) -> usize {
+        self.unread
+    }
+
     fn exchange(
         &mut self,
         message: RouteNetlinkMessage,
@@ -89,9 +96,14 @@ impl Rtnl {
         request.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
         let (mut answers, mut interrupted) = (Vec::new(), false);
+        self.unread = 0;
         loop {
             let (datagram, _) = self.socket.recv_from_full()?;
             for message in messages(&datagram) {
+                let Some(message) = message else {
+                    self.unread += 1;
+                    continue;
+                };
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
@@ -110,8 +122,8 @@ impl Rtnl {
     }
 }
 
-/// The messages of a datagram; those that cannot be read are left out, as a link of a kind made after this program.
-pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
+/// The messages of a datagram; `None` for one that cannot be read, as a link of a kind made after this program.
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Option<NetlinkMessage<RouteNetlinkMessage>>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let length = rest.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes) as usize)?;
@@ -119,7 +131,6 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkMessage<R
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(NetlinkMessage::deserialize(message).ok())
     })
-    .flatten()
 }
 
 /// What the kernel says, in numbers and in words.
