@@ -241,10 +241,14 @@ impl Kernel {
     /// The programs for packets that come in, and for those that go out: for who puts them to work without tcx.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn device_programs(&self) -> io::Result<Vec<DeviceProgram<'_>>> {
-        let programs = DEVICES.iter().filter_map(|(name, _)| self.programs.get(*name));
-        programs.map(|p| Ok(DeviceProgram { descriptor: p.as_fd(), number: program_id(p)? })).collect()
+    /// The kernel's; `NotFound` when one is not pinned.
+    pub fn device_programs(&self) -> io::Result<[DeviceProgram<'_>; 2]> {
+        let program = |(name, _): (&str, u32)| {
+            let program = self.programs.get(name).ok_or(io::ErrorKind::NotFound)?;
+            Ok::<_, io::Error>(DeviceProgram { descriptor: program.as_fd(), number: program_id(program)? })
+        };
+        let [ingress, egress] = DEVICES.map(program);
+        Ok([ingress?, egress?])
     }
 
     /// Puts the programs for packets to work on a device of the calling thread's network namespace.

@@ -8,7 +8,11 @@ use mesh_agent::{
 };
 use mesh_control::model::Protocol;
 use mesh_ebpf::{Kernel, Sizes, place};
-use mesh_integration::contract::{PlaneUnderTest, World, hosted::Hosted, kernel::Routed4};
+use mesh_integration::contract::{
+    PlaneUnderTest, World,
+    hosted::{Dialing, Hosted},
+    kernel::Routed4,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
@@ -50,10 +54,14 @@ fn cookie<P: Hosted>(put: &P) -> u64 {
     put.node().inside(place::netns_cookie).flatten().expect("a cookie")
 }
 
-fn tc<P: Hosted>(put: &P, line: &str) {
+fn run<P: Hosted>(put: &P, program: &str, line: &str) {
     let words: Vec<&str> = line.split(' ').collect();
-    let done = put.node().output("tc", &words).expect("tc");
-    assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
+    let done = put.node().output(program, &words).expect("it can be run");
+    assert!(done.status.success(), "{program} {line}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn tc<P: Hosted>(put: &P, line: &str) {
+    run(put, "tc", line);
 }
 
 /// Links at tcx that are pinned.
@@ -86,9 +94,14 @@ async fn filters_stay_over_a_restart_are_replaced_in_place_and_come_back() {
     let mut files = fs::read_dir(&folder).expect("pins").flatten().map(|file| file.path());
     let programs = files.find(is_programs).expect("programs are pinned");
     fs::rename(&programs, folder.with_file_name("aside")).expect("pins can be renamed");
+    let dialing = Dialing::at(w.put.clients(), w.put.client(7), front.address());
+    dialing.goes_on(&mut w).await;
     w.put.restart().await;
     assert_eq!(w.observed().await, w.table);
+    dialing.goes_on(&mut w).await;
+    dialing.stop().await;
     let after = filters(&w.put);
+    assert!(before.keys().eq(after.keys()), "{before:?} {after:?}");
     for (old, new) in before.values().zip(after.values()) {
         assert!(old.programs.len() == 2 && new.programs.len() == 2, "{before:?} {after:?}");
         for (old, new) in old.programs.iter().zip(&new.programs) {
@@ -157,11 +170,61 @@ async fn disciplines_and_filters_of_others_stay() {
     assert!(left.values().all(|there| there.programs.is_empty()), "{left:?}");
 }
 
+/// Devices come, become a port of a bridge, and are their own again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filters_follow_the_devices() {
+    if !Filters::possible() {
+        return;
+    }
+    let mut w = World::<Filters>::start().await;
+    let front = w.serving(Protocol::Tcp, &["a"]).await;
+    let ip = |put: &Filters, line: &str| run(put, "ip", line);
+    ip(&w.put, "link add extra type veth peer name other");
+    w.until("a new device has them", |put| ours(put, "extra") == 2).await;
+    ip(&w.put, "link set extra master backends");
+    let extra = index(&w.put, "extra");
+    w.until("a port has nothing", |put| !filters(put).contains_key(&extra)).await;
+    assert_eq!(ours(&w.put, "other"), 2);
+    ip(&w.put, "link set extra nomaster");
+    w.until("it has them again", |put| ours(put, "extra") == 2).await;
+    w.reach(1, &front).await;
+}
+
+/// `cleanup` takes all away when no agent runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cleanup_leaves_nothing() {
+    if !Filters::possible() {
+        return;
+    }
+    let mut w = World::<Filters>::start().await;
+    let front = w.serving(Protocol::Tcp, &["a"]).await;
+    w.reach(1, &front).await;
+    let (node, bpffs) = (w.put.node().clone(), w.put.ground().bpffs());
+    let links = mesh_agent::overlay::OverlayConfig::of_links("mesh0", "mesh-vx");
+    let clean = |dry_run| {
+        let cleaned =
+            node.inside(|| mesh_agent::cleanup::clean(&links, Some(&bpffs), dry_run)).expect("inside");
+        assert_eq!(cleaned.failed, Vec::<String>::new());
+        cleaned.removed
+    };
+    let before = filters(&w.put);
+    let told = clean(true);
+    assert!(told.contains(&"remove eBPF filters of uplink".into()), "{told:?}");
+    assert!(told.contains(&"remove clsact of uplink".into()), "{told:?}");
+    assert_eq!(filters(&w.put), before, "only told");
+    assert_eq!(clean(false), told);
+    assert_eq!((clean(true), filters(&w.put)), (vec![], BTreeMap::new()));
+}
+
 /// An agent that is told to use the other hook takes the programs off the one before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_the_hook_leaves_one_of_them() {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
-    if !Filters::possible() || !place::has_tcx(release.trim()) {
+    if !Filters::possible() {
+        return;
+    }
+    if !place::has_tcx(release.trim()) {
+        eprintln!("SKIPPED: Linux {} has no tcx (6.6) to change from and to", release.trim());
         return;
     }
     let mut w = World::<Filters>::start().await;

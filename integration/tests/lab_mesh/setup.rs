@@ -59,7 +59,10 @@ impl Plane {
         if self.ebpf && !lab::runs_ebpf() {
             return false;
         }
-        if let (true, Err(error)) = (self.native, Netdev::open()) {
+        if self.native
+            && let Err(error) = Netdev::open()
+            && error.kind() == std::io::ErrorKind::NotFound
+        {
             eprintln!(
                 "SKIPPED: this kernel does not say which devices run programs, as Linux 6.3 does: {error}"
             );

@@ -182,6 +182,20 @@ fn where_programs_hang() {
     }
 }
 
+/// What `doctor` says is what the plane does.
+#[cfg(feature = "ebpf")]
+#[test]
+fn the_plane_agrees_where_programs_hang() {
+    for release in ["5.15.0", "6.0.9", "6.1.0", "6.5.13", "6.6.0", "6.12.5"] {
+        let mut facts = Facts { kernel: release.into(), ..good() };
+        facts.wanted.ebpf = Need::Required;
+        let found = judge(&facts).into_iter().find(|finding| finding.check == "ebpf").unwrap();
+        let old = mesh_ebpf::place::too_old(release).is_some();
+        assert_eq!(found.level == Level::Fail, old, "{release}");
+        assert!(old || found.found.contains("by tcx") == mesh_ebpf::place::has_tcx(release), "{release}");
+    }
+}
+
 #[test]
 fn the_kernel() {
     let of = |release: &str| troubles(|f| f.kernel = release.into());

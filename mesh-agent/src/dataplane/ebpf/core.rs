@@ -82,7 +82,7 @@ impl Core {
             netns: place::netns_cookie()?,
             began: Instant::now(),
             diag: SockDiag::open()?,
-            host: Host::open(config.hook.on(release.trim())?)?,
+            host: Host::open(config.hook.filters(release.trim())?)?,
             set_up: None,
             place: Place {
                 node: config.node.clone(),
@@ -120,11 +120,12 @@ impl Core {
         let maps = Maps::open(&kernel)?;
         self.state = State::empty(maps.sizes());
         self.host.begin(&maps, &self.config, self.netns)?;
-        kernel.attach_cgroup(&self.cgroup).map_err(io::Error::other)?;
         let events = kernel.events()?;
         self.set_up = Some(SetUp { kernel, maps, events });
+        // Before the sockets: where no device can be had, another plane is taken.
         self.look_around()?;
         let set_up = self.maps()?;
+        set_up.kernel.attach_cgroup(&self.cgroup).map_err(io::Error::other)?;
         set_up.kernel.forget_others()?;
         for folder in mesh_ebpf::other_layouts(&self.bpffs, self.netns) {
             mesh_ebpf::remove(&folder)?;

@@ -7,7 +7,7 @@
 use super::config::NAME;
 use crate::sys::{
     netns::Netns,
-    rtnl::{Classifier, Classifiers, Direction, Rtnl},
+    rtnl::{Classifier, Classifiers, Direction, Rtnl, errno},
 };
 use mesh_ebpf::{DeviceProgram, Kernel, place};
 use std::{
@@ -28,11 +28,11 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// What it comes to on a kernel of that release (as `uname -r` says it): [`Hook::Tcx`] or [`Hook::Clsact`].
-    pub(super) fn on(self, release: &str) -> io::Result<Hook> {
+    /// Whether it comes to filters on a kernel of that release (as `uname -r` says it).
+    pub(super) fn filters(self, release: &str) -> io::Result<bool> {
         match (self, place::has_tcx(release)) {
-            (Hook::Clsact, _) | (Hook::Auto, false) => Ok(Hook::Clsact),
-            (_, true) => Ok(Hook::Tcx),
+            (Hook::Clsact, _) | (Hook::Auto, false) => Ok(true),
+            (_, true) => Ok(false),
             (Hook::Tcx, false) => {
                 let why = format!("Linux {release} has no tcx, which Linux 6.6 brought: set ebpf.hook: auto");
                 Err(io::Error::new(io::ErrorKind::Unsupported, why))
@@ -204,6 +204,8 @@ fn take(rtnl: &mut Rtnl, link: u32, step: &Step, programs: &[DeviceProgram<'_>])
     };
     match step {
         Step::Make => rtnl.add_clsact(link),
+        // Somebody may have put something into it since it was looked at.
+        Step::Unmake if rtnl.classifiers(link)? != Classifiers::default() => Ok(()),
         Step::Unmake => rtnl.remove_clsact(link),
         Step::Remove(ours) => rtnl.remove_classifier(ours),
         Step::Add(ours) => rtnl.add_classifier(ours, program(ours)?),
@@ -214,18 +216,21 @@ fn take(rtnl: &mut Rtnl, link: u32, step: &Step, programs: &[DeviceProgram<'_>])
 /// The devices that have the programs.
 #[derive(Debug)]
 pub(super) struct Devices {
-    hook: Hook,
+    /// Whether as filters, not at tcx.
+    filters: bool,
     have: BTreeSet<u32>,
-    /// Whether an earlier run's other hook was looked for.
+    /// Whether a device had them, so that this kernel can.
+    began: bool,
+    /// Whether nothing of an earlier run hangs at the other hook.
     settled: bool,
     /// Devices whose failure was told, until it is over.
     told: BTreeSet<u32>,
 }
 
 impl Devices {
-    /// Those of no device yet; `hook` is not [`Hook::Auto`].
-    pub(super) fn new(hook: Hook) -> Devices {
-        Devices { hook, have: BTreeSet::new(), settled: false, told: BTreeSet::new() }
+    /// Those of no device yet; as filters, or at tcx.
+    pub(super) fn new(filters: bool) -> Devices {
+        Devices { filters, have: BTreeSet::new(), began: false, settled: false, told: BTreeSet::new() }
     }
 
     /// Brings the programs to the devices `wanted`, and takes them off all others.
@@ -235,18 +240,17 @@ impl Devices {
         (netns, rtnl): (&Netns, &mut Rtnl),
         wanted: BTreeSet<u32>,
     ) -> io::Result<()> {
-        if self.hook == Hook::Clsact {
+        if self.filters {
             self.filter(kernel, rtnl, &wanted)?;
         } else if wanted != self.have {
             self.link(kernel, netns, &wanted)?;
         }
         if !self.settled {
-            let other = match self.hook {
-                Hook::Clsact => kernel.only_devices(&[]),
-                _ => away(rtnl),
-            };
+            // A device that refuses filters keeps what it has.
+            let refuse: Vec<u32> = self.told.iter().copied().collect();
+            let other = if self.filters { kernel.only_devices(&refuse) } else { away(rtnl) };
             match other {
-                Ok(()) => self.settled = true,
+                Ok(()) => self.settled = refuse.is_empty(),
                 Err(error) => tracing::warn!(plane = NAME, %error, "programs of the other hook stay"),
             }
         }
@@ -256,7 +260,7 @@ impl Devices {
 
     /// Takes the programs off all devices.
     pub(super) fn forget(&mut self, rtnl: &mut Rtnl) -> io::Result<()> {
-        *self = Devices::new(self.hook);
+        *self = Devices::new(self.filters);
         away(rtnl)
     }
 
@@ -274,18 +278,17 @@ impl Devices {
         kernel.only_devices(&wanted.iter().copied().collect::<Vec<_>>())
     }
 
-    /// In `clsact`. Looked at each time: `tc qdisc del` of somebody else takes our filters, too. It is an error when no
-    /// device can have them from the beginning: this kernel cannot.
+    /// In `clsact`. Looked at each time: `tc qdisc del` of somebody else takes our filters, too. It is an error when the
+    /// kernel has no `clsact` or no programs as filters.
     fn filter(&mut self, kernel: &Kernel, rtnl: &mut Rtnl, wanted: &BTreeSet<u32>) -> io::Result<()> {
         let programs = kernel.device_programs()?;
-        let numbers = programs.iter().map(|program| program.number);
-        let numbers: Vec<_> = Direction::ALL.into_iter().zip(numbers).collect();
+        let [ingress, egress] = programs.map(|program| program.number);
+        let numbers = [(Direction::Ingress, ingress), (Direction::Egress, egress)];
         let found = found(rtnl)?;
         let strangers = found.iter().filter(|(link, _)| !wanted.contains(link));
         let strangers = strangers.map(|(link, there)| (*link, unhooking(there)));
         let ours = wanted.iter().map(|link| (*link, hooking(*link, found.get(link), &numbers)));
-        let (mut failed, mut bare) = (BTreeSet::new(), None);
-        let mut served = wanted.len();
+        let (mut failed, mut lacking) = (BTreeSet::new(), Vec::new());
         for (link, steps) in strangers.chain(ours) {
             let Err((step, error)) = take_all(rtnl, link, &steps, &programs) else { continue };
             if !self.told.contains(&link) {
@@ -293,14 +296,14 @@ impl Devices {
                 tracing::warn!(plane = NAME, device = link, %error, "{what}");
             }
             failed.insert(link);
-            if matches!(step, Step::Make | Step::Add(_)) {
-                served -= 1;
-                bare = Some(error);
-            }
+            // What the kernel says of a kind that it does not know.
+            let lacks = matches!(errno(&error), Some(libc::ENOENT | libc::EOPNOTSUPP));
+            lacking.extend(Some(error).filter(|_| lacks && matches!(step, Step::Make | Step::Add(_))));
         }
         self.told = failed;
-        match bare {
-            Some(error) if served == 0 && !self.settled => Err(error),
+        self.began |= lacking.len() < wanted.len();
+        match lacking.pop() {
+            Some(error) if !self.began => Err(error),
             _ => Ok(()),
         }
     }

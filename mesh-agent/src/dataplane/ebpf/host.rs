@@ -2,7 +2,7 @@
 
 use super::{
     config::EbpfConfig,
-    hook::{Devices, Hook},
+    hook::Devices,
     maps::Maps,
     realize::{first, wide},
     xdp::Drivers,
@@ -105,15 +105,16 @@ fn forwards(link: &Link) -> bool {
 }
 
 impl Host {
-    /// Opens what it needs in the calling thread's network namespace. `hook` is what it comes to here.
-    pub(super) fn open(hook: Hook) -> io::Result<Host> {
+    /// Opens what it needs in the calling thread's network namespace. Programs hang at devices as
+    /// `filters`, or at tcx.
+    pub(super) fn open(filters: bool) -> io::Result<Host> {
         Ok(Host {
             rtnl: Rtnl::open()?,
             netns: Netns::open(Path::new("/proc/thread-self/ns/net"))?,
             config: Config::default(),
             locals: BTreeSet::new(),
             nodes: BTreeSet::new(),
-            devices: Devices::new(hook),
+            devices: Devices::new(filters),
             drivers: Drivers::default(),
         })
     }

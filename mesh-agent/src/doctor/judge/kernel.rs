@@ -38,20 +38,27 @@ pub(super) fn judge(facts: &Facts, findings: &mut Vec<Finding>) {
     findings.push(clock(facts));
 }
 
+/// Whether the kernel is of that version or a later one.
+fn since(facts: &Facts, first: (u32, u32)) -> bool {
+    numbers(&facts.kernel).is_some_and(|version| version >= first)
+}
+
 /// What the eBPF data plane needs.
 fn ebpf(facts: &Facts) -> Finding {
     let bpf = facts.bpf;
-    let since = |first| numbers(&facts.kernel).is_some_and(|version| version >= first);
     let needs = [
         (bpf.syscall, "bpf(2)"),
         (bpf.btf, "BTF"),
         (bpf.cgroup2, "a mounted cgroup2"),
-        (since(PROGRAMS), "Linux 6.1"),
-        (since(TCX) || facts.wanted.hook != HookChoice::Tcx, "tcx (Linux 6.6), which ebpf.hook asks for"),
+        (since(facts, PROGRAMS), "Linux 6.1"),
+        (
+            since(facts, TCX) || facts.wanted.hook != HookChoice::Tcx,
+            "tcx (Linux 6.6), which ebpf.hook asks for",
+        ),
     ];
     let lacking: Vec<&str> = needs.into_iter().filter_map(|(there, what)| (!there).then_some(what)).collect();
     if lacking.is_empty() {
-        let tcx = since(TCX) && facts.wanted.hook != HookChoice::Clsact;
+        let tcx = since(facts, TCX) && facts.wanted.hook != HookChoice::Clsact;
         let hook = if tcx { "tcx" } else { "clsact" };
         return Finding::ok("ebpf", format!("bpf(2), BTF and cgroup2 are there; at devices by {hook}"));
     }
@@ -78,7 +85,11 @@ fn xdp(facts: &Facts) -> Option<Finding> {
             "xdp",
             Level::Warn,
             "on no device: packets are taken behind the driver",
-            "boot Linux 6.3 or later; see the agent's log for the devices whose drivers refused it; or set ebpf.xdp: off",
+            if since(facts, (6, 3)) {
+                "see the agent's log for the devices whose drivers refused it, or set ebpf.xdp: off"
+            } else {
+                "boot Linux 6.3 or later, which says which devices can, or set ebpf.xdp: off"
+            },
         )),
     }
 }

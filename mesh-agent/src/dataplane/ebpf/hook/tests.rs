@@ -84,13 +84,13 @@ fn what_was_made_goes_unless_somebody_else_uses_it() {
 
 #[test]
 fn what_a_hook_comes_to() {
-    for (hook, release, comes_to) in [
-        (Hook::Auto, "6.1.0", Some(Hook::Clsact)),
-        (Hook::Auto, "6.12.1", Some(Hook::Tcx)),
-        (Hook::Clsact, "6.12.1", Some(Hook::Clsact)),
-        (Hook::Tcx, "6.12.1", Some(Hook::Tcx)),
+    for (hook, release, filters) in [
+        (Hook::Auto, "6.1.0", Some(true)),
+        (Hook::Auto, "6.12.1", Some(false)),
+        (Hook::Clsact, "6.12.1", Some(true)),
+        (Hook::Tcx, "6.12.1", Some(false)),
         (Hook::Tcx, "6.1.0", None),
     ] {
-        assert_eq!(hook.on(release).ok(), comes_to, "{hook:?} {release}");
+        assert_eq!(hook.filters(release).ok(), filters, "{hook:?} {release}");
     }
 }
