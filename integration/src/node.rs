@@ -49,6 +49,9 @@ pub struct Whoami {
     pub node: String,
     /// The client it saw.
     pub client: SocketAddr,
+    /// Who asked: the port may be another than what was seen, where the client had a flow with that port to the same instance
+    /// by way of another node.
+    pub asked_from: SocketAddr,
 }
 
 impl Node {
@@ -129,18 +132,22 @@ impl Node {
 /// # Errors
 /// When the request fails or takes too long.
 pub async fn http_get(at: SocketAddr, path: &str) -> Result<(u16, String)> {
-    http_get_from(Ipv4Addr::UNSPECIFIED.into(), at, path).await
+    let (_, status, body) = http_get_from(Ipv4Addr::UNSPECIFIED.into(), at, path).await?;
+    Ok((status, body))
 }
 
-async fn http_get_from(from: IpAddr, at: SocketAddr, path: &str) -> Result<(u16, String)> {
+/// Who asked, status and body.
+async fn http_get_from(from: IpAddr, at: SocketAddr, path: &str) -> Result<(SocketAddr, u16, String)> {
     let ask = async {
         let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if !from.is_unspecified() {
             socket.bind((from, 0).into())?;
         }
         let stream = socket.connect(at).await?;
+        let own = stream.local_addr()?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
-        exchange(stream, request.as_bytes()).await
+        let (status, body) = exchange(stream, request.as_bytes()).await?;
+        Ok((own, status, body))
     };
     timeout(at_this_pace(PATIENCE), ask).await.with_context(|| format!("no answer from {at} in time"))?
 }
@@ -158,7 +165,7 @@ pub async fn whoami(at: SocketAddr) -> Result<Whoami> {
 /// # Errors
 /// As [`whoami`].
 pub async fn whoami_from(from: IpAddr, at: SocketAddr) -> Result<Whoami> {
-    let (status, body) = http_get_from(from, at, "/").await?;
+    let (asked_from, status, body) = http_get_from(from, at, "/").await?;
     ensure!(status == 200, "{at} answered {status}: {body}");
     let lines: BTreeMap<&str, &str> = body.lines().filter_map(|l| l.split_once(": ")).collect();
     let line = |key: &str| lines.get(key).copied().with_context(|| format!("no {key} in {body:?}"));
@@ -166,6 +173,7 @@ pub async fn whoami_from(from: IpAddr, at: SocketAddr) -> Result<Whoami> {
         instance: line("Instance")?.to_owned(),
         node: line("Node")?.to_owned(),
         client: line("Client")?.parse()?,
+        asked_from,
     })
 }
 

@@ -27,9 +27,9 @@ pub(crate) const KERNELS: [Kernel; 3] = [
     Kernel { name: "5.10", suite: "bullseye", package: "linux-image-cloud-amd64" },
 ];
 
-/// What `make test` boots: the newest and the oldest,
+/// What `make test` boots: the newest and the oldest.
 pub(crate) const BY_DEFAULT: [&str; 2] = ["6.12", "5.10"];
-/// and one more, for this group alone (with `--all` for all of them): the oldest for eBPF, which has no tcx.
+/// It boots one more, for this group alone (with `--all` for all of them): the oldest for eBPF, which has no tcx.
 pub(crate) const BESIDE: (&str, &str) = ("6.1", "clsact");
 
 /// The modules every guest has, with what they depend on; the kernel loads them as it does elsewhere, when they are

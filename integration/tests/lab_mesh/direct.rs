@@ -24,7 +24,7 @@ async fn settled(mesh: &HostMesh, at: IpAddr, seen: [u8; 2]) {
         let mut flows = Vec::new();
         for _ in 0..6 {
             let met = mesh.lab.client.within(whoami_from(own, (at, 8080).into())).await??;
-            flows.push((met.client, met.instance));
+            flows.push((met.asked_from, met.instance));
         }
         // What was captured is told a little later.
         within(BOUND / 30, || async {
@@ -62,7 +62,10 @@ async fn asked(mesh: &HostMesh, at: IpAddr, seen: [u8; 2]) {
     for _ in 0..6 {
         let met = mesh.lab.client.within(whoami_from(own, (at, 8080).into())).await.unwrap().unwrap();
         assert_eq!(met.client.ip(), own, "the backend sees its client");
-        flows.push((met.client.port(), met.instance, 2));
+        if met.client.port() != met.asked_from.port() {
+            println!("{} was seen as {}", met.asked_from, met.client);
+        }
+        flows.push((met.asked_from.port(), met.instance, 2));
     }
     for _ in 0..6 {
         let socket = mesh.lab.client.inside(|| UdpSocket::bind((own, 0))).flatten().unwrap();

@@ -4,7 +4,7 @@
 //! A filter of ours is known by its name, which also says whether the `clsact` it is in was made for it: so a later run
 //! removes what an earlier one made, and nothing else.
 
-use super::config::NAME;
+use super::NAME;
 use crate::sys::{
     netns::Netns,
     rtnl::{Classifier, Classifiers, Direction, Rtnl, errno},
