@@ -177,6 +177,11 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> Kernel<K, V6, ON_NODE>
         })
     }
 
+    /// Ends the run of the plane, which leaves the kernel as it is; another begins when it is asked for.
+    pub fn stop(&mut self) {
+        self.plane = None;
+    }
+
     /// What the plane stands on.
     #[must_use]
     pub fn ground(&self) -> &K::Ground {
@@ -208,7 +213,7 @@ impl<K: KernelPlane, const V6: bool, const ON_NODE: bool> PlaneUnderTest for Ker
 
     async fn restart(&mut self) {
         // The old run ends before the next begins, as with a process.
-        self.plane = None;
+        self.stop();
         self.plane();
     }
 

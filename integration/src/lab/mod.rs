@@ -61,11 +61,21 @@ pub fn has_ipvs() -> bool {
     false
 }
 
+/// This kernel's release, as `uname -r` says it.
+fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
+/// Whether this kernel has tcx, by which the eBPF programs hang at devices.
+#[must_use]
+pub fn has_tcx() -> bool {
+    mesh_ebpf::place::has_tcx(&release())
+}
+
 /// Whether this kernel runs the eBPF programs: Linux 6.1. Says so when it is too old to.
 #[must_use]
 pub fn runs_ebpf() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let Some(why) = mesh_ebpf::place::too_old(release.trim()) else { return true };
+    let Some(why) = mesh_ebpf::place::too_old(&release()) else { return true };
     eprintln!("SKIPPED: {why}: `make test-vm` boots one that runs them");
     false
 }

@@ -1,13 +1,15 @@
 //! The agent is upgraded and endpoints change while clients dial: nobody's connection fails.
 
-use super::Ebpf;
+use super::{Ebpf, pins_of};
 use mesh_agent::plan::BackendState;
 use mesh_control::model::Protocol;
-use mesh_ebpf::place::{has_tcx, netns_cookie};
-use mesh_integration::contract::{
-    Dialed, PlaneUnderTest, World,
-    hosted::{Dialing, Hosted, dial_from},
-    kernel::Routed4,
+use mesh_integration::{
+    contract::{
+        Dialed, PlaneUnderTest, World,
+        hosted::{Dialing, Hosted, dial_from},
+        kernel::Routed4,
+    },
+    lab,
 };
 use std::{
     collections::BTreeMap,
@@ -35,11 +37,8 @@ fn pinned(folder: &Path) -> [BTreeMap<PathBuf, u32>; 2] {
             .filter(|path| path.starts_with("links") && path.to_string_lossy().contains(name))
             .count()
     };
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
     assert!(
-        !programs.is_empty()
-            && links("connect4") == 1
-            && (links("tc_ingress") > 1) == has_tcx(release.trim()),
+        !programs.is_empty() && links("connect4") == 1 && (links("tc_ingress") > 1) == lab::has_tcx(),
         "{programs:?} {others:?}"
     );
     [others, programs]
@@ -47,7 +46,7 @@ fn pinned(folder: &Path) -> [BTreeMap<PathBuf, u32>; 2] {
 
 /// Ends this run of the plane and begins another, whose programs are others than those in the links: loaded by it, or
 /// those of the last but one run, which is faster by what the verifier takes.
-async fn upgrade(w: &mut World<Routed4<Ebpf<FLOWS>>>, folder: &Path, back: bool) {
+pub(super) async fn upgrade<P: Hosted>(w: &mut World<P>, folder: &Path, back: bool) {
     let is_programs = |path: &PathBuf| path.to_string_lossy().contains("/programs-");
     let mut files = fs::read_dir(folder).expect("pins").flatten().map(|file| file.path());
     let programs = files.find(is_programs).expect("programs are pinned");
@@ -76,8 +75,7 @@ async fn sixty_upgrades_and_a_thousand_changes_of_endpoints_fail_nobody() {
     let mut front = w.serving(Protocol::Tcp, &BACKENDS).await;
     let all = front.backends.clone();
     let kept = w.serving(Protocol::Tcp, &["kept"]).await;
-    let cookie = w.put.node().inside(netns_cookie).flatten().expect("a cookie");
-    let folder = mesh_ebpf::folder(&w.put.ground().bpffs(), cookie);
+    let folder = pins_of(&w.put);
 
     let places = [(w.put.node().clone(), w.put.addresses()[0]), (w.put.clients().clone(), w.put.client(7))];
     let (mut flows, mut dialing) = (Vec::new(), Vec::new());

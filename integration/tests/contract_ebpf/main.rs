@@ -8,7 +8,14 @@ mod hitless;
 
 use mesh_agent::dataplane::ebpf::{Apart, EbpfConfig, EbpfPlane, Hook, Sizes, Xdp};
 use mesh_control::model::{Addresses, Name};
-use mesh_integration::{contract::kernel::KernelPlane, lab};
+use mesh_integration::{
+    contract::{
+        hosted::Hosted as _,
+        kernel::{KernelPlane, Routed4},
+    },
+    lab,
+};
+use std::path::PathBuf;
 
 /// With room for so many directions of flows; its programs at tcx, where there is that, or in `clsact` wherever it is.
 struct Ebpf<const FLOWS: u32 = 4096, const CLSACT: bool = false>;
@@ -54,6 +61,12 @@ impl<const FLOWS: u32, const CLSACT: bool> KernelPlane for Ebpf<FLOWS, CLSACT> {
     fn possible() -> bool {
         lab::runs_ebpf()
     }
+}
+
+/// Where the pins of a fixture's node are.
+fn pins_of<const FLOWS: u32, const CLSACT: bool>(put: &Routed4<Ebpf<FLOWS, CLSACT>>) -> PathBuf {
+    let cookie = put.node().inside(mesh_ebpf::place::netns_cookie).flatten().expect("a cookie");
+    mesh_ebpf::folder(&put.ground().bpffs(), cookie)
 }
 
 mod routed4 {
