@@ -9,6 +9,7 @@ use std::{
     io,
     marker::PhantomData,
     os::fd::AsFd,
+    path::Path,
     sync::atomic::{
         AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst, fence,
     },
@@ -52,6 +53,14 @@ pub struct Seat {
 }
 
 impl<A: Tabled> Flows<A> {
+    /// That which is pinned there, for who looks at it beside the agent.
+    ///
+    /// # Errors
+    /// As [`Flows::new`], and when nothing is there.
+    pub fn open(at: &Path) -> io::Result<Flows<A>> {
+        Flows::new(raw::get(at)?)
+    }
+
     /// Maps the table of that descriptor into this process.
     ///
     /// # Errors
