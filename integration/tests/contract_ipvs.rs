@@ -14,14 +14,14 @@ impl KernelPlane for Ipvs {
     fn ground() {}
 
     fn make((): &()) -> IpvsPlane {
-        IpvsPlane::start(NetfilterConfig {
+        let config = NetfilterConfig {
             // Where the fixture's instances are.
             node: Name::new("n2").expect("a good name"),
             vip_cidrs: ["10.96.0.0/16", "fd96::/64"].map(|n| n.parse().expect("a network")).into(),
             overlay: Vec::new(),
             bridge: None,
-        })
-        .expect("a kernel with IPVS")
+        };
+        IpvsPlane::start(config, None).expect("a kernel with IPVS")
     }
 
     fn maglev_is_ours() -> bool {

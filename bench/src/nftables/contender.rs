@@ -160,7 +160,7 @@ impl Plane {
         let mut apart = None;
         let plane: AnyDataPlane = match name {
             "nftables" => space.inside(|| NftablesPlane::start(config))??.into(),
-            "ipvs" => space.inside(|| IpvsPlane::start(config))??.into(),
+            "ipvs" => space.inside(|| IpvsPlane::start(config, None))??.into(),
             "ebpf" => {
                 let (pins, cgroup) = (mesh_ebpf::place::private_bpffs()?, Cgroup::new("plane")?);
                 let config = EbpfConfig {

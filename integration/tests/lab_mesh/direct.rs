@@ -168,7 +168,7 @@ pub(crate) async fn answers_of_others_come_back_through_the_ingress_node(plane: 
 }
 
 /// Sends a word both ways.
-fn exchange(client: &mut TcpStream, server: &mut TcpStream, word: &[u8]) {
+pub(crate) fn exchange(client: &mut TcpStream, server: &mut TcpStream, word: &[u8]) {
     let mut came = vec![0; word.len()];
     client.write_all(word).unwrap();
     server.read_exact(&mut came).unwrap();
@@ -179,7 +179,7 @@ fn exchange(client: &mut TcpStream, server: &mut TcpStream, word: &[u8]) {
 }
 
 /// Reads, sending, until the connection is reset.
-fn is_reset(stream: &mut TcpStream) -> bool {
+pub(crate) fn is_reset(stream: &mut TcpStream) -> bool {
     let mut byte = [0];
     for _ in 0..50 {
         match stream.write_all(b"x").and_then(|()| stream.read(&mut byte)) {

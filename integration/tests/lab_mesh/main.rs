@@ -11,6 +11,7 @@ mod drivers;
 mod ports;
 mod publish;
 mod reach;
+mod routed;
 mod setup;
 
 use anyhow::{Context, ensure};
@@ -31,11 +32,16 @@ use reach::{
     between_nodes_nothing_is_in_plain, everybody_reaches_everything,
     megabytes_arrive_whole_through_every_node,
 };
+use routed::{
+    a_connection_to_a_vip_ends_with_its_own_backend, a_dead_node_is_sent_nothing_more,
+    vips_are_answered_by_the_backends_node,
+};
 use serde_json::Value;
 use setup::{
     EBPF, EBPF_AND_NFTABLES, EBPF_DIRECT, EBPF_DIRECT_AND_NFTABLES, EBPF_DIRECT_NATIVE, EBPF_DIRECT_SEALED,
-    EBPF_NATIVE, EBPF_SEALED, IPVS, IPVS_SEALED, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE,
-    USERSPACE_OVERLAY, mirror, mirrored, one_in_each, pinned, start, until_met,
+    EBPF_NATIVE, EBPF_SEALED, IPVS, IPVS_DIRECT, IPVS_DIRECT_AND_EBPF, IPVS_DIRECT_AND_NFTABLES,
+    IPVS_DIRECT_SEALED, IPVS_SEALED, NFTABLES, NFTABLES_SEALED, Plane, USERSPACE, USERSPACE_OVERLAY, mirror,
+    mirrored, one_in_each, pinned, start, until_met,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -166,6 +172,32 @@ on! { IPVS, ipvs:
     a_rolling_update_of_32_instances_fails_nobody,
     megabytes_arrive_whole_through_every_node,
     three_hundred_services_answer_on_their_vips,
+}
+
+on! { IPVS_DIRECT, ipvs_direct:
+    vips_are_answered_by_the_backends_node,
+    a_connection_to_a_vip_ends_with_its_own_backend,
+    a_dead_node_is_sent_nothing_more,
+    everybody_reaches_everything,
+    one_port_of_a_client_goes_through_every_node,
+    an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,
+    a_killed_agent_moves_no_packet,
+    a_rolling_update_of_32_instances_fails_nobody,
+    three_hundred_services_answer_on_their_vips,
+}
+
+on! { IPVS_DIRECT_SEALED, ipvs_direct_sealed:
+    vips_are_answered_by_the_backends_node,
+    everybody_reaches_everything,
+    between_nodes_nothing_is_in_plain,
+}
+
+on! { IPVS_DIRECT_AND_EBPF, ipvs_direct_and_ebpf:
+    everybody_reaches_everything,
+}
+
+on! { IPVS_DIRECT_AND_NFTABLES, ipvs_direct_and_nftables:
+    everybody_reaches_everything,
 }
 
 on! { EBPF_AND_NFTABLES, ebpf_and_nftables:

@@ -59,8 +59,11 @@ pub(crate) async fn everybody_reaches_everything(plane: &Plane) {
         until_met(&mesh, at, &["whoami-1", "whoami-2"]).await;
         ways.push(at);
     }
-    let vip = mesh.node(1).lookup("whoami.cluster").await.unwrap()[0].parse().unwrap();
-    ways.push(SocketAddr::new(vip, 8000));
+    for kind in ["A", "AAAA"].iter().take(containers[0].addresses.len()) {
+        let found = mesh.node(1).dig("whoami.cluster", kind, &[]).await.unwrap();
+        let [vip] = &found.answers[..] else { panic!("{kind}: {found:?}") };
+        ways.push(SocketAddr::new(vip.parse().unwrap(), 8000));
+    }
     let nodes = (1..=3).map(|i| mesh.lab.node(i).clone());
     let from: Vec<Host> = nodes.chain(containers.iter().map(|c| c.host.clone())).collect();
     for host in &from {

@@ -116,6 +116,19 @@ pub(crate) const IPVS: Plane = Plane {
              overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n",
     ..NFTABLES
 };
+pub(crate) const IPVS_DIRECT: Plane = Plane {
+    config: "data_plane: ipvs\nipvs: {forward: direct}\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
+             overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n",
+    ..NFTABLES
+};
+pub(crate) const IPVS_DIRECT_SEALED: Plane = Plane {
+    config: "data_plane: ipvs\nipvs: {forward: direct}\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
+             overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"], encryption: wireguard}\n",
+    sealed: true,
+    ..IPVS_DIRECT
+};
+pub(crate) const IPVS_DIRECT_AND_EBPF: Plane = Plane { ebpf: true, second: Some(EBPF.config), ..IPVS_DIRECT };
+pub(crate) const IPVS_DIRECT_AND_NFTABLES: Plane = Plane { second: Some(NFTABLES.config), ..IPVS_DIRECT };
 pub(crate) const EBPF: Plane = Plane {
     config: "data_plane: ebpf\nvip_cidr: [10.96.0.0/16, \"fd96::/112\"]\n\
              overlay: {cidr: [10.244.0.0/16, \"fd44::/48\"]}\n",

@@ -82,6 +82,14 @@ pub(super) fn netfilter(config: &Config) -> crate::dataplane::NetfilterConfig {
     }
 }
 
+/// Where the IPVS plane sends packets as they are.
+#[cfg(feature = "nftables")]
+pub(super) fn routed(config: &Config) -> Option<crate::dataplane::ipvs::Direct> {
+    let overlay = overlay(config).filter(|_| config.ipvs.forward == config::ForwardChoice::Direct)?;
+    let networks = config.overlay.iter().map(|overlay| (overlay.network, overlay.node_prefix));
+    Some(crate::dataplane::ipvs::Direct { device: overlay.device, networks: networks.collect() })
+}
+
 /// Whether answers go straight to clients, where the data plane is eBPF's.
 pub(super) fn direct(config: &Config) -> bool {
     config.ebpf.answers == config::ReturnChoice::Direct && overlay(config).is_some()

@@ -76,7 +76,8 @@ fn nftables(config: &Config) -> Result<AnyDataPlane, PlaneError> {
 
 #[cfg(feature = "nftables")]
 fn ipvs(config: &Config) -> Result<AnyDataPlane, PlaneError> {
-    crate::dataplane::ipvs::IpvsPlane::start(parts::netfilter(config)).map(AnyDataPlane::from)
+    let direct = parts::routed(config);
+    crate::dataplane::ipvs::IpvsPlane::start(parts::netfilter(config), direct).map(AnyDataPlane::from)
 }
 
 #[cfg(not(feature = "nftables"))]

@@ -1,6 +1,6 @@
 //! What no single value can say: addresses that clash.
 
-use super::{ebpf::ReturnChoice, types::Config, yaml::Field};
+use super::{ebpf::ReturnChoice, ipvs::ForwardChoice, types::Config, yaml::Field};
 use std::net::{IpAddr, SocketAddr};
 
 /// An address that the agent will listen on.
@@ -44,6 +44,10 @@ pub(super) fn check(
         if let Some(why) = why {
             root.fail_on(root.line(), "ebpf.return", why.to_owned());
         }
+    }
+    if config.ipvs.forward == ForwardChoice::Direct && config.overlay.is_empty() {
+        let why = "direct goes through the overlay: set overlay, or use nat";
+        root.fail_on(root.line(), "ipvs.forward", why.to_owned());
     }
     for (i, bound) in bounds.iter().enumerate().filter(|(_, b)| b.at.port() != 0) {
         for other in &bounds[..i] {

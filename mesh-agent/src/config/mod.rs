@@ -4,6 +4,7 @@
 mod check;
 mod ebpf;
 mod host;
+mod ipvs;
 mod limits;
 mod links;
 mod load;
@@ -20,6 +21,7 @@ pub mod yaml;
 
 pub use ebpf::{EbpfConfig, HookChoice, ReturnChoice, XdpChoice};
 pub use host::HostFacts;
+pub use ipvs::{ForwardChoice, IpvsConfig};
 pub use links::OverlayLinks;
 pub use types::{
     AdminConfig, ClusterConfig, Config, DnsConfig, FilesConfig, LogConfig, LogFormat, MetricsConfig,

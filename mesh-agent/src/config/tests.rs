@@ -249,6 +249,11 @@ fn every_mistake_is_named_with_line_key_value_and_fix() {
             "publish: {interfaces: [eth0, a/b]}\n",
             "mesh.yaml:1: publish.interfaces[1]: \"a/b\" is no name of a link: use 1 to 15 letters and digits, as mesh0",
         ),
+        ("ipvs: {forward: route}\n", "mesh.yaml:1: ipvs.forward: \"route\" is no choice: use nat or direct"),
+        (
+            "ipvs: {forward: direct}\n",
+            "mesh.yaml:1: ipvs.forward: direct goes through the overlay: set overlay, or use nat",
+        ),
         ("ebpf: {return: both}\n", "mesh.yaml:1: ebpf.return: \"both\" is no choice: use ingress or direct"),
         (
             "ebpf: {max_flows: 0}\n",

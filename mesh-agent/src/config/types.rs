@@ -1,6 +1,6 @@
 //! What the configuration says, checked and with defaults filled in.
 
-use super::{ebpf::EbpfConfig, links::OverlayLinks, values};
+use super::{ebpf::EbpfConfig, ipvs::IpvsConfig, links::OverlayLinks, values};
 use ipnetwork::IpNetwork;
 use mesh_control::OverlayNetwork;
 use mesh_control::model::{Addresses, Name, PortRange};
@@ -58,6 +58,8 @@ pub struct Config {
     pub data_plane: PlaneChoice,
     /// `ebpf:`
     pub ebpf: EbpfConfig,
+    /// `ipvs:`
+    pub ipvs: IpvsConfig,
     /// `userspace:`
     pub userspace: UserspaceConfig,
     /// `publish:`

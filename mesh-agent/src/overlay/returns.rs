@@ -17,37 +17,35 @@
 //! are the same. So where IPVS is this node's data plane, the client's port of such a flow has its first bit turned between
 //! the two ends of the overlay's device on this node: ports that systems give connections (32,768 and above) become others.
 //!
+//! What comes to a VIP was sent on as it was (IPVS with `forward: direct`): its answers leave from here, by this node's own
+//! routes.
+//!
 //! One client's address cannot be kept: that of the backend's own node, dialling a port of another. Its answers would
 //! be at home before they were translated, so flows of nodes get the ingress node's address on the overlay.
 //!
 //! The number of rules does not grow with the nodes: two maps do. The mark has to be cleared on the way out, or the
 //! outer packet would take the same route again. Routes and the rule are the overlay's own ([`super::plan`]).
 
-use super::plan::{CLASH_MARK, OverlayPlan, Peer, RETURN_MARK, RETURN_MASK};
+mod rules;
+
+pub use rules::TABLE;
+
+use super::plan::{OverlayPlan, Peer, RETURN_MARK, RETURN_MASK};
 use crate::sys::{
-    nft::{Data, Element, Expr, Family, Holds, Hook, HookKind, Kind, Nft, Set, Table, Transaction, reg},
+    nft::{Data, Element, Family, Nft, Set, Table, Transaction},
     rtnl::Mac,
     ruleset::has_egress,
 };
 use ipnetwork::IpNetwork;
+use rules::{Chain, Ground, VTEPS, tables};
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
     net::IpAddr,
 };
 
-/// The name of our tables.
-pub const TABLE: &str = "mesh-agent-overlay";
-/// VTEP → mark, in the inet table.
-const VTEPS: &str = "vteps";
-/// Addresses of the other nodes, by family, in the inet table.
-const NODES: [&str; 2] = ["nodes4", "nodes6"];
-/// Mark → VTEP, in the netdev table.
-const MACS: &str = "macs";
-/// Source ports for flows that have to get another: those that systems do not give their own connections.
-const PORTS: [u16; 2] = [1024, 32_767];
 /// Changes with the rules: those of another version are laid anew.
-const VERSION: &str = "3";
+const VERSION: &str = "4";
 
 /// The marks of peers by link-layer address.
 pub type Marks = BTreeMap<Mac, u32>;
@@ -71,219 +69,6 @@ pub fn marks(held: &Marks, peers: &[Peer]) -> Marks {
         }
     }
     marks
-}
-
-type Rules = Vec<(&'static str, Vec<Expr>)>;
-
-/// Goes on only when the register's mark is one of ours; leaves the mark in `reg`, uses the one after it.
-fn ours(word: u32) -> [Expr; 2] {
-    let mask = RETURN_MASK.to_ne_bytes();
-    [Expr::mask(reg(word), reg(word + 1), &mask), Expr::cmp(reg(word + 1), true, &RETURN_MARK.to_ne_bytes())]
-}
-
-/// What came by the overlay from outside of it, a rule for each family of the overlay; the number of its VTEP's mark
-/// is in register 2.
-fn foreign(device: &str, networks: &[IpNetwork], text: &'static str, only: &[Expr], then: &[Expr]) -> Rules {
-    let rule = |network: &IpNetwork| {
-        let (proto, offset, len) = match network {
-            IpNetwork::V4(_) => (2_u8, 12, 4),
-            IpNetwork::V6(_) => (10, 8, 16),
-        };
-        let (base, mask) = match network {
-            IpNetwork::V4(n) => (n.network().octets().to_vec(), n.mask().octets().to_vec()),
-            IpNetwork::V6(n) => (n.network().octets().to_vec(), n.mask().octets().to_vec()),
-        };
-        let mut rule = Expr::came_by(device, true).to_vec();
-        rule.extend([
-            Expr::meta(reg(0), libc::NFT_META_NFPROTO),
-            Expr::cmp(reg(0), true, &[proto]),
-            Expr::network(reg(0), offset, len),
-            Expr::mask(reg(0), reg(0), &mask),
-            Expr::cmp(reg(0), false, &base),
-        ]);
-        rule.extend_from_slice(only);
-        rule.extend([Expr::link(reg(0), 6, 6), Expr::map(reg(0), reg(2), VTEPS)]);
-        rule.extend_from_slice(then);
-        (text, rule)
-    };
-    networks.iter().map(rule).collect()
-}
-
-/// Keeps the flows of each VTEP apart, before conntrack sees them.
-fn zones(device: &str, networks: &[IpNetwork]) -> Rules {
-    foreign(device, networks, "apart from other nodes' flows", &[], &[Expr::set_zone(reg(2))])
-}
-
-/// The protocols with ports, and where their checksum is.
-const PORTED: [(u8, u32); 2] = [(6, 16), (17, 6)];
-
-/// Goes on with packets of a protocol, their checksum if any, and turns the first bit of the port at `offset`. Uses
-/// registers 4 and 5.
-fn turned((protocol, sum): (u8, u32), offset: u32) -> Vec<Expr> {
-    let mut all = vec![Expr::meta(reg(4), libc::NFT_META_L4PROTO), Expr::cmp(reg(4), true, &[protocol])];
-    if protocol == 17 {
-        // Datagrams need have no sum (RFC 768).
-        all.extend([Expr::transport(reg(4), sum, 2), Expr::cmp(reg(4), false, &[0; 2])]);
-    }
-    all.extend([
-        Expr::transport(reg(4), offset, 2),
-        Expr::flip(reg(4), &[0x80, 0]),
-        Expr::set_transport(reg(4), offset, 2, sum),
-    ]);
-    all
-}
-
-/// Gives clients of each VTEP's flows ports that IPVS does not know them by.
-fn shifts(device: &str, networks: &[IpNetwork]) -> Rules {
-    let shift = |of| foreign(device, networks, "apart from those of IPVS", &[], &turned(of, 0));
-    PORTED.into_iter().flat_map(shift).collect()
-}
-
-/// Notes by which VTEP a foreign flow came in.
-fn arrivals(device: &str, networks: &[IpNetwork]) -> Rules {
-    // NF_CT_STATE_BIT(IP_CT_NEW).
-    let new = 8_u32.to_ne_bytes();
-    let only = [
-        Expr::ct(reg(0), libc::NFT_CT_STATE),
-        Expr::mask(reg(0), reg(0), &new),
-        Expr::cmp(reg(0), false, &[0; 4]),
-    ];
-    let note = [Expr::set_ct(reg(2), libc::NFT_CT_MARK)];
-    foreign(device, networks, "came in at another node", &only, &note)
-}
-
-/// Marks answers of such flows.
-fn answers(device: Option<&str>) -> Rules {
-    let mut rule = Vec::new();
-    if let Some(device) = device {
-        rule.extend(Expr::came_by(device, false));
-    }
-    rule.push(Expr::ct(reg(0), libc::NFT_CT_MARK));
-    rule.extend(ours(0));
-    // IP_CT_DIR_REPLY.
-    rule.extend([Expr::ct(reg(1), libc::NFT_CT_DIRECTION), Expr::cmp(reg(1), true, &[1])]);
-    rule.push(Expr::set_meta(reg(0), libc::NFT_META_MARK));
-    vec![("goes back there", rule)]
-}
-
-/// Gives translated flows of other nodes this node's address, where they go on to yet another node, and flows of
-/// containers, where they leave the overlay: nobody outside knows the way back to those.
-fn departing(bridge: &str, device: &str) -> Rules {
-    let mut out = Expr::came_by(bridge, true).to_vec();
-    out.extend(Expr::leaves_by(bridge, false));
-    out.extend(Expr::leaves_by(device, false));
-    out.push(Expr::masquerade());
-    // What IPVS sends to a backend nf_tables does not take for translated.
-    let ways = [Expr::translated(), crate::dataplane::ipvs::ours()];
-    let rule = |((set, proto, offset, len), way): ((&str, u8, u32, u32), &[Expr; 3])| {
-        let mut rule = Expr::leaves_by(device, true).to_vec();
-        rule.extend([Expr::meta(reg(0), libc::NFT_META_NFPROTO), Expr::cmp(reg(0), true, &[proto])]);
-        rule.extend_from_slice(way);
-        rule.extend([Expr::network(reg(0), offset, len), Expr::lookup(reg(0), set), Expr::masquerade()]);
-        ("a node that dials another", rule)
-    };
-    let of = [(NODES[0], 2, 12, 4), (NODES[1], 10, 8, 16)];
-    let mut rules: Rules = ways.iter().flat_map(|way| of.map(|of| rule((of, way)))).collect();
-    rules.push(("a container that leaves the overlay", out));
-    for (proto, offset, len) in [(libc::NFPROTO_IPV4, 12, 4), (libc::NFPROTO_IPV6, 8, 16)] {
-        let rule = vec![
-            Expr::meta(reg(0), libc::NFT_META_MARK),
-            Expr::cmp(reg(0), true, &CLASH_MARK.to_ne_bytes()),
-            Expr::meta(reg(0), libc::NFT_META_NFPROTO),
-            Expr::cmp(reg(0), true, &[u8::try_from(proto).unwrap_or_default()]),
-            Expr::network(reg(0), offset, len),
-            Expr::immediate(reg(4), &PORTS[0].to_be_bytes()),
-            Expr::immediate(reg(5), &PORTS[1].to_be_bytes()),
-            Expr::snat(proto, reg(0), [reg(4), reg(5)]),
-        ];
-        rules.push(("its answers have another's place", rule));
-    }
-    rules
-}
-
-/// Sends marked packets to the VTEP they belong to.
-fn departures(ipvs: bool) -> Rules {
-    let back = |of| {
-        let mut rule = vec![Expr::meta(reg(0), libc::NFT_META_MARK)];
-        rule.extend(ours(0));
-        rule.extend(turned(of, 2));
-        ("as the client knows it", rule)
-    };
-    let mut rules: Rules = PORTED.into_iter().filter(|_| ipvs).map(back).collect();
-    let mut known = vec![Expr::meta(reg(0), libc::NFT_META_MARK)];
-    known.extend(ours(0));
-    known.extend([Expr::map(reg(0), reg(2), MACS), Expr::set_link(reg(2), 0, 6)]);
-    let mut marked = vec![Expr::meta(reg(0), libc::NFT_META_MARK)];
-    marked.extend(ours(0));
-    marked.extend([Expr::immediate(reg(0), &[0; 4]), Expr::set_meta(reg(0), libc::NFT_META_MARK)]);
-    rules.push(("to the node it came from", known));
-    rules.push(("the outer packet takes the usual way", marked));
-    rules
-}
-
-struct Chain {
-    name: &'static str,
-    hook: Hook,
-    rules: Rules,
-}
-
-/// The tables, each with its map and its chains; without the egress hook only what departs is seen to.
-fn tables(
-    bridge: &str,
-    device: &str,
-    networks: &[IpNetwork],
-    (leads, ipvs): (bool, bool),
-) -> Vec<(Table, Vec<Set>, Vec<Chain>)> {
-    let hook = |kind, number, device: Option<&str>| {
-        // The priority of mangle tables: after conntrack, before NAT.
-        Hook { kind, number, priority: -150, device: device.map(str::to_owned) }
-    };
-    let early = Hook { priority: -300, ..hook(HookKind::Filter, libc::NF_INET_PRE_ROUTING, None) };
-    let mut prerouting = arrivals(device, networks);
-    prerouting.extend(answers(Some(device)));
-    let mut raw = zones(device, networks);
-    if ipvs {
-        raw.extend(shifts(device, networks));
-    }
-    let mut inet = vec![
-        Chain { name: "raw", hook: early, rules: raw },
-        Chain {
-            name: "prerouting",
-            hook: hook(HookKind::Filter, libc::NF_INET_PRE_ROUTING, None),
-            rules: prerouting,
-        },
-        Chain {
-            name: "output",
-            hook: hook(HookKind::Route, libc::NF_INET_LOCAL_OUT, None),
-            rules: answers(None),
-        },
-        Chain {
-            name: "postrouting",
-            hook: Hook {
-                kind: HookKind::Nat,
-                number: libc::NF_INET_POST_ROUTING,
-                priority: 90,
-                device: None,
-            },
-            rules: departing(bridge, device),
-        },
-    ];
-    // NF_NETDEV_EGRESS, since 5.16.
-    let egress = vec![Chain {
-        name: "egress",
-        hook: hook(HookKind::Filter, 1, Some(device)),
-        rules: departures(ipvs),
-    }];
-    let vteps = Set::new(VTEPS, &[Kind::Ether], Holds::Data(&[Kind::Mark]));
-    let macs = Set::new(MACS, &[Kind::Mark], Holds::Data(&[Kind::Ether]));
-    let nodes4 = Set::new(NODES[0], &[Kind::Ipv4], Holds::Keys);
-    let nodes6 = Set::new(NODES[1], &[Kind::Ipv6], Holds::Keys);
-    inet.retain(|chain| leads || matches!(chain.hook.kind, HookKind::Nat));
-    let mut all = vec![(Table::new(Family::Inet, TABLE), vec![vteps, nodes4, nodes6], inet)];
-    if leads {
-        all.push((Table::new(Family::Netdev, TABLE), vec![macs], egress));
-    }
-    all
 }
 
 /// Elements of the sets, in the order of [`tables`].
@@ -362,7 +147,14 @@ impl Returns {
         let held = held(&mut self.nft)?;
         let marks = marks(&held, &plan.peers);
         let wanted = elements(&marks, &plan.peers);
-        let tables = tables(&plan.bridge.name, &plan.vxlan.name, &self.networks, (self.leads, self.ipvs));
+        let ground = Ground {
+            networks: &self.networks,
+            vips: &plan.vips,
+            gateways: &plan.gateways,
+            leads: self.leads,
+            ipvs: self.ipvs,
+        };
+        let tables = tables(&plan.bridge.name, &plan.vxlan.name, &ground);
         let mut batch = Transaction::new();
         let mut changed = false;
         for ((table, sets, chains), wanted) in tables.iter().zip(&wanted) {
@@ -421,7 +213,7 @@ fn lay(batch: &mut Transaction, table: &Table, sets: &[Set], chains: &[Chain]) {
         batch.add_set(table, set);
     }
     for chain in chains {
-        batch.add_chain(table, chain.name, Some(&chain.hook));
+        batch.add_chain(table, chain.name, chain.hook.as_ref());
         for (text, expressions) in &chain.rules {
             batch.add_rule(table, chain.name, expressions, &comment(text));
         }

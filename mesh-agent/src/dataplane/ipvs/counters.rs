@@ -1,6 +1,6 @@
 //! What backends and frontends got: what destinations count, and elements of our sets.
 
-use super::{Kernel, realize::virtual_of, rules::EMPTY, state::State, write::Change};
+use super::{Kernel, realize::virtuals, rules::EMPTY, state::State, write::Change};
 use crate::{
     dataplane::{
         counters::{BackendCounters, Counters, FrontendCounters},
@@ -19,6 +19,8 @@ use std::{
     net::SocketAddr,
 };
 
+/// A destination: its place in the range of ports, its service, its address.
+type Put = (u16, Virtual, SocketAddr);
 type BackendKey = (ServiceKey, BackendId, Protocol);
 /// How many flows of each backend were ended.
 pub(super) type Ended = BTreeMap<BackendKey, u64>;
@@ -32,7 +34,7 @@ pub(super) struct Tally {
     sums: BTreeMap<BackendKey, Stats>,
     reset: Ended,
     /// What destinations said last.
-    said: BTreeMap<FrontendKey, BTreeMap<(u16, SocketAddr), Stats>>,
+    said: BTreeMap<FrontendKey, BTreeMap<Put, Stats>>,
     /// Flows that found no backend, and that came from a source that is not allowed.
     refused: BTreeMap<FrontendKey, [u64; 2]>,
     /// What elements said last.
@@ -109,9 +111,7 @@ impl Tally {
         only: Option<&BTreeSet<Virtual>>,
         active: &mut Active,
     ) -> io::Result<()> {
-        let key = entry.frontend.key;
-        for (offset, port) in (0_u16..).zip(key.ports.iter()) {
-            let (of, _) = virtual_of(&entry.frontend, port, state.number(&key));
+        for (offset, of) in virtuals(&entry.frontend, &state.numbers) {
             if only.is_some_and(|only| !only.contains(&of)) {
                 continue;
             }
@@ -120,20 +120,14 @@ impl Tally {
                 held => held.map_err(io::Error::from)?,
             };
             for (at, seen) in held {
-                self.destination(entry, (offset, at), &seen, active);
+                self.destination(entry, (offset, of, at), &seen, active);
             }
         }
         Ok(())
     }
 
-    fn destination(
-        &mut self,
-        entry: &Entry,
-        place: (u16, SocketAddr),
-        seen: &Seen<Destination>,
-        active: &mut Active,
-    ) {
-        let theirs = entry.backends.iter().filter(|b| b.socket(place.0) == place.1);
+    fn destination(&mut self, entry: &Entry, place: Put, seen: &Seen<Destination>, active: &mut Active) {
+        let theirs = entry.backends.iter().filter(|b| b.socket(place.0) == place.2);
         let Some(backend) = theirs.max_by_key(|b| b.takes_new_flows()) else { return };
         let frontend = &entry.frontend;
         let key = (frontend.service.clone(), backend.id.clone(), frontend.key.protocol);
@@ -143,8 +137,8 @@ impl Tally {
         let said = self.said.entry(frontend.key).or_default();
         let before = said.insert(place, seen.stats).unwrap_or_default();
         // Of destinations that went long ago nothing is remembered: they begin anew if they come back.
-        if said.len() > 2 * entry.backends.len() * frontend.key.ports.iter().count() + 64 {
-            said.retain(|(offset, at), _| entry.backends.iter().any(|b| b.socket(*offset) == *at));
+        if said.len() > 4 * entry.backends.len() * frontend.key.ports.iter().count() + 64 {
+            said.retain(|(offset, _, at), _| entry.backends.iter().any(|b| b.socket(*offset) == *at));
         }
         let sum = self.sums.entry(key).or_default();
         sum.connections += further(seen.stats.connections, before.connections);

@@ -2,7 +2,7 @@
 
 use super::{
     host::Ground,
-    realize::{scheduler, unsupported, virtual_of},
+    realize::{unsupported, virtual_of, virtuals},
     rules::{MARKS, TABLE},
     state::State,
 };
@@ -12,18 +12,10 @@ use crate::{
         netfilter::explain::{address, find, reason},
     },
     plan::{BackendId, Entry},
-    sys::ipvs::Virtual,
+    sys::ipvs::{Destination, Virtual},
 };
 use mesh_control::model::Scheduler;
-use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, Read},
-    net::IpAddr,
-};
-
-/// The kernel's list of connections, and how much of it is read to find one client's.
-const CONNECTIONS: &str = "/proc/thread-self/net/ip_vs_conn";
-const MOST: u64 = 64 << 20;
+use std::{net::IpAddr, ops::ControlFlow};
 
 /// An address as that list has it.
 fn spelled(address: IpAddr) -> String {
@@ -34,7 +26,7 @@ fn spelled(address: IpAddr) -> String {
 }
 
 /// The reverse of [`spelled`].
-fn unspelled(text: &str) -> Option<IpAddr> {
+pub(super) fn unspelled(text: &str) -> Option<IpAddr> {
     match text.len() {
         8 => u32::from_str_radix(text, 16).ok().map(|bits| IpAddr::from(bits.to_be_bytes())),
         _ => text.parse().ok(),
@@ -78,18 +70,13 @@ fn remembered(
     client: IpAddr,
 ) -> Option<BackendId> {
     let wanted = template(of, client);
-    let found = ground.inside(|| {
-        let mut list = BufReader::new(File::open(CONNECTIONS)?.take(MOST));
-        let mut line = String::new();
-        while list.read_line(&mut line)? > 0 {
-            if let Some(found) = leads(&line, &wanted) {
-                return Ok(Some(found));
-            }
-            line.clear();
-        }
-        io::Result::Ok(None)
+    let mut found = None;
+    let read = ground.connections(|line| {
+        found = leads(line, &wanted);
+        if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    let (address, port) = found.ok().flatten()?;
+    read.ok()?;
+    let (address, port) = found?;
     // One that goes by a mark remembers no port.
     let meets =
         |b: &&crate::plan::Backend| b.address == address && (port == 0 || b.socket(offset).port() == port);
@@ -105,7 +92,7 @@ pub(super) fn explain(ground: &Ground, state: &State, schedulers: &[Scheduler], 
     let (key, frontend) = (entry.frontend.key, &entry.frontend);
     let port = flow.destination.port();
     let offset = port.saturating_sub(key.ports.first());
-    let (of, mark) = virtual_of(frontend, port, state.number(&key));
+    let (of, mark) = virtual_of(frontend, port, state.numbers.address(&key));
     let allow = &frontend.allow;
     let denied = flow.client.is_some_and(|c| !allow.is_empty() && !allow.iter().any(|n| n.contains(c)));
     let client = flow.client.filter(|_| frontend.affinity.is_some());
@@ -126,10 +113,14 @@ pub(super) fn explain(ground: &Ground, state: &State, schedulers: &[Scheduler], 
         },
         excluded: reason(backend, denied),
     });
-    let program = state.programs.get(&of);
-    let mut objects = vec![format!("ipvs {of} {}", scheduler(frontend.scheduler).0)];
-    for (at, destination) in program.iter().flat_map(|program| &program.destinations) {
-        objects.push(format!("ipvs {of} -> {at} weight {}", destination.weight));
+    let mut objects = Vec::new();
+    for (_, of) in virtuals(frontend, &state.numbers).filter(|(place, _)| *place == offset) {
+        let Some(program) = state.programs.get(&of) else { continue };
+        objects.push(format!("ipvs {of} {}", program.service.scheduler));
+        for (at, destination) in &program.destinations {
+            let to = if destination.forward == Destination::ROUTE { "the node " } else { "" };
+            objects.push(format!("ipvs {of} -> {to}{at} weight {}", destination.weight));
+        }
     }
     let family = if of.is_ipv6() { "ip6" } else { "ip" };
     let (address, protocol) = (address(&key.listen), key.protocol);

@@ -12,6 +12,7 @@
 
 mod cleanup;
 mod counters;
+mod direct;
 mod explain;
 mod host;
 mod observe;
@@ -23,8 +24,9 @@ mod tests;
 mod write;
 
 pub use cleanup::clean;
+pub use direct::Direct;
 pub use host::LINK;
-pub use rules::{MARK, MARK_MASK, TABLE, ours};
+pub use rules::{TABLE, ours};
 
 use super::{
     batch::Batch,
@@ -52,7 +54,7 @@ use crate::{
 use counters::Tally;
 use host::Ground;
 use mesh_control::model::{Protocol, Scheduler};
-use state::{Numbers, State, numbered};
+use state::{Numbers, Site, State, numbered};
 use std::{
     collections::BTreeSet,
     io,
@@ -65,8 +67,7 @@ const NAME: &str = "ipvs";
 /// The IPVS data plane of the network namespace it was started in.
 #[derive(Debug)]
 pub struct IpvsPlane {
-    place: Place,
-    outline: Outline,
+    site: Site,
     schedulers: Vec<Scheduler>,
     ground: Ground,
     kernel: Mutex<Kernel>,
@@ -119,11 +120,12 @@ fn schedulers(ipvs: &mut Ipvs) -> Result<Vec<Scheduler>, IpvsError> {
 
 impl IpvsPlane {
     /// Opens the sockets, in the calling thread's network namespace. Changes nothing: what an earlier run left serves
-    /// on and is read by [`DataPlane::observe`].
+    /// on and is read by [`DataPlane::observe`]. With `direct`, packets to VIPs go to the nodes of their backends as they
+    /// are.
     ///
     /// # Errors
     /// [`PlaneError`] when the kernel has no IPVS or no nf_tables, or the process may not use them.
-    pub fn start(config: NetfilterConfig) -> Result<IpvsPlane, PlaneError> {
+    pub fn start(config: NetfilterConfig, direct: Option<Direct>) -> Result<IpvsPlane, PlaneError> {
         let mut kernel = Kernel::open()?;
         let schedulers = schedulers(&mut kernel.ipvs).map_err(|e| failed("use IPVS")(e.into()))?;
         for layout in rules::layouts() {
@@ -134,8 +136,11 @@ impl IpvsPlane {
         let (counted, seen) = (Arc::clone(&tally), Arc::clone(&shown));
         let end = move |due: &[Cut]| end(&mut theirs, &seen, due).map(|ended| locked(&counted).reset(ended));
         Ok(IpvsPlane {
-            place: Place { node: config.node, overlay: config.overlay },
-            outline: Outline { vip_cidrs: config.vip_cidrs, bridge: config.bridge },
+            site: Site {
+                place: Place { node: config.node, overlay: config.overlay },
+                outline: Outline { vip_cidrs: config.vip_cidrs, bridge: config.bridge },
+                direct,
+            },
             schedulers,
             ground: Ground::open().map_err(failed("look at the host's links"))?,
             kernel: Mutex::new(kernel),
@@ -144,6 +149,21 @@ impl IpvsPlane {
             tally,
             shown,
         })
+    }
+
+    /// Gives the frontends that are to be there the numbers that they need.
+    fn number(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> io::Result<()> {
+        for entry in touched.iter().filter_map(|key| work.get(key)) {
+            if let Listen::Address(address) = entry.frontend.key.listen {
+                let numbers = numbered(&self.state.numbers.addresses, &self.state.table, address);
+                let most = "ports are published on too many single addresses: use fewer, or all";
+                self.state.numbers.addresses = numbers.ok_or_else(|| io::Error::other(most))?;
+            }
+            if self.site.direct.is_some() && !direct::number(&mut self.state.numbers, &entry.frontend) {
+                return Err(io::Error::other("VIPs have too many ports for direct routing: use nat"));
+            }
+        }
+        Ok(())
     }
 
     /// Tells the thread that ends drains what there is now.
@@ -160,7 +180,7 @@ impl IpvsPlane {
         }
         let found = {
             let Kernel { ipvs, nft, .. } = &mut *locked(&self.kernel);
-            let found = observe::read(nft, ipvs, &mut state, &self.place, &self.outline, now())?;
+            let found = observe::read(nft, ipvs, &mut state, &self.site, now())?;
             if !state.table.is_empty() {
                 let link = self.ground.prepare(ipvs)?;
                 state.link = Some(link);
@@ -225,12 +245,8 @@ fn end(kernel: &mut Kernel, state: &Mutex<(Table, Numbers)>, due: &[Cut]) -> io:
         if shared(backend.socket(0)) {
             continue;
         }
-        let key = entry.frontend.key;
-        let number = if let Listen::Address(a) = key.listen { numbers.get(&a).copied() } else { None };
-        gone.extend((0..).zip(key.ports.iter()).map(|(offset, port)| {
-            let (of, _) = realize::virtual_of(&entry.frontend, port, number.unwrap_or(0));
-            Command::DelDest(of, backend.socket(offset))
-        }));
+        let all = realize::virtuals(&entry.frontend, numbers);
+        gone.extend(all.map(|(offset, of)| Command::DelDest(of, backend.socket(offset))));
     }
     run(&mut kernel.ipvs, &gone)?;
     drop(shown);
@@ -246,21 +262,15 @@ impl Bring for IpvsPlane {
 
     fn bring(&mut self, work: &Table, touched: &BTreeSet<FrontendKey>) -> io::Result<()> {
         self.deadlines.settle(work);
+        self.number(work, touched)?;
         let kernel = &mut *locked(&self.kernel);
         if self.state.link.is_none() && touched.iter().any(|key| work.contains_key(key)) {
             self.state.link = Some(self.ground.prepare(&mut kernel.ipvs)?);
         }
-        for key in touched.iter().filter(|key| work.contains_key(*key)) {
-            let Listen::Address(address) = key.listen else { continue };
-            let most =
-                || io::Error::other("ports are published on too many single addresses: use fewer, or all");
-            self.state.numbers =
-                numbered(&self.state.numbers, &self.state.table, address).ok_or_else(most)?;
-        }
-        let change = Change::plan(&self.state, &self.place, work, touched, now());
+        let change = Change::plan(&self.state, &self.site, work, touched, now());
         locked(&self.tally).before(kernel, &self.state, &change)?;
         if !change.is_quiet(&self.state) {
-            kernel.nft.commit(change.transaction(&self.state, &self.outline))?;
+            kernel.nft.commit(change.transaction(&self.state, &self.site))?;
         }
         // Until it is done no drain ends: a backend that comes back just then would lose its destination.
         let mut shown = locked(&self.shown);
@@ -276,9 +286,11 @@ impl Bring for IpvsPlane {
             }
         }
         let mut cuts = flows::cuts(&self.state.table, work, touched);
+        let left = direct::left(&change.commands, &self.state.programs);
         change.done(&mut self.state, work);
         for key in touched.iter().filter(|key| !work.contains_key(*key)) {
             locked(&self.tally).forget(key);
+            self.state.numbers.left(key);
         }
         let datagrams = cuts.take_datagrams();
         *shown = (self.state.table.clone(), self.state.numbers.clone());
@@ -286,7 +298,10 @@ impl Bring for IpvsPlane {
         self.deadlines.follow(&self.state.table, cuts);
         let ended = flows::cut(&mut kernel.conntrack, &datagrams, None);
         locked(&self.tally).reset(ended?);
-        Ok(())
+        if left.is_empty() {
+            return Ok(());
+        }
+        direct::sever(&self.ground, &mut kernel.conntrack, &left)
     }
 
     fn read_again(&mut self) -> io::Result<()> {
@@ -351,7 +366,7 @@ impl DataPlane for IpvsPlane {
             let kernel = &mut *locked(&self.kernel);
             cleanup::remove(&mut kernel.ipvs, &mut kernel.nft, &mut self.ground)?;
             self.state = State::empty();
-            *locked(&self.shown) = (Table::new(), Numbers::new());
+            *locked(&self.shown) = (Table::new(), Numbers::default());
             self.deadlines.follow(&self.state.table, Cuts::default());
             // Without our rules nobody resets what is marked: what was translated is forgotten.
             flows::forget(&mut kernel.conntrack, &cuts.now, None)

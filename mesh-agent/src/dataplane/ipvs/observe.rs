@@ -1,20 +1,16 @@
 //! Reading back what the kernel holds, and comparing it with what it should be.
 
 use super::{
+    direct,
     realize::{Program, Realized, is_ours, realize},
-    rules::{self, BACKENDS, MARKS, address_of, chains, sets},
-    state::{Side, State, hold, ip},
+    rules::{self, ARRIVING, ARRIVING_MARK, BACKENDS, MARK_BITS, MARKS, address_of, chains, sets},
+    state::{Numbers, Side, Site, State, hold, ip},
 };
 use crate::{
-    dataplane::netfilter::{
-        base::Outline,
-        elements::{Place, read_allowed},
-        note,
-        sets::Common,
-    },
+    dataplane::netfilter::{elements::read_allowed, note, sets::Common},
     plan::{Backend, Entry, Listen, Table},
     sys::{
-        ipvs::{Ipvs, Virtual},
+        ipvs::{Destination, Ipvs, Virtual},
         nft::{Data, Element, Nft},
     },
 };
@@ -67,8 +63,7 @@ pub(super) fn read(
     nft: &mut Nft,
     ipvs: &mut Ipvs,
     state: &mut State,
-    place: &Place,
-    outline: &Outline,
+    site: &Site,
     now: u64,
 ) -> io::Result<Found> {
     let mut vips = named_vips(nft)?;
@@ -83,19 +78,19 @@ pub(super) fn read(
         if !side.base {
             continue;
         }
-        for base in chains(&layout, outline) {
+        for base in chains(&layout, site) {
             let wanted: Vec<String> = base.rules.into_iter().map(|(_, comment)| comment).collect();
             damaged |= comments.remove(base.name) != Some(wanted);
         }
         damaged |= !comments.is_empty();
         let mut held = Held::new();
-        for set in sets(&layout).iter().filter_map(|set| known(&set.name)) {
+        for set in sets(&layout, site).iter().filter_map(|set| known(&set.name)) {
             for element in nft.elements(&layout.table, set)? {
                 held.insert((set, element.key.clone()), Element { count: None, ..element });
             }
         }
-        for (entry, number) in decode(side, &held) {
-            let realized = realize(&layout, place, &entry, number, now);
+        for entry in decode(side, &held, &mut state.numbers) {
+            let realized = realize(&layout, site, &entry, &state.numbers, now);
             let whole = realized.own.iter().all(|(set, e)| held.get(&(*set, e.key.clone())) == Some(e));
             if !whole {
                 continue;
@@ -107,9 +102,6 @@ pub(super) fn read(
                 held.remove(&(*set, element.key.clone()));
             }
             claimed.extend(realized.programs.keys().copied());
-            if let Listen::Address(address) = entry.frontend.key.listen {
-                state.numbers.insert(address, number);
-            }
             hold(&mut side.shared, &realized);
             state.table.insert(entry.frontend.key, entry);
         }
@@ -125,11 +117,22 @@ pub(super) fn read(
 /// Our constant of that name; not the set that packets fill.
 fn known(set: &str) -> Option<&'static str> {
     let common = Common::ALL.into_iter().filter(|common| *common != Common::SameDevice).map(Common::name);
-    [MARKS, rules::ANCHORS, BACKENDS, rules::EMPTY].into_iter().chain(common).find(|name| *name == set)
+    [MARKS, rules::ANCHORS, ARRIVING, BACKENDS, rules::EMPTY]
+        .into_iter()
+        .chain(common)
+        .find(|name| *name == set)
 }
 
-/// The frontends with the backends that notes tell of, and the numbers of their addresses.
-fn decode(side: &Side, held: &Held) -> Vec<(Entry, u8)> {
+/// The number in an element's data.
+fn mark_of(element: &Element) -> u32 {
+    match &element.data {
+        Some(Data::Bytes(bytes)) => bytes.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes)),
+        _ => 0,
+    }
+}
+
+/// The frontends with the backends that notes tell of; their numbers go to `numbers`.
+fn decode(side: &Side, held: &Held, numbers: &mut Numbers) -> Vec<Entry> {
     let layout = &side.layout;
     let of = |set: &'static str| held.range((set, Vec::new())..).take_while(move |((s, _), _)| *s == set);
     let base = |key: &[u8]| key.get(..layout.key_bytes()).map(<[u8]>::to_vec);
@@ -156,27 +159,33 @@ fn decode(side: &Side, held: &Held) -> Vec<(Entry, u8)> {
         };
         let mut backends = backends.remove(key).unwrap_or_default();
         backends.sort_by(|a, b| a.id.cmp(&b.id));
-        let mark = match &element.data {
-            Some(Data::Bytes(bytes)) => bytes.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes)),
-            _ => 0,
-        };
-        entries.push((Entry { frontend: Arc::new(frontend), backends: backends.into() }, address_of(mark)));
+        if let Listen::Address(address) = frontend.key.listen {
+            numbers.addresses.insert(address, address_of(mark_of(element)));
+        }
+        for at in direct::ports(&frontend.key) {
+            let number = held.get(&(ARRIVING, layout.key(Some(at.0), at.1, at.2))).map(mark_of);
+            if let Some(number) = number.filter(|mark| mark & !MARK_BITS == ARRIVING_MARK) {
+                numbers.arrive(at, number & MARK_BITS);
+            }
+        }
+        entries.push(Entry { frontend: Arc::new(frontend), backends: backends.into() });
     }
     entries
 }
 
 /// The entry as IPVS holds it: without backends that have no destination, with the weights that destinations have.
-/// `None` when a virtual service is another's, or not there, or has destinations that are nobody's.
+/// `None` when a virtual service is another's, or not there, or has destinations that are nobody's, or leads otherwise to
+/// another node.
 fn as_held(entry: &Entry, realized: &Realized, programs: &BTreeMap<Virtual, Program>) -> Option<Entry> {
     let mut backends: Vec<Backend> = entry.backends.to_vec();
-    let (mut same, ports) = (true, entry.frontend.key.ports);
-    // Virtual services are in the order of their marks, or of address and port: that of the ports.
-    for ((of, wanted), offset) in realized.programs.iter().zip(0..ports.iter().count()) {
+    let mut same = true;
+    for (of, (offset, wanted)) in &realized.programs {
+        let offset = *offset;
         let held = programs.get(of).filter(|held| held.service == wanted.service)?;
-        let offset = u16::try_from(offset).ok()?;
         for (at, destination) in &held.destinations {
             // Of a drain that ended a moment ago.
-            let ending = || destination.weight == 0 && backends.iter().any(|b| b.socket(offset) == *at);
+            let own = || backends.iter().any(|b| b.socket(offset) == *at);
+            let ending = || destination.weight == 0 && (destination.forward == Destination::ROUTE || own());
             if !wanted.destinations.contains_key(at) && !ending() {
                 return None;
             }
@@ -184,6 +193,7 @@ fn as_held(entry: &Entry, realized: &Realized, programs: &BTreeMap<Virtual, Prog
         for (at, wanted) in &wanted.destinations {
             match held.destinations.get(at) {
                 Some(held) if held == wanted => continue,
+                _ if wanted.forward == Destination::ROUTE => return None,
                 Some(held) if held.forward == wanted.forward => {
                     let weight = u16::try_from(held.weight).ok().filter(|_| held.weight != wanted.weight)?;
                     backends.iter_mut().filter(|b| b.socket(offset) == *at).for_each(|b| b.weight = weight);

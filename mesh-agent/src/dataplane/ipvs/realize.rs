@@ -1,10 +1,14 @@
 //! From a frontend and its backends to what stands for it: virtual services with their destinations, and elements of
 //! our sets. Pure: the same entry always gives the same, so what the kernel holds can be compared with it.
 
-use super::rules::{ANCHORS, BACKENDS, EMPTY, MARK, MARKS, anchor, mark};
+use super::{
+    direct::{self, Direct},
+    rules::{ANCHORS, ARRIVING, ARRIVING_MARK, BACKENDS, EMPTY, MARK, MARKS, OURS, anchor, mark},
+    state::{Numbers, Site},
+};
 use crate::{
     dataplane::netfilter::{
-        elements::{Place, allowed, backend_id, shared},
+        elements::{allowed, backend_id, shared},
         layout::{Layout, number, octets},
         names::{DROP, REJECT},
         note,
@@ -41,8 +45,8 @@ pub(super) struct Program {
 /// What stands for a frontend.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Realized {
-    /// One for each port.
-    pub(super) programs: BTreeMap<Virtual, Program>,
+    /// One for each port, and one for its packets that come by the overlay; with the port's place in the range.
+    pub(super) programs: BTreeMap<Virtual, (u16, Program)>,
     /// Elements of its own.
     pub(super) own: Vec<Placed>,
     /// Elements that several frontends may need alike.
@@ -111,10 +115,69 @@ fn stays(backend: &Backend, protocol: Protocol, now: u64) -> bool {
     }
 }
 
-/// What stands for an entry at `now` (Unix ms); `address` is the number of the address that it is published on.
-pub(super) fn realize(layout: &Layout, place: &Place, entry: &Entry, address: u8, now: u64) -> Realized {
+/// Destinations: what leads where, weighted; one address may be two instances', of which one goes.
+fn destinations(
+    frontend: &Frontend,
+    all: impl Iterator<Item = (SocketAddr, u32, u32)>,
+) -> BTreeMap<SocketAddr, Destination> {
+    let most = frontend.max_connections.unwrap_or(0);
+    let mut destinations: BTreeMap<SocketAddr, Destination> = BTreeMap::new();
+    for (at, forward, weight) in all {
+        let new = Destination { forward, weight: 0, upper: most, lower: most };
+        let at = destinations.entry(at).or_insert(new);
+        at.weight = (at.weight + weight).min(u32::from(u16::MAX));
+    }
+    destinations
+}
+
+/// The program of a port of which packets go to other nodes as they are. A node counts for all its backends there, so
+/// they have to be weighed also where each counts for one.
+fn sent(
+    direct: &Direct,
+    site: &Site,
+    entry: &Entry,
+    staying: &[&Backend],
+    (offset, port): (u16, u16),
+) -> Program {
+    let frontend = &*entry.frontend;
+    let even = frontend.scheduler == Scheduler::Rr;
+    let mut service = service(frontend);
+    if even {
+        service.scheduler = scheduler(Scheduler::Wrr).0.into();
+    }
+    let all = staying.iter().map(|backend| {
+        let weight = if even { u32::from(backend.takes_new_flows()) } else { weight(backend) };
+        match direct.hop(&site.place.node, backend) {
+            Some(hop) => (SocketAddr::new(hop, port), Destination::ROUTE, weight),
+            None => (backend.socket(offset), Destination::MASQUERADE, weight),
+        }
+    });
+    Program { service, destinations: destinations(frontend, all) }
+}
+
+/// The program of what other nodes sent here: to backends of this node. Those of others, which another node may have been
+/// told of later than this one, have a weight while there are none here.
+fn received(site: &Site, entry: &Entry, staying: &[&Backend], offset: u16) -> Program {
+    let here = |backend: &Backend| backend.id.node == site.place.node;
+    let any = staying.iter().any(|backend| here(backend) && weight(backend) > 0);
+    let all = staying.iter().map(|backend| {
+        let weight = if any && !here(backend) { 0 } else { weight(backend) };
+        (backend.socket(offset), Destination::MASQUERADE, weight)
+    });
+    Program { service: service(&entry.frontend), destinations: destinations(&entry.frontend, all) }
+}
+
+/// What a backend counts for.
+fn weight(backend: &Backend) -> u32 {
+    if backend.takes_new_flows() { u32::from(backend.weight) } else { 0 }
+}
+
+/// What stands for an entry at `now` (Unix ms), which has its `numbers`.
+pub(super) fn realize(layout: &Layout, site: &Site, entry: &Entry, numbers: &Numbers, now: u64) -> Realized {
     let frontend = &*entry.frontend;
     let key = frontend.key;
+    let address = numbers.address(&key);
+    let direct = site.direct.as_ref().filter(|_| direct::suits(frontend));
     let usable = |b: &&Backend| Family::of(&b.address) == layout.family;
     let listen = match key.listen {
         Listen::Vip(a) | Listen::Address(a) => Some(a),
@@ -123,21 +186,27 @@ pub(super) fn realize(layout: &Layout, place: &Place, entry: &Entry, address: u8
     let takes: Vec<usize> = (0..entry.backends.len())
         .filter(|i| usable(&&entry.backends[*i]) && entry.backends[*i].takes_new_flows())
         .collect();
+    let staying: Vec<&Backend> =
+        entry.backends.iter().filter(usable).filter(|b| stays(b, key.protocol, now)).collect();
     let (mut programs, mut own) = (BTreeMap::new(), Vec::new());
     for (offset, port) in (0_u16..).zip(key.ports.iter()) {
         let base = layout.key(listen, key.protocol, port);
         let (of, number) = virtual_of(frontend, port, address);
-        let mut destinations: BTreeMap<SocketAddr, Destination> = BTreeMap::new();
-        for backend in entry.backends.iter().filter(usable).filter(|b| stays(b, key.protocol, now)) {
-            let weight = if backend.takes_new_flows() { u32::from(backend.weight) } else { 0 };
-            let most = frontend.max_connections.unwrap_or(0);
-            let new = Destination { forward: Destination::MASQUERADE, weight: 0, upper: most, lower: most };
-            // One address may be two instances', of which one goes.
-            let at = destinations.entry(backend.socket(offset)).or_insert(new);
-            at.weight = (at.weight + weight).min(u32::from(u16::MAX));
-        }
-        programs.insert(of, Program { service: service(frontend), destinations });
+        let program = match direct {
+            Some(direct) => sent(direct, site, entry, &staying, (offset, port)),
+            None => {
+                let all = staying.iter().map(|b| (b.socket(offset), Destination::MASQUERADE, weight(b)));
+                Program { service: service(frontend), destinations: destinations(frontend, all) }
+            }
+        };
+        programs.insert(of, (offset, program));
         let plain = |key: Vec<u8>, data| Element { key, data, ..Element::default() };
+        if direct.is_some()
+            && let Some(of @ Virtual::Mark { mark, .. }) = arriving(frontend, port, numbers)
+        {
+            programs.insert(of, (offset, received(site, entry, &staying, offset)));
+            own.push((ARRIVING, plain(base.clone(), Some(Data::Bytes(mark.to_ne_bytes().to_vec())))));
+        }
         let mut marked = plain(base.clone(), Some(Data::Bytes(number.to_ne_bytes().to_vec())));
         if offset == 0 {
             marked.note = note::of_frontend(frontend);
@@ -161,7 +230,7 @@ pub(super) fn realize(layout: &Layout, place: &Place, entry: &Entry, address: u8
             own.extend(allow.map(|element| (Common::Allow.name(), element)));
         }
     }
-    let mut shared = shared(layout, place, entry, &takes);
+    let mut shared = shared(layout, &site.place, entry, &takes);
     if frontend.affinity.is_some() && key.listen.is_published() {
         let key = octets(anchor(layout.family, address));
         shared.push((Common::Vips, Element { key, ..Element::default() }));
@@ -182,10 +251,26 @@ pub(super) fn virtual_of(frontend: &Frontend, port: u16, address: u8) -> (Virtua
     }
 }
 
+/// The virtual service of a port's packets that come by the overlay.
+fn arriving(frontend: &Frontend, port: u16, numbers: &Numbers) -> Option<Virtual> {
+    let Listen::Vip(vip) = frontend.key.listen else { return None };
+    let number = numbers.arriving(&(vip, frontend.key.protocol, port))?;
+    Some(Virtual::Mark { mark: ARRIVING_MARK | number, v6: vip.is_ipv6() })
+}
+
+/// All virtual services of a frontend, with their ports' places in its range.
+pub(super) fn virtuals(frontend: &Frontend, numbers: &Numbers) -> impl Iterator<Item = (u16, Virtual)> {
+    (0_u16..).zip(frontend.key.ports.iter()).flat_map(|(offset, port)| {
+        let (dialled, _) = virtual_of(frontend, port, numbers.address(&frontend.key));
+        let both = [Some(dialled), arriving(frontend, port, numbers)];
+        both.into_iter().flatten().map(move |of| (offset, of))
+    })
+}
+
 /// Whether a virtual service is one of ours: by its mark, or because it is on a VIP, which none but us has.
 pub(super) fn is_ours(of: &Virtual, vips: impl Fn(IpAddr) -> bool) -> bool {
     match of {
-        Virtual::Mark { mark, .. } => mark & super::rules::MARK_MASK == MARK,
+        Virtual::Mark { mark, .. } => mark & super::rules::MARK_MASK == OURS,
         Virtual::Address { at, .. } => vips(at.ip()),
     }
 }

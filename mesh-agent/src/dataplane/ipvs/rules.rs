@@ -3,11 +3,13 @@
 //!
 //! Marks are our own range, so that what is ours in IPVS is known by its number:
 //! `0x4e`, 7 bits of which published address (0 is every local one), 1 bit UDP, 16 bits of port. VIPs have services by
-//! address; their packets carry the mark without a number only to be known again on their way out.
+//! address; their packets carry the mark without a number only to be known again on their way out. What other nodes sent
+//! here as it was carries `0x4c` and 24 bits that number the port of the VIP.
 
+use super::state::Site;
 use crate::{
     dataplane::netfilter::{
-        base::{Base, Outline, RTN_LOCAL, refusals, reset, source},
+        base::{Base, RTN_LOCAL, refusals, reset, source},
         layout::{Layout, octets},
         names::{REJECT, Rule, comment},
         sets::Common,
@@ -33,14 +35,23 @@ pub(super) const BACKENDS: &str = "backends";
 /// Frontends whose new flows find no backend: frontend → what happens to them.
 pub(super) const EMPTY: &str = "empty";
 
+/// Frontends that other nodes send packets here for: address, protocol, port → mark.
+pub(super) const ARRIVING: &str = "arriving";
+
 /// The chains that packets of our frontends go through.
 const EXACT: &str = "exact";
 const LOCAL: &str = "local";
 
-/// The mark of what goes to a VIP, and the bits that tell our marks from others.
-pub const MARK: u32 = 0x4e00_0000;
-/// See [`MARK`].
-pub const MARK_MASK: u32 = 0xff00_0000;
+/// The mark of what goes to a VIP.
+pub(super) const MARK: u32 = 0x4e00_0000;
+/// That of what other nodes sent here, without its number.
+pub(super) const ARRIVING_MARK: u32 = 0x4c00_0000;
+/// The bits of its number.
+pub(super) const MARK_BITS: u32 = 0x00ff_ffff;
+/// What both have in common, and the bits that tell them from others.
+pub(super) const OURS: u32 = 0x4c00_0000;
+/// See [`OURS`].
+pub(super) const MARK_MASK: u32 = 0xfd00_0000;
 /// Most single addresses that ports are published on.
 pub(super) const MOST_ADDRESSES: u8 = 127;
 
@@ -52,7 +63,7 @@ pub(super) fn mark(address: u8, protocol: Transport, port: u16) -> u32 {
 
 /// The number of the address in a mark.
 pub(super) fn address_of(mark: u32) -> u8 {
-    u8::try_from((mark & !MARK_MASK) >> 17).unwrap_or(0)
+    u8::try_from((mark & !MARK) >> 17 & u32::from(MOST_ADDRESSES)).unwrap_or(0)
 }
 
 /// The address of services of published ports with affinity: the kernel remembers clients of a service by mark without
@@ -69,7 +80,7 @@ pub(super) fn layouts() -> [Layout; 2] {
     [Layout::of(Family::V4, TABLE), Layout::of(Family::V6, TABLE)]
 }
 
-pub(super) fn sets(layout: &Layout) -> Vec<Set> {
+pub(super) fn sets(layout: &Layout, site: &Site) -> Vec<Set> {
     let key = layout.kinds(&[Ipv4, Protocol, Port], &[Ipv6, Protocol, Port]);
     let named = layout.kinds(&[Ipv4, Protocol, Port, Mark, Mark], &[Ipv6, Protocol, Port, Mark, Mark]);
     let mut sets = vec![
@@ -78,6 +89,9 @@ pub(super) fn sets(layout: &Layout) -> Vec<Set> {
         Set::new(BACKENDS, named, Holds::Keys),
         Set { counts: true, ..Set::new(EMPTY, key, Holds::Verdicts) },
     ];
+    if site.direct.is_some() {
+        sets.push(Set::new(ARRIVING, key, Holds::Data(&[Mark])));
+    }
     sets.extend(Common::ALL.map(|common| common.set(layout)));
     sets
 }
@@ -87,7 +101,7 @@ pub fn ours() -> [Expr; 3] {
     [
         Expr::meta(reg(0), libc::NFT_META_MARK),
         Expr::mask(reg(0), reg(0), &MARK_MASK.to_ne_bytes()),
-        Expr::cmp(reg(0), true, &MARK.to_ne_bytes()),
+        Expr::cmp(reg(0), true, &OURS.to_ne_bytes()),
     ]
 }
 
@@ -151,6 +165,16 @@ fn anchoring(layout: &Layout) -> Vec<Rule> {
     ]
 }
 
+/// Gives what other nodes sent here its marks.
+fn receiving(layout: &Layout, device: &str) -> Rule {
+    let word = layout.key_words();
+    let mut rule = Expr::came_by(device, true).to_vec();
+    rule.extend(layout.load_key(false));
+    let mark = Expr::set_meta(reg(word), libc::NFT_META_MARK);
+    rule.extend([Expr::map(reg(0), reg(word), ARRIVING), mark, Expr::goto(EXACT)]);
+    (rule, comment("VIPs, sent here by another node"))
+}
+
 /// Gives packets their marks.
 fn marking(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
     let word = layout.key_words();
@@ -181,7 +205,8 @@ fn marking(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
     rules
 }
 
-pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {
+pub(super) fn chains(layout: &Layout, site: &Site) -> Vec<Base> {
+    let Site { outline, direct, .. } = site;
     let hook = |kind, number, priority| Some(Hook { kind, number, priority, device: None });
     // After conntrack (-200), before IPVS (-99 and later).
     let early = |name, number| Base {
@@ -189,6 +214,11 @@ pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {
         hook: hook(HookKind::Filter, number, -150),
         rules: marking(layout, &outline.vip_cidrs),
     };
+    let mut first = early("prerouting", libc::NF_INET_PRE_ROUTING);
+    if let Some(direct) = direct {
+        // After the resets.
+        first.rules.insert(1, receiving(layout, &direct.device));
+    }
     let nat = |name, number| Base { name, hook: hook(HookKind::Nat, number, -105), rules: anchoring(layout) };
     // Programs of this host that do not choose an address get the VIP itself, which every node has.
     let mut itself = vec![layout.source(0), Expr::lookup(reg(0), Common::Vips.name())];
@@ -203,7 +233,7 @@ pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {
     all.extend([
         screen(layout, false),
         screen(layout, true),
-        early("prerouting", libc::NF_INET_PRE_ROUTING),
+        first,
         early("output", libc::NF_INET_LOCAL_OUT),
         nat("prerouting-nat", libc::NF_INET_PRE_ROUTING),
         nat("output-nat", libc::NF_INET_LOCAL_OUT),

@@ -1,22 +1,76 @@
 //! What the kernel holds of ours, as last read or written.
 
 use super::{
+    direct::{self, Direct},
     realize::{Placed, Program, Realized},
     rules::{MOST_ADDRESSES, layouts},
 };
 use crate::{
-    dataplane::netfilter::{layout::Layout, sets::Common},
+    dataplane::netfilter::{base::Outline, elements::Place, layout::Layout, sets::Common},
     plan::{FrontendKey, Listen, Table, maglev},
     sys::ipvs::Virtual,
 };
-use mesh_control::model::Family;
+use imbl::{OrdMap, OrdSet};
+use mesh_control::model::{Family, Protocol};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-/// The numbers of single addresses that ports are published on, as marks carry them.
-pub(super) type Numbers = BTreeMap<IpAddr, u8>;
+/// What the plane was started with.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) place: Place,
+    pub(super) outline: Outline,
+    /// Where packets to VIPs go as they are; else all are translated here.
+    pub(super) direct: Option<Direct>,
+}
+
+/// Which port of a VIP.
+pub(super) type VipPort = (IpAddr, Protocol, u16);
+
+/// The numbers that marks carry. Copying them costs the same however many there are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Numbers {
+    /// Of single addresses that ports are published on.
+    pub(super) addresses: OrdMap<IpAddr, u8>,
+    /// Of ports of VIPs whose packets come by the overlay.
+    arriving: OrdMap<VipPort, u32>,
+    taken: OrdSet<u32>,
+}
+
+impl Numbers {
+    /// That of the address that a frontend is published on; 0 for all, and for VIPs.
+    pub(super) fn address(&self, key: &FrontendKey) -> u8 {
+        match key.listen {
+            Listen::Address(address) => self.addresses.get(&address).copied().unwrap_or(0),
+            Listen::Vip(_) | Listen::AnyLocal(_) => 0,
+        }
+    }
+
+    /// That of a port of a VIP.
+    pub(super) fn arriving(&self, at: &VipPort) -> Option<u32> {
+        self.arriving.get(at).copied()
+    }
+
+    /// Gives a port that has none a number, unless another has that.
+    pub(super) fn arrive(&mut self, at: VipPort, number: u32) -> bool {
+        let free = self.taken.insert(number).is_none();
+        if free {
+            self.arriving.insert(at, number);
+        }
+        free
+    }
+
+    /// Takes those of a frontend that is gone.
+    pub(super) fn left(&mut self, key: &FrontendKey) {
+        for at in direct::ports(key) {
+            if let Some(number) = self.arriving.remove(&at) {
+                self.taken.remove(&number);
+            }
+        }
+    }
+}
 
 /// How many frontends need an element.
 pub(super) type Shared = BTreeMap<(&'static str, Vec<u8>), u32>;
@@ -63,15 +117,7 @@ impl State {
             vips: BTreeSet::new(),
             programs: BTreeMap::new(),
             strays: BTreeSet::new(),
-            numbers: Numbers::new(),
-        }
-    }
-
-    /// The number of the address that a frontend is published on; 0 for all, and for VIPs.
-    pub(super) fn number(&self, key: &FrontendKey) -> u8 {
-        match key.listen {
-            Listen::Address(address) => self.numbers.get(&address).copied().unwrap_or(0),
-            Listen::Vip(_) | Listen::AnyLocal(_) => 0,
+            numbers: Numbers::default(),
         }
     }
 
@@ -96,7 +142,11 @@ pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
 
 /// The numbers with one for `address`: its own, else a free one from a number of its own on; those that no frontend of
 /// `table` uses are free. `None` when all are taken.
-pub(super) fn numbered(numbers: &Numbers, table: &Table, address: IpAddr) -> Option<Numbers> {
+pub(super) fn numbered(
+    numbers: &OrdMap<IpAddr, u8>,
+    table: &Table,
+    address: IpAddr,
+) -> Option<OrdMap<IpAddr, u8>> {
     if numbers.contains_key(&address) {
         return Some(numbers.clone());
     }
@@ -104,7 +154,8 @@ pub(super) fn numbered(numbers: &Numbers, table: &Table, address: IpAddr) -> Opt
         .keys()
         .filter_map(|key| if let Listen::Address(a) = key.listen { Some(a) } else { None })
         .collect();
-    let mut kept: Numbers = numbers.iter().filter(|(a, _)| used.contains(a)).map(|(a, n)| (*a, *n)).collect();
+    let mut kept: OrdMap<IpAddr, u8> =
+        numbers.iter().filter(|(a, _)| used.contains(a)).map(|(a, n)| (*a, *n)).collect();
     let start = maglev::client_hash(address) >> 32;
     let most = u64::from(MOST_ADDRESSES);
     let mut all = (0..most).filter_map(|n| u8::try_from((start + n) % most + 1).ok());
@@ -135,11 +186,10 @@ pub(super) fn release(shared: &mut Shared, realized: &Realized) {
 mod tests {
     use super::*;
     use crate::dataplane::ipvs::rules::{MARK, address_of, mark};
-    use mesh_control::model::Protocol;
 
     #[test]
     fn every_published_address_has_a_number_of_its_own() {
-        let mut numbers = Numbers::new();
+        let mut numbers = OrdMap::new();
         let mut table = Table::new();
         for n in 1..=MOST_ADDRESSES {
             let address = IpAddr::from([192, 0, 2, n]);

@@ -1,23 +1,25 @@
 //! What stands for frontends, and how it changes.
 
 use super::{
+    direct::{self, Direct},
     realize::{Program, realize},
-    rules::{ANCHORS, EMPTY, layouts, mark},
-    state::State,
+    rules::{ANCHORS, ARRIVING, EMPTY, layouts, mark},
+    state::{Numbers, Site, State},
     write::Change,
 };
 use crate::{
-    dataplane::netfilter::{elements::Place, sets::Common},
+    dataplane::netfilter::{base::Outline, elements::Place, sets::Common},
     plan::{Backend, BackendId, BackendState, Entry, Frontend, FrontendKey, Listen, Table},
-    sys::ipvs::{Command, Virtual, flags},
+    sys::ipvs::{Command, Destination, Virtual, flags},
 };
 use mesh_control::model::{Affinity, Family, Name, PortRange, Protocol, Scheduler};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 const NOW: u64 = 1_000_000;
 
-fn place() -> Place {
-    Place { node: Name::new("n1").unwrap(), overlay: Vec::new() }
+fn site() -> Site {
+    let place = Place { node: Name::new("n1").unwrap(), overlay: Vec::new() };
+    Site { place, outline: Outline { vip_cidrs: Vec::new(), bridge: None }, direct: None }
 }
 
 /// A frontend without backends.
@@ -41,9 +43,9 @@ fn with(entry: &Entry, backends: &[Backend]) -> Entry {
 
 fn only(entry: &Entry, now: u64) -> (Virtual, Program) {
     let [v4, _] = layouts();
-    let realized = realize(&v4, &place(), entry, 0, now);
+    let realized = realize(&v4, &site(), entry, &Numbers::default(), now);
     assert_eq!(realized.programs.len(), 1);
-    realized.programs.into_iter().next().unwrap()
+    realized.programs.into_iter().next().map(|(of, (_, program))| (of, program)).unwrap()
 }
 
 #[test]
@@ -99,7 +101,7 @@ fn a_range_published_everywhere_is_one_mark_a_port() {
     let ports = PortRange::new(8000, 8002).unwrap();
     let key = FrontendKey { listen: Listen::AnyLocal(Family::V6), ports, protocol: Protocol::Udp };
     let [_, v6] = layouts();
-    let realized = realize(&v6, &place(), &entry(key), 0, NOW);
+    let realized = realize(&v6, &site(), &entry(key), &Numbers::default(), NOW);
     let all: Vec<Virtual> = realized.programs.into_keys().collect();
     let wanted: Vec<Virtual> =
         (8000..=8002).map(|port| Virtual::Mark { mark: mark(0, Protocol::Udp, port), v6: true }).collect();
@@ -116,17 +118,113 @@ fn published_ports_with_affinity_are_sent_to_an_address_of_their_own() {
     sticky.affinity = Some(Affinity { timeout: Duration::from_secs(60) });
     let backends = [backend("a", 1, 1, BackendState::Active)].into();
     let [v4, _] = layouts();
-    let realized = realize(&v4, &place(), &Entry { frontend: Arc::new(sticky), backends }, 0, NOW);
+    let realized =
+        realize(&v4, &site(), &Entry { frontend: Arc::new(sticky), backends }, &Numbers::default(), NOW);
     let at = Virtual::Address { at: "169.254.78.1:8080".parse().unwrap(), protocol: 6 };
     assert_eq!(realized.programs.keys().collect::<Vec<_>>(), [&at]);
     assert!(realized.own.iter().any(|(set, _)| *set == ANCHORS));
     assert!(realized.shared.iter().any(|(set, e)| *set == Common::Vips.name() && e.key == [169, 254, 78, 1]));
 }
 
+/// Of a node that sends packets on as they are.
+fn direct_site() -> Site {
+    let networks = vec![("10.44.0.0/16".parse().unwrap(), 24)];
+    Site { direct: Some(Direct { device: "mesh-vx".into(), networks }), ..site() }
+}
+
+fn on(node: &str, address: [u8; 4], weight: u16, state: BackendState) -> Backend {
+    let id = BackendId { instance: Name::new("i").unwrap(), node: Name::new(node).unwrap() };
+    Backend { id, address: address.into(), port: 8000, weight, state }
+}
+
+/// How a program leads where: address, port, how, weight.
+fn ways(program: &Program) -> Vec<(String, u32, u32)> {
+    let way = |(at, d): (&std::net::SocketAddr, &Destination)| (at.to_string(), d.forward, d.weight);
+    program.destinations.iter().map(way).collect()
+}
+
+#[test]
+fn packets_go_to_nodes_as_they_are_and_there_to_backends() {
+    let active = BackendState::Active;
+    let draining = BackendState::Draining { deadline: None };
+    let backends = [
+        on("n1", [10, 44, 1, 5], 100, active),
+        on("n2", [10, 44, 2, 5], 100, active),
+        on("n2", [10, 44, 2, 6], 50, active),
+        on("n2", [10, 44, 2, 7], 70, draining),
+        on("n3", [192, 0, 2, 9], 30, active),
+    ];
+    let of = |scheduler, backends: &[Backend], site: &Site| {
+        let frontend = Frontend { scheduler, ..Frontend::plain(vip(Protocol::Tcp)) };
+        let mut numbers = Numbers::default();
+        assert!(direct::number(&mut numbers, &frontend));
+        let entry = Entry { frontend: Arc::new(frontend), backends: backends.into() };
+        let realized = realize(&layouts()[0], site, &entry, &numbers, NOW);
+        let marked = realized.own.iter().filter(|(set, _)| *set == ARRIVING).count();
+        (realized.programs.into_values().map(|(_, program)| program).collect::<Vec<_>>(), marked)
+    };
+    let (masq, route) = (Destination::MASQUERADE, Destination::ROUTE);
+    let to = |at: &str, how, weight| (at.to_owned(), how, weight);
+
+    let (programs, marked) = of(Scheduler::Wrr, &backends, &direct_site());
+    let [sent, received] = &programs[..] else { panic!("{programs:?}") };
+    assert_eq!(marked, 1);
+    let dialled =
+        [to("10.44.1.5:8000", masq, 100), to("10.44.2.1:80", route, 150), to("192.0.2.9:8000", masq, 30)];
+    assert_eq!(ways(sent), dialled, "a node counts for its backends");
+    let others = ["10.44.2.5", "10.44.2.6", "10.44.2.7", "192.0.2.9"];
+    let none = others.map(|at| to(&format!("{at}:8000"), masq, 0));
+    assert_eq!(ways(received), [&[to("10.44.1.5:8000", masq, 100)], &none[..]].concat());
+
+    // Who has none here sends on what others sent, lest it come back.
+    let (programs, _) = of(Scheduler::Wrr, &backends[1..], &direct_site());
+    let all = [("10.44.2.5", 100), ("10.44.2.6", 50), ("10.44.2.7", 0), ("192.0.2.9", 30)];
+    assert_eq!(ways(&programs[1]), all.map(|(at, weight)| to(&format!("{at}:8000"), masq, weight)));
+    // A node stays as long as one of its backends may keep its flows.
+    let (programs, _) = of(Scheduler::Wrr, &backends[3..4], &direct_site());
+    assert_eq!(ways(&programs[0]), [to("10.44.2.1:80", route, 0)]);
+
+    let (programs, _) = of(Scheduler::Rr, &backends, &direct_site());
+    let schedulers: Vec<&str> = programs.iter().map(|p| p.service.scheduler.as_str()).collect();
+    assert_eq!(schedulers, ["wrr", "rr"]);
+    let weights: Vec<u32> = programs[0].destinations.values().map(|d| d.weight).collect();
+    assert_eq!(weights, [1, 2, 1], "each backend counts for one");
+
+    for (programs, marked) in
+        [of(Scheduler::Maglev, &backends, &direct_site()), of(Scheduler::Wrr, &backends, &site())]
+    {
+        assert_eq!((programs.len(), marked), (1, 0));
+        assert!(programs[0].destinations.values().all(|d| d.forward == masq));
+    }
+}
+
+#[test]
+fn who_is_led_to_a_node_that_leaves_is_known() {
+    let site = direct_site();
+    let mut state = State::empty();
+    let key = vip(Protocol::Tcp);
+    let frontend = entry(key).frontend;
+    assert!(direct::number(&mut state.numbers, &frontend));
+    let mut step = |backends: &[Backend]| {
+        let table = Table::unit(key, with(&entry(key), backends));
+        let change = Change::plan(&state, &site, &table, &[key].into(), NOW);
+        let left = direct::left(&change.commands, &state.programs);
+        change.done(&mut state, &table);
+        left.into_iter().map(|(_, hop)| hop.to_string()).collect::<Vec<_>>()
+    };
+    let active = BackendState::Active;
+    let (a, b) = (on("n2", [10, 44, 2, 5], 100, active), on("n2", [10, 44, 2, 6], 100, active));
+    let c = on("n1", [10, 44, 1, 5], 100, active);
+    assert_eq!(step(&[a.clone(), b.clone(), c.clone()]), Vec::<String>::new());
+    assert_eq!(step(&[a.clone(), c.clone()]), Vec::<String>::new(), "its node has another");
+    assert_eq!(step(&[a]), Vec::<String>::new(), "was translated here");
+    assert_eq!(step(&[c]), ["10.44.2.1"]);
+}
+
 /// Brings a state from one table to another and returns the commands.
 fn change(state: &mut State, work: &Table) -> Vec<Command> {
     let touched: BTreeSet<FrontendKey> = state.table.keys().chain(work.keys()).copied().collect();
-    let change = Change::plan(state, &place(), work, &touched, NOW);
+    let change = Change::plan(state, &site(), work, &touched, NOW);
     let commands = change.commands.clone();
     change.done(state, work);
     commands
@@ -173,7 +271,7 @@ fn vips_come_with_their_first_port_and_go_with_the_last() {
     let step = |state: &mut State, keys: &[FrontendKey]| {
         let work: Table = keys.iter().map(|key| (*key, entry(*key))).collect();
         let touched: BTreeSet<FrontendKey> = state.table.keys().chain(work.keys()).copied().collect();
-        let change = Change::plan(state, &place(), &work, &touched, NOW);
+        let change = Change::plan(state, &site(), &work, &touched, NOW);
         let moved = (change.vips.0.len(), change.vips.1.len());
         change.done(state, &work);
         moved

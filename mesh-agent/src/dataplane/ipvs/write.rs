@@ -3,14 +3,10 @@
 use super::{
     realize::{Placed, Program, Realized, realize},
     rules::{chains, sets},
-    state::{Shared, State, hold, ip, release, side},
+    state::{Shared, Site, State, hold, ip, release, side},
 };
 use crate::{
-    dataplane::netfilter::{
-        base::{Outline, lay},
-        elements::Place,
-        sets::Common,
-    },
+    dataplane::netfilter::{base::lay, sets::Common},
     plan::{FrontendKey, Table},
     sys::{
         ipvs::{Command, Virtual},
@@ -50,7 +46,7 @@ impl Change {
     /// Brings the frontends named in `touched` from `state` to what `work` says at `now` (Unix ms).
     pub(super) fn plan(
         state: &State,
-        place: &Place,
+        site: &Site,
         work: &Table,
         touched: &BTreeSet<FrontendKey>,
         now: u64,
@@ -67,14 +63,14 @@ impl Change {
             let mut counts: Vec<(bool, Realized)> = Vec::new();
             for key in touched.iter().filter(|key| side(key.listen.family()) == i) {
                 let of = |table: &Table| {
-                    table.get(key).map(|entry| realize(&held.layout, place, entry, state.number(key), now))
+                    table.get(key).map(|entry| realize(&held.layout, site, entry, &state.numbers, now))
                 };
                 let (old, new) = (of(&state.table), of(work));
                 for realized in old.iter().chain(&new) {
                     needed.extend(realized.shared.iter().map(|(set, e)| ((*set, e.key.clone()), ())));
                     wanted.extend(realized.programs.keys().map(|of| (*of, None)));
                 }
-                for (of, program) in new.iter().flat_map(|new| &new.programs) {
+                for (of, (_, program)) in new.iter().flat_map(|new| &new.programs) {
                     wanted.insert(*of, Some(program.clone()));
                 }
                 elements.differ(old.as_ref(), new.as_ref());
@@ -122,12 +118,12 @@ impl Change {
     }
 
     /// What nf_tables has to do.
-    pub(super) fn transaction(&self, state: &State, outline: &Outline) -> Transaction {
+    pub(super) fn transaction(&self, state: &State, site: &Site) -> Transaction {
         let mut batch = Transaction::new();
         for (side, elements) in state.sides.iter().zip(&self.elements) {
             let table = &side.layout.table;
             if !side.base {
-                lay(&mut batch, table, sets(&side.layout), chains(&side.layout, outline));
+                lay(&mut batch, table, sets(&side.layout, site), chains(&side.layout, site));
             }
             for (set, out) in &elements.out {
                 batch.delete_elements(table, set, out.iter());

@@ -138,6 +138,8 @@ pub struct Destination {
 impl Destination {
     /// Packets get its address and port (`IP_VS_CONN_F_MASQ`).
     pub const MASQUERADE: u32 = 0;
+    /// Packets go to its address as they are, over one link (`IP_VS_CONN_F_DROUTE`).
+    pub const ROUTE: u32 = 3;
 }
 
 /// What was counted so far.

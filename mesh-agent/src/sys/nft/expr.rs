@@ -366,23 +366,25 @@ impl Expr {
         )
     }
 
-    /// Gives the flow the source address in a register, and a free port at random out of the range in two; `family` is
-    /// `NFPROTO_*`.
+    /// Gives the flow the source address in a register, and a free port at random out of the range in two others, or its own
+    /// as far as that is free; `family` is `NFPROTO_*`.
     #[must_use]
-    pub fn snat(family: libc::c_int, address: u32, ports: [u32; 2]) -> Expr {
-        // NF_NAT_RANGE_PROTO_RANDOM_FULLY of linux/netfilter/nf_nat.h.
-        let random = 1 << 4;
-        Expr::new(
-            c"nat",
-            &[
-                (sys::NFTNL_EXPR_NAT_TYPE, libc::NFT_NAT_SNAT.unsigned_abs()),
-                (sys::NFTNL_EXPR_NAT_FAMILY, family.unsigned_abs()),
-                (sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, address),
-                (sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, ports[0]),
-                (sys::NFTNL_EXPR_NAT_REG_PROTO_MAX, ports[1]),
+    pub fn snat(family: libc::c_int, address: u32, ports: Option<[u32; 2]>) -> Expr {
+        let mut what = vec![
+            (sys::NFTNL_EXPR_NAT_TYPE, libc::NFT_NAT_SNAT.unsigned_abs()),
+            (sys::NFTNL_EXPR_NAT_FAMILY, family.unsigned_abs()),
+            (sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, address),
+        ];
+        if let Some([first, last]) = ports {
+            // NF_NAT_RANGE_PROTO_RANDOM_FULLY of linux/netfilter/nf_nat.h.
+            let random = 1 << 4;
+            what.extend([
+                (sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, first),
+                (sys::NFTNL_EXPR_NAT_REG_PROTO_MAX, last),
                 (sys::NFTNL_EXPR_NAT_FLAGS, random),
-            ],
-        )
+            ]);
+        }
+        Expr::new(c"nat", &what)
     }
 
     /// Gives a new flow of its protocol the timeouts of a [`FlowTimeout`](super::FlowTimeout).
