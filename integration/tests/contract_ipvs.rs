@@ -1,13 +1,17 @@
 //! The IPVS plane keeps the contract, with real packets between network namespaces: clients of other hosts and of the node
 //! itself, IPv4 and IPv6. Needs root and a kernel with IPVS, which `make test-vm` boots.
 
-use mesh_agent::dataplane::{NetfilterConfig, ipvs::IpvsPlane};
+use mesh_agent::dataplane::{
+    NetfilterConfig,
+    ipvs::{Direct, IpvsPlane},
+};
 use mesh_control::model::Name;
 use mesh_integration::{contract::kernel::KernelPlane, lab};
 
-struct Ipvs;
+/// With `DIRECT`, packets to backends of other nodes, of which the suite has none, would go there as they are.
+struct Ipvs<const DIRECT: bool = false>;
 
-impl KernelPlane for Ipvs {
+impl<const DIRECT: bool> KernelPlane for Ipvs<DIRECT> {
     type Plane = IpvsPlane;
     type Ground = ();
 
@@ -21,7 +25,10 @@ impl KernelPlane for Ipvs {
             overlay: Vec::new(),
             bridge: None,
         };
-        IpvsPlane::start(config, None).expect("a kernel with IPVS")
+        let networks = ["10.44.0.0/16", "fd44::/48"].map(|n| n.parse().expect("a network"));
+        let networks = networks.into_iter().zip([24, 64]).collect();
+        let direct = DIRECT.then(|| Direct { device: "mesh-vx".into(), networks });
+        IpvsPlane::start(config, direct).expect("a kernel with IPVS")
     }
 
     fn maglev_is_ours() -> bool {
@@ -83,6 +90,20 @@ mod on_node6 {
     contract_suite_bytes!(OnNode6<Ipvs>);
     contract_suite_hosted!(OnNode6<Ipvs>);
     contract_suite_conntrack!(OnNode6<Ipvs>);
+}
+
+/// Each port of a VIP has two virtual services then.
+mod direct4 {
+    use super::Ipvs;
+    use mesh_integration::{
+        contract::kernel::Routed4, contract_suite, contract_suite_bytes, contract_suite_conntrack,
+        contract_suite_hosted,
+    };
+    type Put = Routed4<Ipvs<true>>;
+    contract_suite!(Put);
+    contract_suite_bytes!(Put);
+    contract_suite_hosted!(Put);
+    contract_suite_conntrack!(Put);
 }
 
 /// What went wrong in other programs that stand on IPVS, and what is IPVS's own.

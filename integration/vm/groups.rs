@@ -116,6 +116,7 @@ pub(crate) const GROUPS: &[Group] = &[
     long("overlay", Binary::Test("overlay"), 1200, &[]),
     group("nftables", Binary::Test("contract_nftables"), 700, SHORT_CONTRACT),
     group("ipvs", Binary::Test("contract_ipvs"), 700, IPVS),
+    group("ipvs_direct", Binary::Test("lab_mesh"), 300, &["ipvs_direct::vips_are_answered"]),
     group("wireguard", Binary::Test("overlay"), 500, &["sealed::"]),
     long("nftables_whole", Binary::Test("contract_nftables"), 1800, &[]),
     long("ipvs_whole", Binary::Test("contract_ipvs"), 1800, &[]),
