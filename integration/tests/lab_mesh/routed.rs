@@ -1,9 +1,14 @@
 //! With IPVS and packets to VIPs that go to the backends' nodes as they are: who answers, and what becomes of connections.
 
 use crate::direct::{exchange, is_reset};
-use crate::setup::{Container, Plane, ip, one_in_each, start};
+use crate::setup::{Container, Plane, ip, one_in_each, shell, start};
 use anyhow::{Context, ensure};
-use mesh_integration::{BOUND, HostMesh, echo, lab::Capture, until, whoami_from};
+use mesh_agent::sys::conntrack::{Conntrack, Filter, Side, TcpState};
+use mesh_integration::{
+    BOUND, HostMesh, echo,
+    lab::{Capture, Host},
+    until, whoami_from, within,
+};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -67,8 +72,8 @@ pub(crate) async fn vips_are_answered_by_the_backends_node(plane: &Plane) {
     for family in 0..2 {
         let own = mesh.lab.client_address(0)[family];
         let [tcp, udp] = all.map(|vips| vips[family]);
-        let answers = [1, 2, 3].map(|node| {
-            let filter = format!("(tcp or udp) and (src host {tcp} or src host {udp}) and dst host {own}");
+        let packets = [1, 2, 3].map(|node| {
+            let filter = format!("(tcp or udp) and host {own} and (host {tcp} or host {udp})");
             Capture::start(mesh.lab.node(node), &filter).unwrap()
         });
         // Each flow: its client's port, its instance.
@@ -94,14 +99,18 @@ pub(crate) async fn vips_are_answered_by_the_backends_node(plane: &Plane) {
         until("answers were seen on the nodes of the backends", BOUND, || async {
             for (port, instance) in &flows {
                 let node = if instance.ends_with("-2") { 2 } else { 1 };
-                let lines = answers[node - 1].lines();
-                let client = format!(" > {own}.{port}: ");
-                ensure!(lines.iter().any(|line| line.contains(&client)), "{instance} to {port}: {lines:?}");
+                let lines = packets[node - 1].lines();
+                let answer = format!(" > {own}.{port}: ");
+                ensure!(lines.iter().any(|line| line.contains(&answer)), "{instance} to {port}: {lines:?}");
+                let lines = packets[2].lines();
+                let question = format!(" {own}.{port} > ");
+                ensure!(lines.iter().any(|line| line.contains(&question)), "{port} not dialled: {lines:?}");
             }
             anyhow::Ok(())
         })
         .await;
-        assert_eq!(answers[2].lines(), Vec::<String>::new(), "through the node that was dialled");
+        let through = packets[2].lines().into_iter().filter(|line| line.contains(&format!(" > {own}.")));
+        assert_eq!(through.collect::<Vec<_>>(), Vec::<String>::new(), "through the node that was dialled");
     }
 }
 
@@ -110,9 +119,14 @@ async fn connected(mesh: &HostMesh, at: SocketAddr, listener: &TcpListener) -> (
     listener.set_nonblocking(true).unwrap();
     until(&format!("{at} leads to {}", listener.local_addr().unwrap()), BOUND, || async {
         let client = mesh.lab.client.inside(|| TcpStream::connect_timeout(&at, BOUND)).flatten()?;
-        // Another instance may have been chosen; and what is accepted may be of the try before.
-        let (server, from) = listener.accept()?;
-        ensure!(from.port() == client.local_addr()?.port(), "{from} is not {client:?}");
+        // Another instance may have been chosen; and what is accepted first may be of the try before.
+        let own = client.local_addr()?.port();
+        let server = within(BOUND / 30, || async {
+            let (server, from) = listener.accept()?;
+            ensure!(from.port() == own, "{from} is not {own}");
+            anyhow::Ok(server)
+        });
+        let server = server.await?;
         server.set_nonblocking(false)?;
         for stream in [&client, &server] {
             stream.set_read_timeout(Some(BOUND))?;
@@ -239,4 +253,68 @@ pub(crate) async fn a_dead_node_is_sent_nothing_more(plane: &Plane) {
         anyhow::Ok(())
     })
     .await;
+}
+
+/// What conntrack of a node says of the client's connection from a port to a VIP.
+fn tracked(host: &Host, vip: SocketAddr, port: u16) -> anyhow::Result<Option<TcpState>> {
+    let filter = Filter { original: Side { dst: Some(vip.ip()), ..Side::default() }, ..Filter::default() };
+    let flows = host.inside(|| Conntrack::open()?.flows(&filter)).flatten()?;
+    let flow =
+        flows.into_iter().find(|flow| (flow.original.sport, flow.original.dport) == (port, vip.port()));
+    Ok(flow.and_then(|flow| flow.tcp))
+}
+
+/// The only backend drains: nobody new is taken, and who is led to it stays, also when conntrack of the dialled node, which
+/// sees no answers, has long forgotten how it began.
+pub(crate) async fn who_is_led_to_a_draining_backend_stays(plane: &Plane) {
+    let (mut mesh, containers) = start(plane).await;
+    // Two minutes otherwise.
+    shell(mesh.lab.node(3), "echo 1 > /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_syn_sent");
+    containers[1].serve(&mut mesh, "echo", "echo", "udp", 7000);
+    let listener =
+        containers[1].host.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 8100))).flatten().unwrap();
+    let file = |[tcp, udp]: [&str; 2]| {
+        format!(
+            "services:\n  kept: {{expose: [8100], x-mesh: {{drain: 10m, endpoints: [{tcp}]}}}}\n  \
+             echo: {{expose: [7000/udp], x-mesh: {{drain: 10m, endpoints: [{udp}]}}}}\n"
+        )
+    };
+    let endpoints = ["mine", "echo"].map(|instance| containers[1].endpoint(instance) + "}");
+    mesh.write_service_file("both.yaml", &file([&endpoints[0], &endpoints[1]])).unwrap();
+    lead(&mesh, 3);
+    for family in 0..2 {
+        let own = mesh.lab.client_address(0)[family];
+        let at = SocketAddr::new(vips(&mesh, 3, "kept", 1).await[family], 8100);
+        let to = SocketAddr::new(vips(&mesh, 3, "echo", 1).await[family], 7000);
+        let (mut client, mut server) = connected(&mesh, at, &listener).await;
+        let port = client.local_addr().unwrap().port();
+        let flow = datagrams(&mesh, own);
+        until("datagrams are answered", BOUND, || echo(&flow, to, "first")).await;
+        until("conntrack takes it for one that it missed the beginning of", BOUND, || {
+            exchange(&mut client, &mut server, b"first");
+            let state = tracked(mesh.lab.node(3), at, port);
+            async move {
+                let state = state?;
+                ensure!(state.is_some_and(|state| state != TcpState::SynSent), "{state:?}");
+                anyhow::Ok(())
+            }
+        })
+        .await;
+        mesh.write_service_file("both.yaml", &file(["", ""])).unwrap();
+        until("nobody new is taken", BOUND, || async {
+            // The dialled node forgets a flow of which it sees no answers after half a minute.
+            echo(&flow, to, "meanwhile").await?;
+            let new = mesh.lab.client.inside(|| TcpStream::connect_timeout(&at, BOUND)).flatten();
+            ensure!(new.is_err(), "a connection is");
+            let new = echo(&datagrams(&mesh, own), to, "new").await;
+            ensure!(new.is_err(), "datagrams are");
+            anyhow::Ok(())
+        })
+        .await;
+        for _ in 0..3 {
+            exchange(&mut client, &mut server, b"old");
+            assert_eq!(echo(&flow, to, "old").await.unwrap(), "echo");
+        }
+        mesh.write_service_file("both.yaml", &file([&endpoints[0], &endpoints[1]])).unwrap();
+    }
 }

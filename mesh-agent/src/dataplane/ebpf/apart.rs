@@ -78,7 +78,11 @@ impl Cgroup {
             }
         }
         let path = root.join(format!("{PREFIX}{}", std::process::id()));
-        fs::create_dir(&path)?;
+        match fs::create_dir(&path) {
+            // It had processes when this one's last went.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
         let cgroup = Arc::new(Cgroup { path, before: root.join(own) });
         enter(&cgroup.path)?;
         *shared = Arc::downgrade(&cgroup);

@@ -39,7 +39,7 @@ pub(super) fn remove(ipvs: &mut Ipvs, nft: &mut Nft, ground: &mut Ground) -> io:
 /// # Errors
 /// What the kernel says.
 pub fn clean(dry_run: bool) -> io::Result<Vec<String>> {
-    let mut ground = Ground::open()?;
+    let mut ground = Ground::open(false)?;
     // Asking for IPVS would load it.
     if ground.link()?.is_none() && ruleset::tables(rules::TABLE)?.is_empty() {
         return Ok(Vec::new());

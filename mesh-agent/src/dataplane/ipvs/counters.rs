@@ -119,7 +119,8 @@ impl Tally {
                 Err(IpvsError::NoService) => continue,
                 held => held.map_err(io::Error::from)?,
             };
-            for (at, seen) in held {
+            // What goes to another node is counted there.
+            for (at, seen) in held.into_iter().filter(|(_, seen)| seen.what.forward != Destination::ROUTE) {
                 self.destination(entry, (offset, of, at), &seen, active);
             }
         }

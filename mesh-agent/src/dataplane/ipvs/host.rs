@@ -36,6 +36,8 @@ const MOST: u64 = 64 << 20;
 /// How the alias names a timeout; the kernel has no file for them.
 const TCP: &str = "timeout/tcp";
 const UDP: &str = "timeout/udp";
+/// The longest that a connection is remembered where answers pass this node by, which then sees no reset by a backend.
+const UNSEEN: u32 = 2 * 3600;
 /// In this version connections of a port that is used again no longer waited for a second (`f0a5e4d7a594`).
 const REUSE: (u32, u32) = (5, 9);
 
@@ -55,6 +57,14 @@ pub(super) fn wanted(release: &str) -> [Sysctl; 4] {
     .map(|(key, value)| (format!("ipv4/vs/{key}"), value.to_owned()))
 }
 
+/// How long connections are remembered, in seconds, where conntrack remembers them so long.
+fn remembered_for(conntrack: String, direct: bool) -> String {
+    match conntrack.parse::<u32>() {
+        Ok(seconds) if direct => seconds.min(UNSEEN).to_string(),
+        _ => conntrack,
+    }
+}
+
 /// What is to be put back: what was `before` and still stands as the plane left it.
 pub(super) fn back(
     before: &BTreeMap<String, String>,
@@ -70,13 +80,15 @@ pub(super) fn back(
 pub(super) struct Ground {
     netns: Netns,
     rtnl: Rtnl,
+    /// Whether answers may pass this node by.
+    direct: bool,
 }
 
 impl Ground {
     /// Opens it in the calling thread's namespace.
-    pub(super) fn open() -> io::Result<Ground> {
+    pub(super) fn open(direct: bool) -> io::Result<Ground> {
         let netns = Netns::open(Path::new("/proc/thread-self/ns/net"))?;
-        Ok(Ground { netns, rtnl: Rtnl::open()? })
+        Ok(Ground { netns, rtnl: Rtnl::open()?, direct })
     }
 
     /// Does what goes by the thread's namespace.
@@ -116,7 +128,7 @@ impl Ground {
         };
         let link = self.rtnl.link_at(index)?;
         let alias = link.as_ref().and_then(|link| link.alias.as_deref());
-        let (wanted, now) = self.parameters(ipvs)?;
+        let (wanted, now) = self.parameters(ipvs, self.direct)?;
         let mut before = remembered(alias);
         for (key, value) in &wanted {
             if let Some(now) = now.get(key).filter(|now| *now != value) {
@@ -147,7 +159,11 @@ impl Ground {
     }
 
     /// What parameters and timeouts should be, and what they are; those that this kernel lacks are not.
-    fn parameters(&self, ipvs: &mut Ipvs) -> io::Result<(Vec<Sysctl>, BTreeMap<String, String>)> {
+    fn parameters(
+        &self,
+        ipvs: &mut Ipvs,
+        direct: bool,
+    ) -> io::Result<(Vec<Sysctl>, BTreeMap<String, String>)> {
         let (mut wanted, mut now) = self.inside(|| {
             let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
             let mut wanted = wanted(release.trim()).to_vec();
@@ -155,7 +171,7 @@ impl Ground {
             // have to know which of them carries it.
             for (key, of) in [(TCP, "tcp_timeout_established"), (UDP, "udp_timeout_stream")] {
                 let value = sysctl::read(&format!("netfilter/nf_conntrack_{of}"))?;
-                wanted.extend(value.map(|value| (key.to_owned(), value)));
+                wanted.extend(value.map(|value| (key.to_owned(), remembered_for(value, direct))));
             }
             let mut now = BTreeMap::new();
             for (key, _) in &wanted {
@@ -216,8 +232,14 @@ impl Ground {
     }
 
     fn old(&self, ipvs: &mut Ipvs, link: &Link) -> io::Result<Vec<Sysctl>> {
-        let (wanted, now) = self.parameters(ipvs)?;
-        Ok(back(&remembered(link.alias.as_deref()), &wanted, &now))
+        let before = remembered(link.alias.as_deref());
+        let mut all = BTreeMap::new();
+        // Who cleans up need not know how the plane was started.
+        for direct in [false, true] {
+            let (wanted, now) = self.parameters(ipvs, direct)?;
+            all.extend(back(&before, &wanted, &now));
+        }
+        Ok(all.into_iter().collect())
     }
 
     /// Puts parameters and timeouts back as they were and removes the link.
@@ -247,6 +269,13 @@ mod tests {
         assert_eq!(reuse("5.8.18-1"), "0");
         assert_eq!(reuse("4.19.0-27-amd64"), "0");
         assert_eq!(reuse("strange"), "0");
+    }
+
+    #[test]
+    fn connections_whose_answers_are_not_seen_are_remembered_for_hours_at_most() {
+        assert_eq!(remembered_for("432000".into(), false), "432000");
+        assert_eq!(remembered_for("432000".into(), true), "7200");
+        assert_eq!(remembered_for("120".into(), true), "120");
     }
 
     #[test]

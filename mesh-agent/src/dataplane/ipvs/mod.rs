@@ -53,7 +53,7 @@ use crate::{
 };
 use counters::Tally;
 use host::Ground;
-use mesh_control::model::{Protocol, Scheduler};
+use mesh_control::model::{Family, Protocol, Scheduler};
 use state::{Numbers, Site, State, numbered};
 use std::{
     collections::BTreeSet,
@@ -131,10 +131,16 @@ impl IpvsPlane {
         for layout in rules::layouts() {
             kernel.nft.chains(&layout.table).map_err(failed("use nf_tables"))?;
         }
+        let ground = Ground::open(direct.is_some()).map_err(failed("look at the host's links"))?;
         let (tally, shown) = (Arc::<Mutex<Tally>>::default(), Arc::<Mutex<(Table, Numbers)>>::default());
         let mut theirs = Kernel::open()?;
         let (counted, seen) = (Arc::clone(&tally), Arc::clone(&shown));
-        let end = move |due: &[Cut]| end(&mut theirs, &seen, due).map(|ended| locked(&counted).reset(ended));
+        let (own, sends) = (config.node.clone(), direct.clone());
+        let is_sent =
+            move |backend: &Backend| sends.as_ref().is_some_and(|direct| direct.hop(&own, backend).is_some());
+        let end = move |due: &[Cut]| {
+            end(&mut theirs, &seen, due, &is_sent).map(|ended| locked(&counted).reset(ended))
+        };
         Ok(IpvsPlane {
             site: Site {
                 place: Place { node: config.node, overlay: config.overlay },
@@ -142,7 +148,7 @@ impl IpvsPlane {
                 direct,
             },
             schedulers,
-            ground: Ground::open().map_err(failed("look at the host's links"))?,
+            ground,
             kernel: Mutex::new(kernel),
             state: State::empty(),
             deadlines: Deadlines::start(NAME, end).map_err(failed("start the drain thread"))?,
@@ -228,7 +234,12 @@ fn run(ipvs: &mut Ipvs, commands: &[Command]) -> io::Result<()> {
 
 /// Ends flows; of what drained long enough the destinations go before, unless somebody else has the same address. Those
 /// of backends that are gone went with them.
-fn end(kernel: &mut Kernel, state: &Mutex<(Table, Numbers)>, due: &[Cut]) -> io::Result<counters::Ended> {
+fn end(
+    kernel: &mut Kernel,
+    state: &Mutex<(Table, Numbers)>,
+    due: &[Cut],
+    is_sent: &impl Fn(&Backend) -> bool,
+) -> io::Result<counters::Ended> {
     let mut gone = Vec::new();
     let shown = locked(state);
     let (table, numbers) = &*shown;
@@ -245,7 +256,10 @@ fn end(kernel: &mut Kernel, state: &Mutex<(Table, Numbers)>, due: &[Cut]) -> io:
         if shared(backend.socket(0)) {
             continue;
         }
+        // A node that packets are sent to may have others.
+        let sent = direct::suits(&entry.frontend) && is_sent(backend);
         let all = realize::virtuals(&entry.frontend, numbers);
+        let all = all.filter(|(_, of)| !sent || matches!(of, Virtual::Mark { .. }));
         gone.extend(all.map(|(offset, of)| Command::DelDest(of, backend.socket(offset))));
     }
     run(&mut kernel.ipvs, &gone)?;
@@ -286,11 +300,13 @@ impl Bring for IpvsPlane {
             }
         }
         let mut cuts = flows::cuts(&self.state.table, work, touched);
-        let left = direct::left(&change.commands, &self.state.programs);
         change.done(&mut self.state, work);
         for key in touched.iter().filter(|key| !work.contains_key(*key)) {
             locked(&self.tally).forget(key);
-            self.state.numbers.left(key);
+            let programs = &self.state.programs;
+            let v6 = key.listen.family() == Family::V6;
+            let used = |number| programs.contains_key(&realize::received_by(number, v6));
+            self.state.numbers.left(key, used);
         }
         let datagrams = cuts.take_datagrams();
         *shown = (self.state.table.clone(), self.state.numbers.clone());
@@ -298,10 +314,7 @@ impl Bring for IpvsPlane {
         self.deadlines.follow(&self.state.table, cuts);
         let ended = flows::cut(&mut kernel.conntrack, &datagrams, None);
         locked(&self.tally).reset(ended?);
-        if left.is_empty() {
-            return Ok(());
-        }
-        direct::sever(&self.ground, &mut kernel.conntrack, &left)
+        Ok(())
     }
 
     fn read_again(&mut self) -> io::Result<()> {

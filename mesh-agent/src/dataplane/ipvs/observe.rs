@@ -91,7 +91,11 @@ pub(super) fn read(
         }
         for entry in decode(side, &held, &mut state.numbers) {
             let realized = realize(&layout, site, &entry, &state.numbers, now);
-            let whole = realized.own.iter().all(|(set, e)| held.get(&(*set, e.key.clone())) == Some(e));
+            let routed = site.direct.is_some() && direct::suits(&entry.frontend);
+            let numbered =
+                !routed || direct::ports(&entry.frontend.key).all(|at| state.numbers.arriving(&at).is_some());
+            let whole =
+                numbered && realized.own.iter().all(|(set, e)| held.get(&(*set, e.key.clone())) == Some(e));
             if !whole {
                 continue;
             }
@@ -182,6 +186,8 @@ fn as_held(entry: &Entry, realized: &Realized, programs: &BTreeMap<Virtual, Prog
     for (of, (offset, wanted)) in &realized.programs {
         let offset = *offset;
         let held = programs.get(of).filter(|held| held.service == wanted.service)?;
+        // The weights there are not the backends' own.
+        let received = matches!(of, Virtual::Mark { mark, .. } if mark & !MARK_BITS == ARRIVING_MARK);
         for (at, destination) in &held.destinations {
             // Of a drain that ended a moment ago.
             let own = || backends.iter().any(|b| b.socket(offset) == *at);
@@ -193,7 +199,7 @@ fn as_held(entry: &Entry, realized: &Realized, programs: &BTreeMap<Virtual, Prog
         for (at, wanted) in &wanted.destinations {
             match held.destinations.get(at) {
                 Some(held) if held == wanted => continue,
-                _ if wanted.forward == Destination::ROUTE => return None,
+                _ if wanted.forward == Destination::ROUTE || received => return None,
                 Some(held) if held.forward == wanted.forward => {
                     let weight = u16::try_from(held.weight).ok().filter(|_| held.weight != wanted.weight)?;
                     backends.iter_mut().filter(|b| b.socket(offset) == *at).for_each(|b| b.weight = weight);

@@ -255,7 +255,12 @@ pub(super) fn virtual_of(frontend: &Frontend, port: u16, address: u8) -> (Virtua
 fn arriving(frontend: &Frontend, port: u16, numbers: &Numbers) -> Option<Virtual> {
     let Listen::Vip(vip) = frontend.key.listen else { return None };
     let number = numbers.arriving(&(vip, frontend.key.protocol, port))?;
-    Some(Virtual::Mark { mark: ARRIVING_MARK | number, v6: vip.is_ipv6() })
+    Some(received_by(number, vip.is_ipv6()))
+}
+
+/// The virtual service of packets that come by the overlay, by the number of their port.
+pub(super) fn received_by(number: u32, v6: bool) -> Virtual {
+    Virtual::Mark { mark: ARRIVING_MARK | number, v6 }
 }
 
 /// All virtual services of a frontend, with their ports' places in its range.

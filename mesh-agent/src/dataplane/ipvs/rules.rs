@@ -106,14 +106,37 @@ pub fn ours() -> [Expr; 3] {
 }
 
 /// Goes on only with the first packet of a flow. Uses the first register.
-fn new() -> [Expr; 3] {
+fn new() -> Vec<Expr> {
     // NF_CT_STATE_BIT(IP_CT_NEW)
     let new = 8_u32.to_ne_bytes();
-    [
+    vec![
         Expr::ct(reg(0), libc::NFT_CT_STATE),
         Expr::mask(reg(0), reg(0), &new),
         Expr::cmp(reg(0), false, &[0; 4]),
     ]
+}
+
+/// The same where answers may pass this node by, as conntrack goes by those: of TCP what asks for a connection, of the
+/// rest what conntrack has not seen yet.
+fn first() -> [Vec<Expr>; 2] {
+    let protocol = |yes| [Expr::meta(reg(0), libc::NFT_META_L4PROTO), Expr::cmp(reg(0), yes, &[6])];
+    let mut tcp = protocol(true).to_vec();
+    // SYN without ACK: bits 1 and 4 of the flags at byte 13 (RFC 9293 section 3.1).
+    tcp.extend([
+        Expr::transport(reg(0), 13, 1),
+        Expr::mask(reg(0), reg(0), &[0x12]),
+        Expr::cmp(reg(0), true, &[2]),
+    ]);
+    let mut rest = protocol(false).to_vec();
+    rest.extend(new());
+    // IPS_CONFIRMED of linux/netfilter/nf_conntrack_common.h.
+    let confirmed = (1_u32 << 3).to_ne_bytes();
+    rest.extend([
+        Expr::ct(reg(0), libc::NFT_CT_STATUS),
+        Expr::mask(reg(0), reg(0), &confirmed),
+        Expr::cmp(reg(0), true, &[0; 4]),
+    ]);
+    [tcp, rest]
 }
 
 /// Goes on only with packets to an address of this host, or to others.
@@ -122,20 +145,24 @@ fn to_local(yes: bool) -> [Expr; 2] {
 }
 
 /// What becomes of packets of our frontends; `local` of those published on every address.
-fn screen(layout: &Layout, local: bool) -> Base {
-    let words = layout.key_words();
-    let mut deny = new().to_vec();
-    deny.extend(layout.load_key(local));
-    deny.push(layout.source(words));
-    deny.extend([
-        Expr::lookup_not(reg(0), Common::Allow.name()),
-        Expr::lookup(reg(0), Common::Denied.name()),
-        Expr::goto(REJECT),
-    ]);
-    let mut empty = new().to_vec();
-    empty.extend(layout.load_key(local));
-    empty.push(Expr::map(reg(0), 0, EMPTY));
-    let rules = vec![(deny, comment("source not allowed")), (empty, comment("no backend takes new flows"))];
+fn screen(layout: &Layout, local: bool, direct: bool) -> Base {
+    let begins = if direct { first().to_vec() } else { vec![new()] };
+    let deny = |mut rule: Vec<Expr>| {
+        rule.extend(layout.load_key(local));
+        rule.push(layout.source(layout.key_words()));
+        rule.extend([
+            Expr::lookup_not(reg(0), Common::Allow.name()),
+            Expr::lookup(reg(0), Common::Denied.name()),
+            Expr::goto(REJECT),
+        ]);
+        (rule, comment("source not allowed"))
+    };
+    let empty = |mut rule: Vec<Expr>| {
+        rule.extend(layout.load_key(local));
+        rule.push(Expr::map(reg(0), 0, EMPTY));
+        (rule, comment("no backend takes new flows"))
+    };
+    let rules = begins.iter().cloned().map(deny).chain(begins.iter().cloned().map(empty)).collect();
     Base { name: if local { LOCAL } else { EXACT }, hook: None, rules }
 }
 
@@ -173,6 +200,20 @@ fn receiving(layout: &Layout, device: &str) -> Rule {
     let mark = Expr::set_meta(reg(word), libc::NFT_META_MARK);
     rule.extend([Expr::map(reg(0), reg(word), ARRIVING), mark, Expr::goto(EXACT)]);
     (rule, comment("VIPs, sent here by another node"))
+}
+
+/// Refuses what another node sent here and IPVS would send on as it is, by a connection of its own that the client's port had
+/// before: it might come back.
+fn circling(layout: &Layout) -> Rule {
+    let mut rule = vec![
+        Expr::meta(reg(0), libc::NFT_META_MARK),
+        Expr::mask(reg(0), reg(0), &(!MARK_BITS).to_ne_bytes()),
+        Expr::cmp(reg(0), true, &ARRIVING_MARK.to_ne_bytes()),
+        layout.destination(0),
+        Expr::lookup(reg(0), Common::Vips.name()),
+    ];
+    rule.push(Expr::goto(REJECT));
+    (rule, comment("VIPs, sent here and not to be sent on"))
 }
 
 /// Gives packets their marks.
@@ -214,10 +255,12 @@ pub(super) fn chains(layout: &Layout, site: &Site) -> Vec<Base> {
         hook: hook(HookKind::Filter, number, -150),
         rules: marking(layout, &outline.vip_cidrs),
     };
+    let mut output = early("output", libc::NF_INET_LOCAL_OUT);
     let mut first = early("prerouting", libc::NF_INET_PRE_ROUTING);
     if let Some(direct) = direct {
         // After the resets.
         first.rules.insert(1, receiving(layout, &direct.device));
+        output.rules.insert(0, circling(layout));
     }
     let nat = |name, number| Base { name, hook: hook(HookKind::Nat, number, -105), rules: anchoring(layout) };
     // Programs of this host that do not choose an address get the VIP itself, which every node has.
@@ -231,10 +274,10 @@ pub(super) fn chains(layout: &Layout, site: &Site) -> Vec<Base> {
     unmark.extend([Expr::immediate(reg(0), &[0; 4]), Expr::set_meta(reg(0), libc::NFT_META_MARK)]);
     let mut all: Vec<Base> = refusals(layout).into();
     all.extend([
-        screen(layout, false),
-        screen(layout, true),
+        screen(layout, false, direct.is_some()),
+        screen(layout, true, direct.is_some()),
         first,
-        early("output", libc::NF_INET_LOCAL_OUT),
+        output,
         nat("prerouting-nat", libc::NF_INET_PRE_ROUTING),
         nat("output-nat", libc::NF_INET_LOCAL_OUT),
         Base {

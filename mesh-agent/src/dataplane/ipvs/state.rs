@@ -62,10 +62,11 @@ impl Numbers {
         free
     }
 
-    /// Takes those of a frontend that is gone.
-    pub(super) fn left(&mut self, key: &FrontendKey) {
+    /// Takes those of a frontend that is gone, but for those that are `used`: ranges are cut anew.
+    pub(super) fn left(&mut self, key: &FrontendKey, used: impl Fn(u32) -> bool) {
         for at in direct::ports(key) {
-            if let Some(number) = self.arriving.remove(&at) {
+            if let Some(number) = self.arriving(&at).filter(|number| !used(*number)) {
+                self.arriving.remove(&at);
                 self.taken.remove(&number);
             }
         }

@@ -198,29 +198,6 @@ fn packets_go_to_nodes_as_they_are_and_there_to_backends() {
     }
 }
 
-#[test]
-fn who_is_led_to_a_node_that_leaves_is_known() {
-    let site = direct_site();
-    let mut state = State::empty();
-    let key = vip(Protocol::Tcp);
-    let frontend = entry(key).frontend;
-    assert!(direct::number(&mut state.numbers, &frontend));
-    let mut step = |backends: &[Backend]| {
-        let table = Table::unit(key, with(&entry(key), backends));
-        let change = Change::plan(&state, &site, &table, &[key].into(), NOW);
-        let left = direct::left(&change.commands, &state.programs);
-        change.done(&mut state, &table);
-        left.into_iter().map(|(_, hop)| hop.to_string()).collect::<Vec<_>>()
-    };
-    let active = BackendState::Active;
-    let (a, b) = (on("n2", [10, 44, 2, 5], 100, active), on("n2", [10, 44, 2, 6], 100, active));
-    let c = on("n1", [10, 44, 1, 5], 100, active);
-    assert_eq!(step(&[a.clone(), b.clone(), c.clone()]), Vec::<String>::new());
-    assert_eq!(step(&[a.clone(), c.clone()]), Vec::<String>::new(), "its node has another");
-    assert_eq!(step(&[a]), Vec::<String>::new(), "was translated here");
-    assert_eq!(step(&[c]), ["10.44.2.1"]);
-}
-
 /// Brings a state from one table to another and returns the commands.
 fn change(state: &mut State, work: &Table) -> Vec<Command> {
     let touched: BTreeSet<FrontendKey> = state.table.keys().chain(work.keys()).copied().collect();

@@ -68,7 +68,10 @@ impl Change {
                 let (old, new) = (of(&state.table), of(work));
                 for realized in old.iter().chain(&new) {
                     needed.extend(realized.shared.iter().map(|(set, e)| ((*set, e.key.clone()), ())));
-                    wanted.extend(realized.programs.keys().map(|of| (*of, None)));
+                    for of in realized.programs.keys() {
+                        // A range that is cut anew: what one frontend leaves another may have.
+                        wanted.entry(*of).or_insert(None);
+                    }
                 }
                 for (of, (_, program)) in new.iter().flat_map(|new| &new.programs) {
                     wanted.insert(*of, Some(program.clone()));

@@ -254,6 +254,7 @@ pub(super) fn tables(bridge: &str, device: &str, ground: &Ground<'_>) -> Vec<(Ta
     let mut prerouting = vec![to(ARRIVED[1])];
     prerouting.extend(answers());
     let mut departed = programs(device, vips, gateways);
+    departed.extend(vips.iter().map(|network| passed(network, ("answers from a VIP", 12, 8))));
     departed.extend(departing(bridge, device));
     let departing = Chain {
         name: "postrouting",
