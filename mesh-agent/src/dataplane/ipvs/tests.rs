@@ -242,6 +242,29 @@ fn nothing_that_stays_is_deleted() {
 }
 
 #[test]
+fn a_range_that_is_cut_anew_keeps_its_services() {
+    let range = |first, last| FrontendKey {
+        listen: Listen::AnyLocal(Family::V4),
+        ports: PortRange::new(first, last).unwrap(),
+        protocol: Protocol::Tcp,
+    };
+    let table = |keys: &[FrontendKey]| {
+        let backends = [backend("a", 1, 100, BackendState::Active)];
+        keys.iter().map(|key| (*key, with(&entry(*key), &backends))).collect::<Table>()
+    };
+    let mut state = State::empty();
+    let (whole, parts) = (table(&[range(80, 83)]), table(&[range(80, 81), range(82, 82), range(83, 83)]));
+    assert_eq!(change(&mut state, &whole).len(), 8);
+    // Destinations differ, as each part begins with the backend's port.
+    let moved = change(&mut state, &parts);
+    let gone = |command: &Command| matches!(command, Command::DelService(_));
+    assert!(!moved.iter().any(gone), "{moved:?}");
+    assert_eq!(state.programs.len(), 4);
+    assert!(!change(&mut state, &whole).iter().any(gone));
+    assert_eq!(state.programs.len(), 4);
+}
+
+#[test]
 fn vips_come_with_their_first_port_and_go_with_the_last() {
     let mut state = State::empty();
     let (tcp, udp) = (vip(Protocol::Tcp), vip(Protocol::Udp));
