@@ -35,6 +35,7 @@ use reach::{
 use routed::{
     a_connection_to_a_vip_ends_with_its_own_backend, a_dead_node_is_sent_nothing_more,
     vips_are_answered_by_the_backends_node, who_is_led_to_a_draining_backend_stays,
+    whose_datagrams_are_led_to_a_draining_backend_stays,
 };
 use serde_json::Value;
 use setup::{
@@ -179,6 +180,7 @@ on! { IPVS_DIRECT, ipvs_direct:
     a_connection_to_a_vip_ends_with_its_own_backend,
     a_dead_node_is_sent_nothing_more,
     who_is_led_to_a_draining_backend_stays,
+    whose_datagrams_are_led_to_a_draining_backend_stays,
     everybody_reaches_everything,
     one_port_of_a_client_goes_through_every_node,
     an_outside_client_reaches_containers_through_every_node_and_is_known_to_them,

@@ -12,6 +12,7 @@ use mesh_integration::{
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
+    io::ErrorKind,
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
 };
 
@@ -267,29 +268,21 @@ fn tracked(host: &Host, vip: SocketAddr, port: u16) -> anyhow::Result<Option<Tcp
 /// The only backend drains: nobody new is taken, and who is led to it stays, also when conntrack of the dialled node, which
 /// sees no answers, has long forgotten how it began.
 pub(crate) async fn who_is_led_to_a_draining_backend_stays(plane: &Plane) {
-    let (mut mesh, containers) = start(plane).await;
+    let (mesh, containers) = start(plane).await;
     // Two minutes otherwise.
     shell(mesh.lab.node(3), "echo 1 > /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_syn_sent");
-    containers[1].serve(&mut mesh, "echo", "echo", "udp", 7000);
     let listener =
         containers[1].host.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 8100))).flatten().unwrap();
-    let file = |[tcp, udp]: [&str; 2]| {
-        format!(
-            "services:\n  kept: {{expose: [8100], x-mesh: {{drain: 10m, endpoints: [{tcp}]}}}}\n  \
-             echo: {{expose: [7000/udp], x-mesh: {{drain: 10m, endpoints: [{udp}]}}}}\n"
-        )
+    let file = |endpoint: &str| {
+        format!("services: {{kept: {{expose: [8100], x-mesh: {{drain: 10m, endpoints: [{endpoint}]}}}}}}\n")
     };
-    let endpoints = ["mine", "echo"].map(|instance| containers[1].endpoint(instance) + "}");
-    mesh.write_service_file("both.yaml", &file([&endpoints[0], &endpoints[1]])).unwrap();
+    let endpoint = containers[1].endpoint("mine") + "}";
+    mesh.write_service_file("kept.yaml", &file(&endpoint)).unwrap();
     lead(&mesh, 3);
     for family in 0..2 {
-        let own = mesh.lab.client_address(0)[family];
         let at = SocketAddr::new(vips(&mesh, 3, "kept", 1).await[family], 8100);
-        let to = SocketAddr::new(vips(&mesh, 3, "echo", 1).await[family], 7000);
         let (mut client, mut server) = connected(&mesh, at, &listener).await;
         let port = client.local_addr().unwrap().port();
-        let flow = datagrams(&mesh, own);
-        until("datagrams are answered", BOUND, || echo(&flow, to, "first")).await;
         until("conntrack takes it for one that it missed the beginning of", BOUND, || {
             exchange(&mut client, &mut server, b"first");
             let state = tracked(mesh.lab.node(3), at, port);
@@ -300,21 +293,51 @@ pub(crate) async fn who_is_led_to_a_draining_backend_stays(plane: &Plane) {
             }
         })
         .await;
-        mesh.write_service_file("both.yaml", &file(["", ""])).unwrap();
+        mesh.write_service_file("kept.yaml", &file("")).unwrap();
         until("nobody new is taken", BOUND, || async {
-            // The dialled node forgets a flow of which it sees no answers after half a minute.
-            echo(&flow, to, "meanwhile").await?;
             let new = mesh.lab.client.inside(|| TcpStream::connect_timeout(&at, BOUND)).flatten();
             ensure!(new.is_err(), "a connection is");
-            let new = echo(&datagrams(&mesh, own), to, "new").await;
-            ensure!(new.is_err(), "datagrams are");
             anyhow::Ok(())
         })
         .await;
         for _ in 0..3 {
             exchange(&mut client, &mut server, b"old");
-            assert_eq!(echo(&flow, to, "old").await.unwrap(), "echo");
         }
-        mesh.write_service_file("both.yaml", &file([&endpoints[0], &endpoints[1]])).unwrap();
+        mesh.write_service_file("kept.yaml", &file(&endpoint)).unwrap();
+    }
+}
+
+/// The same of datagrams, whose instances drain when somebody says so.
+pub(crate) async fn whose_datagrams_are_led_to_a_draining_backend_stays(plane: &Plane) {
+    let (mut mesh, containers) = start(plane).await;
+    containers[1].serve(&mut mesh, "echo", "mine", "udp", 7000);
+    let endpoint = containers[1].endpoint("mine");
+    let text = format!("services: {{echo: {{expose: [7000/udp], x-mesh: {{endpoints: [{endpoint}}}]}}}}}}\n");
+    mesh.write_service_file("echo.yaml", &text).unwrap();
+    lead(&mesh, 3);
+    let own = mesh.lab.client_address(0);
+    let to = vips(&mesh, 3, "echo", 1).await.map(|vip| SocketAddr::new(vip, 7000));
+    let old = own.map(|own| datagrams(&mesh, own));
+    for (old, to) in old.iter().zip(to) {
+        until("datagrams are answered", BOUND, || echo(old, to, "first")).await;
+    }
+    let drained = mesh.cli(2, &["endpoint", "drain", "echo", "mine", "--deadline", "10m"]).await.unwrap();
+    assert_eq!(drained.code, Some(0), "{drained:?}");
+    for ((own, to), old) in own.into_iter().zip(to).zip(&old) {
+        until("nobody new is taken", BOUND, || async {
+            // A flow of few datagrams is forgotten after half a minute.
+            echo(old, to, "meanwhile").await?;
+            let new = mesh.lab.client.inside(|| UdpSocket::bind((own, 0))).flatten()?;
+            new.set_read_timeout(Some(BOUND / 10))?;
+            new.connect(to)?;
+            new.send(b"new")?;
+            let told = new.recv(&mut [0; 64]).map_err(|error| error.kind());
+            ensure!(told == Err(ErrorKind::ConnectionRefused), "{told:?}");
+            anyhow::Ok(())
+        })
+        .await;
+        for _ in 0..3 {
+            assert_eq!(echo(old, to, "old").await.unwrap(), "mine");
+        }
     }
 }
