@@ -11,7 +11,7 @@
 //! A client may use one port of its own for connections to several nodes, which this one backend would take for the same.
 //! So each ingress node's flows have a conntrack zone of their own in the client's direction, and none in the answers':
 //! there conntrack finds that they clash, and gives the later flow another source port. Flows that conntrack does not see
-//! are told of by a mark (eBPF's programs, [`CLASH_MARK`]).
+//! are told of by a mark (eBPF's programs, [`CLASH_MARK`](super::plan::CLASH_MARK)).
 //!
 //! IPVS knows no zones: it takes the answer of such a flow for one of its own when the client, its port and the backend
 //! are the same. So where IPVS is this node's data plane, the client's port of such a flow has its first bit turned between
