@@ -14,13 +14,12 @@
 //! When a node leaves, IPVS forgets what it led there (`expire_nodest_conn`, Linux 5.9): connections are reset by this host,
 //! which has the VIP, and datagrams go elsewhere. Pure.
 
-use super::state::{Numbers, VipPort};
 use crate::{
     overlay::plan::gateway,
-    plan::{Backend, Frontend, FrontendKey, Listen, maglev},
+    plan::{Backend, Frontend, Listen},
 };
 use ipnetwork::IpNetwork;
-use mesh_control::model::{NodeName, Protocol, Scheduler};
+use mesh_control::model::{NodeName, Scheduler};
 use std::net::IpAddr;
 
 /// Where nodes are that take packets to VIPs as they are.
@@ -52,39 +51,12 @@ pub(super) fn suits(frontend: &Frontend) -> bool {
         && !matches!(frontend.scheduler, Scheduler::Maglev | Scheduler::Lc)
 }
 
-/// The ports of a frontend on a VIP.
-pub(super) fn ports(key: &FrontendKey) -> impl Iterator<Item = VipPort> + use<> {
-    let vip = if let Listen::Vip(vip) = key.listen { Some(vip) } else { None };
-    let (protocol, ports) = (key.protocol, key.ports);
-    vip.into_iter().flat_map(move |vip| ports.iter().map(move |port| (vip, protocol, port)))
-}
-
-/// How many numbers there are, from 1 on.
-const NUMBERS: u32 = (1 << 24) - 1;
-
-/// Gives every port of a frontend that suits a number, from one of its own on, unless it has one. `false` when all are
-/// taken.
-pub(super) fn number(numbers: &mut Numbers, frontend: &Frontend) -> bool {
-    if !suits(frontend) {
-        return true;
-    }
-    ports(&frontend.key).all(|at| {
-        if numbers.arriving(&at).is_some() {
-            return true;
-        }
-        let own = maglev::client_hash(at.0) >> 32 ^ u64::from(at.2) << 1 ^ u64::from(at.1 == Protocol::Udp);
-        let start = u32::try_from(own % u64::from(NUMBERS)).unwrap_or(0);
-        let mut all = (0..NUMBERS).map(|n| (start + n) % NUMBERS + 1);
-        all.any(|number| numbers.arrive(at, number))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{BackendId, BackendState};
-    use mesh_control::model::{Affinity, Name, PortRange};
-    use std::{collections::BTreeSet, time::Duration};
+    use crate::plan::{BackendId, BackendState, FrontendKey};
+    use mesh_control::model::{Affinity, Name, PortRange, Protocol};
+    use std::time::Duration;
 
     fn key(port: u16) -> FrontendKey {
         let listen = Listen::Vip([10, 96, 0, 1].into());
@@ -121,26 +93,5 @@ mod tests {
         }
         let everywhere = FrontendKey { listen: Listen::AnyLocal(mesh_control::model::Family::V4), ..key(80) };
         assert!(!suits(&Frontend::plain(everywhere)), "no node has another's addresses");
-    }
-
-    #[test]
-    fn every_port_has_a_number_of_its_own_until_its_frontend_goes() {
-        let mut numbers = Numbers::default();
-        let mut seen = BTreeSet::new();
-        for port in 1..=2000 {
-            assert!(number(&mut numbers, &Frontend::plain(key(port))));
-            let at = ports(&key(port)).next().unwrap();
-            assert!(seen.insert(numbers.arriving(&at).unwrap()));
-        }
-        let before = numbers.clone();
-        assert!(number(&mut numbers, &Frontend::plain(key(7))) && numbers == before, "it has one");
-        let at = ports(&key(7)).next().unwrap();
-        let held = numbers.arriving(&at).unwrap();
-        numbers.left(&key(7), |number| number == held);
-        assert_eq!(numbers.arriving(&at), Some(held), "another frontend has it");
-        numbers.left(&key(7), |_| false);
-        assert_eq!(numbers.arriving(&at), None);
-        assert!(numbers.arrive((at.0, Protocol::Udp, 9), held), "it is free");
-        assert!(!numbers.arrive((at.0, Protocol::Udp, 10), held), "no more");
     }
 }

@@ -26,7 +26,7 @@ fn spelled(address: IpAddr) -> String {
 }
 
 /// The reverse of [`spelled`].
-pub(super) fn unspelled(text: &str) -> Option<IpAddr> {
+fn unspelled(text: &str) -> Option<IpAddr> {
     match text.len() {
         8 => u32::from_str_radix(text, 16).ok().map(|bits| IpAddr::from(bits.to_be_bytes())),
         _ => text.parse().ok(),

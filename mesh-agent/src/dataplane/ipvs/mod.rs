@@ -15,9 +15,11 @@ mod counters;
 mod direct;
 mod explain;
 mod host;
+mod numbers;
 mod observe;
 mod realize;
 mod rules;
+mod site;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -54,7 +56,9 @@ use crate::{
 use counters::Tally;
 use host::Ground;
 use mesh_control::model::{Family, Protocol, Scheduler};
-use state::{Numbers, Site, State, numbered};
+use numbers::{Numbers, numbered};
+use site::Site;
+use state::State;
 use std::{
     collections::BTreeSet,
     io,
@@ -165,7 +169,7 @@ impl IpvsPlane {
                 let most = "ports are published on too many single addresses: use fewer, or all";
                 self.state.numbers.addresses = numbers.ok_or_else(|| io::Error::other(most))?;
             }
-            if self.site.direct.is_some() && !direct::number(&mut self.state.numbers, &entry.frontend) {
+            if self.site.direct.is_some() && !numbers::number(&mut self.state.numbers, &entry.frontend) {
                 return Err(io::Error::other("VIPs have too many ports for direct routing: use nat"));
             }
         }

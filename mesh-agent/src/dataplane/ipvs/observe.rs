@@ -2,9 +2,11 @@
 
 use super::{
     direct,
+    numbers::{Numbers, ports},
     realize::{Program, Realized, is_ours, realize},
     rules::{self, ARRIVING, ARRIVING_MARK, BACKENDS, MARK_BITS, MARKS, address_of, chains, sets},
-    state::{Numbers, Side, Site, State, hold, ip},
+    site::Site,
+    state::{Side, State, hold, ip},
 };
 use crate::{
     dataplane::netfilter::{elements::read_allowed, note, sets::Common},
@@ -93,7 +95,7 @@ pub(super) fn read(
             let realized = realize(&layout, site, &entry, &state.numbers, now);
             let routed = site.direct.is_some() && direct::suits(&entry.frontend);
             let numbered =
-                !routed || direct::ports(&entry.frontend.key).all(|at| state.numbers.arriving(&at).is_some());
+                !routed || ports(&entry.frontend.key).all(|at| state.numbers.arriving(&at).is_some());
             let whole =
                 numbered && realized.own.iter().all(|(set, e)| held.get(&(*set, e.key.clone())) == Some(e));
             if !whole {
@@ -166,7 +168,7 @@ fn decode(side: &Side, held: &Held, numbers: &mut Numbers) -> Vec<Entry> {
         if let Listen::Address(address) = frontend.key.listen {
             numbers.addresses.insert(address, address_of(mark_of(element)));
         }
-        for at in direct::ports(&frontend.key) {
+        for at in ports(&frontend.key) {
             let number = held.get(&(ARRIVING, layout.key(Some(at.0), at.1, at.2))).map(mark_of);
             if let Some(number) = number.filter(|mark| mark & !MARK_BITS == ARRIVING_MARK) {
                 numbers.arrive(at, number & MARK_BITS);

@@ -3,8 +3,9 @@
 
 use super::{
     direct::{self, Direct},
+    numbers::Numbers,
     rules::{ANCHORS, ARRIVING, ARRIVING_MARK, BACKENDS, EMPTY, MARK, MARKS, OURS, anchor, mark},
-    state::{Numbers, Site},
+    site::Site,
 };
 use crate::{
     dataplane::netfilter::{

@@ -6,7 +6,7 @@
 //! address; their packets carry the mark without a number only to be known again on their way out. What other nodes sent
 //! here as it was carries `0x4c` and 24 bits that number the port of the VIP.
 
-use super::state::Site;
+use super::site::Site;
 use crate::{
     dataplane::netfilter::{
         base::{Base, RTN_LOCAL, refusals, reset, source},

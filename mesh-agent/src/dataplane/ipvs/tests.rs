@@ -1,10 +1,12 @@
 //! What stands for frontends, and how it changes.
 
 use super::{
-    direct::{self, Direct},
+    direct::Direct,
+    numbers::{self, Numbers},
     realize::{Program, realize},
     rules::{ANCHORS, ARRIVING, EMPTY, layouts, mark},
-    state::{Numbers, Site, State},
+    site::Site,
+    state::State,
     write::Change,
 };
 use crate::{
@@ -157,7 +159,7 @@ fn packets_go_to_nodes_as_they_are_and_there_to_backends() {
     let of = |scheduler, backends: &[Backend], site: &Site| {
         let frontend = Frontend { scheduler, ..Frontend::plain(vip(Protocol::Tcp)) };
         let mut numbers = Numbers::default();
-        assert!(direct::number(&mut numbers, &frontend));
+        assert!(numbers::number(&mut numbers, &frontend));
         let entry = Entry { frontend: Arc::new(frontend), backends: backends.into() };
         let realized = realize(&layouts()[0], site, &entry, &numbers, NOW);
         let marked = realized.own.iter().filter(|(set, _)| *set == ARRIVING).count();

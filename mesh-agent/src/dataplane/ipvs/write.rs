@@ -3,7 +3,8 @@
 use super::{
     realize::{Placed, Program, Realized, realize},
     rules::{chains, sets},
-    state::{Shared, Site, State, hold, ip, release, side},
+    site::Site,
+    state::{Shared, State, hold, ip, release, side},
 };
 use crate::{
     dataplane::netfilter::{base::lay, sets::Common},
