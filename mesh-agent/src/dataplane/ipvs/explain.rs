@@ -15,7 +15,15 @@ use crate::{
     sys::ipvs::{Destination, Virtual},
 };
 use mesh_control::model::Scheduler;
-use std::{net::IpAddr, ops::ControlFlow};
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    net::IpAddr,
+};
+
+/// The kernel's list of connections, and how much of it is read to find one client's.
+const CONNECTIONS: &str = "/proc/thread-self/net/ip_vs_conn";
+const MOST: u64 = 64 << 20;
 
 /// An address as that list has it.
 fn spelled(address: IpAddr) -> String {
@@ -70,13 +78,18 @@ fn remembered(
     client: IpAddr,
 ) -> Option<BackendId> {
     let wanted = template(of, client);
-    let mut found = None;
-    let read = ground.connections(|line| {
-        found = leads(line, &wanted);
-        if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    let found = ground.inside(|| {
+        let mut list = BufReader::new(File::open(CONNECTIONS)?.take(MOST));
+        let mut line = String::new();
+        while list.read_line(&mut line)? > 0 {
+            if let Some(found) = leads(&line, &wanted) {
+                return Ok(Some(found));
+            }
+            line.clear();
+        }
+        io::Result::Ok(None)
     });
-    read.ok()?;
-    let (address, port) = found?;
+    let (address, port) = found.ok().flatten()?;
     // One that goes by a mark remembers no port.
     let meets =
         |b: &&crate::plan::Backend| b.address == address && (port == 0 || b.socket(offset).port() == port);

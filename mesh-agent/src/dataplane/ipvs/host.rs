@@ -18,10 +18,8 @@ use crate::{
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
-    io::{self, BufRead, BufReader, Read},
+    io,
     net::IpAddr,
-    ops::ControlFlow,
     path::Path,
 };
 
@@ -30,9 +28,6 @@ pub const LINK: &str = "mesh-ipvs0";
 /// Nothing is ever sent on it.
 const MTU: u32 = 1500;
 const MAC: Mac = Mac([0x02, 0x6d, 0x65, 0x73, 0x68, 0x00]);
-/// The kernel's list of connections, and how much of it is read to find some.
-const CONNECTIONS: &str = "/proc/thread-self/net/ip_vs_conn";
-const MOST: u64 = 64 << 20;
 /// How the alias names a timeout; the kernel has no file for them.
 const TCP: &str = "timeout/tcp";
 const UDP: &str = "timeout/udp";
@@ -94,18 +89,6 @@ impl Ground {
     /// Does what goes by the thread's namespace.
     pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         self.netns.run(work)?
-    }
-
-    /// Shows `each` the lines of the kernel's list of connections until it breaks off. Costs time in connections.
-    pub(super) fn connections(&self, mut each: impl FnMut(&str) -> ControlFlow<()> + Send) -> io::Result<()> {
-        self.inside(|| {
-            let mut list = BufReader::new(File::open(CONNECTIONS)?.take(MOST));
-            let mut line = String::new();
-            while list.read_line(&mut line)? > 0 && each(&line).is_continue() {
-                line.clear();
-            }
-            Ok(())
-        })
     }
 
     /// The link, when it is there and ours.
