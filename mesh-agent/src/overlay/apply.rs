@@ -77,8 +77,9 @@ pub fn pending(
     underlay: &Underlay,
     settled: &BTreeSet<Family>,
 ) -> Result<Vec<Step>, OverlayError> {
-    let wanted = sysctls::of_links(plan).into_iter().chain(sysctls::of_host(plan, &underlay.name));
-    let parameters: Vec<String> = wanted.map(|(key, _)| key).collect();
+    let of_links = sysctls::of_links(plan, &BTreeMap::new());
+    let wanted = of_links.into_iter().chain(sysctls::of_host(plan, &underlay.name)).map(|(key, _)| key);
+    let parameters: Vec<String> = wanted.chain(sysctls::FACTS.map(str::to_owned)).collect();
     let observed = observe(rtnl, config, &parameters)?;
     steps(&observed, plan, underlay, settled).map_err(OverlayError::Conflict)
 }

@@ -144,7 +144,7 @@ pub fn steps(
     for (found, wanted, alias, field) in links {
         steps.extend(link_steps(found.as_ref(), wanted, alias, field)?);
     }
-    let of_links = sysctls::changes(&sysctls::of_links(plan), &observed.sysctls);
+    let of_links = sysctls::changes(&sysctls::of_links(plan, &observed.sysctls), &observed.sysctls);
     steps.extend(of_links.into_iter().chain(of_host).map(Step::Sysctl));
     for link in [&observed.bridge, &observed.vxlan].into_iter().flatten().filter(|link| !link.up) {
         let (index, name) = (link.index, link.name.clone());

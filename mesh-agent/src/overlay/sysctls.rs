@@ -13,14 +13,23 @@ pub type Sysctl = (String, String);
 /// What a link's alias begins with when the link is this program's.
 pub const MARK: &str = "mesh-agent";
 
-/// Of the overlay's own links; set before the links are up.
+/// How strictly senders are looked at on all links: the highest of this and of a link's own counts.
+const RP_FILTER: &str = "ipv4/conf/all/rp_filter";
+
+/// What [`of_links`] depends on and the overlay does not write.
+pub const FACTS: [&str; 1] = [RP_FILTER];
+
+/// Of the overlay's own links; set before the links are up. `found` has the [`FACTS`].
 #[must_use]
-pub fn of_links(plan: &OverlayPlan) -> Vec<Sysctl> {
+pub fn of_links(plan: &OverlayPlan, found: &BTreeMap<String, String>) -> Vec<Sysctl> {
     let (bridge, vxlan) = (&plan.bridge.name, &plan.vxlan.name);
+    // Loose where the host is strict. Where it does not look at all nor does this link: it would ask for another route for
+    // each packet.
+    let unlooked = found.get(RP_FILTER).is_some_and(|all| all == "0");
     let all = [
         // What another node sends on has the client's address, to which the way back is another link; and that client
         // may be this very host.
-        (format!("ipv4/conf/{vxlan}/rp_filter"), "2"),
+        (format!("ipv4/conf/{vxlan}/rp_filter"), if unlooked { "0" } else { "2" }),
         (format!("ipv4/conf/{vxlan}/accept_local"), "1"),
         // Containers of one node talk through the gateway, on purpose: do not tell them of a shorter way.
         (format!("ipv4/conf/{bridge}/send_redirects"), "0"),

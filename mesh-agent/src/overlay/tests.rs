@@ -161,7 +161,7 @@ fn standing(snapshot: &Snapshot) -> Observed {
         mac: Some(new.mac),
         ..link(index, &new.name, new.kind.clone(), Some(alias))
     };
-    let wanted = sysctls::of_links(&plan).into_iter().chain(sysctls::of_host(&plan, "eth0"));
+    let wanted = sysctls::of_links(&plan, &BTreeMap::new()).into_iter().chain(sysctls::of_host(&plan, "eth0"));
     Observed {
         bridge: Some(of(&plan.bridge, 1, "mesh-agent ipv4/ip_forward=0")),
         vxlan: Some(of(&plan.vxlan, 2, "mesh-agent")),
@@ -255,6 +255,22 @@ fn what_a_parameter_was_is_remembered_once() {
     let alias = sysctls::remember(&[("ipv4/conf/a=b/x".to_owned(), "1".to_owned())].into());
     assert_eq!(sysctls::remembered(Some(&alias))["ipv4/conf/a=b/x"], "1");
     assert!(sysctls::remembered(None).is_empty());
+}
+
+#[test]
+fn senders_are_looked_at_only_where_the_host_does() {
+    let s = snapshot();
+    for (all, written) in [(None, None), (Some("0"), Some("0")), (Some("1"), None), (Some("2"), None)] {
+        let mut stands = standing(&s);
+        if let Some(all) = all {
+            stands.sysctls.insert("ipv4/conf/all/rp_filter".into(), all.into());
+        }
+        let steps = written
+            .map(|value| Step::Sysctl(("ipv4/conf/mesh-vx/rp_filter".to_owned(), value.to_owned())))
+            .into_iter()
+            .collect();
+        assert_eq!(changes(&stands, &s, &BOTH), Ok(steps), "{all:?}");
+    }
 }
 
 #[test]

@@ -75,6 +75,26 @@ fn what_others_break_is_repaired_without_a_restart() {
 }
 
 #[test]
+fn parameters_that_others_change_are_seen_to_at_once() {
+    with_task(async |world, handle, _snapshots, far| {
+        ready(&handle).await;
+        let node = &world.nodes[0];
+        let at = |key: &str| format!("/proc/sys/net/ipv4/{key}");
+        let write = |key: &str, value: &str| node.netns.run(|| std::fs::write(at(key), value)).unwrap().unwrap();
+        let read = |key: &str| node.netns.run(|| std::fs::read_to_string(at(key))).unwrap().unwrap();
+        // Where the host looks at nobody's sender, nor does the overlay; where it is strict, the overlay is loose.
+        for (all, wanted) in [("0", "0"), ("1", "2"), ("2", "2"), ("0", "0")] {
+            write("conf/all/rp_filter", all);
+            until(all, || read("conf/mesh-vx/rp_filter").trim() == wanted).await;
+        }
+        write("ip_forward", "0");
+        until("it forwards again", || read("ip_forward").trim() == "1").await;
+        ping(&node.netns, far).unwrap();
+        assert!(handle.pending().await.unwrap().is_empty());
+    });
+}
+
+#[test]
 fn containers_come_back_onto_a_bridge_that_was_deleted() {
     with_task(async |world, handle, _snapshots, _| {
         ready(&handle).await;

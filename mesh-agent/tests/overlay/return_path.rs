@@ -47,12 +47,12 @@ fn answers_return_through_the_node_that_was_dialled() {
         let world = World::new(3, underlay);
         // The third is a client outside of the mesh.
         let (door, host, client) = (&world.nodes[0], &world.nodes[1], &world.nodes[2]);
-        world.apply(0, 2);
-        let plan = world.apply(1, 2).plan;
         // As strict as hosts are set up.
         for node in [door, host] {
             node.netns.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1")).unwrap().unwrap();
         }
+        world.apply(0, 2);
+        let plan = world.apply(1, 2).plan;
         let (container, attached) = world.container(1);
         let backend = attached.lease.addresses[usize::from(underlay == Underlay::V6)];
         let (peer, mark) = (plan.peers[0].mac, RETURN_MARK | 1);

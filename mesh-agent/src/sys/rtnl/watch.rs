@@ -1,5 +1,5 @@
-//! Word of changes that others make: links, addresses, rules of policy routing, routes of this program and permanent
-//! neighbours.
+//! Word of changes that others make: links, addresses, rules of policy routing, routes of this program, permanent
+//! neighbours, and parameters of links and hosts such as whether they forward (`RTNLGRP_IPV4_NETCONF`).
 
 use super::route::PROTOCOL;
 use rtnetlink::{
@@ -9,7 +9,7 @@ use rtnetlink::{
 use std::{future::pending, io};
 use tokio::io::unix::AsyncFd;
 
-const GROUPS: [MulticastGroup; 8] = [
+const GROUPS: [MulticastGroup; 10] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
@@ -18,6 +18,8 @@ const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
     MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Netconf,
+    MulticastGroup::Ipv6Netconf,
 ];
 
 /// Bytes of a notification that are looked at: the header and the fixed part of what it is about.
