@@ -232,10 +232,12 @@ pub struct Rewrite<A> {
     pub source_port: u16,
     /// New destination port, network order.
     pub destination_port: u16,
-    /// Difference of the addresses, a sum of 32 bits, for the IP header's and the pseudo header's checksum.
-    pub addresses: u32,
+    /// Difference of the addresses, for the IP header's and the pseudo header's checksum.
+    pub addresses: u16,
     /// Difference of the ports, likewise.
-    pub ports: u32,
+    pub ports: u16,
+    /// Sum of the old addresses and the protocol, of 16 bits: what the pseudo header has beside the length.
+    pub pseudo: u32,
     /// Device to send it to; 0 for where it is going anyway.
     pub device: u32,
     /// The longest packet that may go there, in bytes of IP.
@@ -256,11 +258,16 @@ pub struct Cached<A> {
     pub key: FlowKey<A>,
     /// What becomes of it.
     pub rewrite: Rewrite<A>,
-    /// [`Config::epoch`] plus that of its share of the lines in `cache_epochs` when it was cached: of another it is not used.
+    /// [`Config::epoch`] plus that of its share of the lines in `cache_epochs` when it was cached, and [`SHAPE`]: of another
+    /// it is not used.
     pub epoch: u32,
     /// When it was looked up in `flows`: jiffies, low half. It is used for a second.
     pub since: u32,
 }
+
+/// Told apart by it, lines that programs of other versions made of the same memory are not used: it changes with what is in
+/// [`Rewrite`].
+pub const SHAPE: u32 = 1 << 24;
 
 /// Entries of `cache_epochs`, a power of two: every so many pairs of lines of the cache share one.
 pub const CACHE_EPOCH_COUNT: u32 = 1024;

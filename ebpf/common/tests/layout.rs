@@ -34,12 +34,12 @@ fn no_type_has_padding() {
         Line4 { entry, pad };
         Line6 { entry, pad };
         Rewrite<V4> {
-            source, destination, nexthop, source_port, destination_port, addresses, ports, device, mtu, bits, backend
+            source, destination, nexthop, source_port, destination_port, addresses, ports, pseudo, device, mtu, bits, backend
         };
         Cached<V4> { key, rewrite, epoch, since };
         FragmentKey<V4> { source, destination, id, protocol, pad };
         Rewrite<V6> {
-            source, destination, nexthop, source_port, destination_port, addresses, ports, device, mtu, bits, backend
+            source, destination, nexthop, source_port, destination_port, addresses, ports, pseudo, device, mtu, bits, backend
         };
         Cached<V6> { key, rewrite, epoch, since };
         FragmentKey<V6> { source, destination, id, protocol, pad };

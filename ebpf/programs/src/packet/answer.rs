@@ -81,7 +81,8 @@ pub fn pong<A: Ip>(skb: Skb, packet: &Packet<A>) -> i32 {
     let Some(header) = skb.at::<[u16; 2]>(l4) else { return SHOT };
     let header = header.cast::<u16>();
     let (request, reply): (u16, u16) = if A::HEADER_SUM { (8, 0) } else { (128, 129) };
-    let sum = apply(read(header.wrapping_add(1)), difference(u64::from(request), u64::from(reply)));
+    let change = difference(u64::from(request), u64::from(reply));
+    let sum = apply(read(header.wrapping_add(1)), change.into());
     write(header.cast::<u8>(), reply as u8);
     write(header.wrapping_add(1), sum);
     // Both swap, so that no sum changes but by the hops.
@@ -90,7 +91,7 @@ pub fn pong<A: Ip>(skb: Skb, packet: &Packet<A>) -> i32 {
     }
     if !A::HEADER_SUM {
         // SAFETY: the context is the kernel's.
-        unsafe { bpf_csum_update(skb.0, hops(packet.ttl, HOPS as u8)) };
+        unsafe { bpf_csum_update(skb.0, hops(packet.ttl, HOPS as u8).into()) };
     }
     back(skb, packet.leaves)
 }

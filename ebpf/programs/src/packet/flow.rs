@@ -2,7 +2,7 @@
 
 use super::{
     act::Act,
-    checksum::difference,
+    checksum::{difference, pseudo},
     clock::now,
     direct,
     frame::Frame,
@@ -19,7 +19,7 @@ use crate::{
 };
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use mesh_ebpf_common::{
-    Backend, CACHE_EPOCH_COUNT, Cached, Config, Drop, Flow, FlowKey, Rewrite, direction, state,
+    Backend, CACHE_EPOCH_COUNT, Cached, Config, Drop, Flow, FlowKey, Rewrite, SHAPE, direction, state,
 };
 
 /// Flags of TCP that the cache does not answer for.
@@ -41,7 +41,7 @@ fn line<A>(key: &FlowKey<A>, config: &Config) -> u32 {
 /// What a line of the cache is good for.
 #[inline(always)]
 pub fn epoch(line: u32, config: &Config) -> u32 {
-    CACHE_EPOCHS.get(share(line, config)).map_or(0, |epoch| *epoch).wrapping_add(config.epoch)
+    CACHE_EPOCHS.get(share(line, config)).map_or(0, |epoch| *epoch).wrapping_add(config.epoch).wrapping_add(SHAPE)
 }
 
 /// The bit of what [`beside`] says that means: this line is what becomes of the packet.
@@ -58,6 +58,16 @@ fn at<A: Ip>(line: u32) -> Option<&'static mut Cached<A>> {
     line.map(|cached| unsafe { &mut *cached })
 }
 
+/// Where the flow of a packet that the cache may answer for is, at first sight, and whether that is what becomes of the
+/// packet.
+#[inline(always)]
+pub fn glance<A: Ip>(packet: &Packet<A>, config: &Config) -> Option<(u32, &'static mut Cached<A>, bool)> {
+    let line = line(&packet.key, config);
+    let cached = at::<A>(line)?;
+    let known = holds(cached, packet, epoch(line, config), config);
+    Some((line, cached, known))
+}
+
 /// Where the flow of the packet at hand is in the cache, or may be put, and whether that is what becomes of the packet.
 /// There are two lines for each, so that two flows do not take turns in one.
 #[inline(always)]
@@ -66,17 +76,19 @@ pub fn seat<A: Steps>(packet: &Packet<A>, config: &Config) -> Option<(u32, &'sta
         // A flood of beginnings leaves the cache to flows that are open.
         return Some((ASIDE, at::<A>(ASIDE)?, false));
     }
-    let line = line(&packet.key, config);
-    let cached = at::<A>(line)?;
-    if holds(cached, packet, epoch(line, config), config) {
-        return Some((line, cached, true));
-    }
+    let first = glance(packet, config)?;
+    if first.2 { Some(first) } else { elsewhere(first.0) }
+}
+
+/// The same when the flow is not in its first line.
+#[inline(always)]
+pub fn elsewhere<A: Steps>(line: u32) -> Option<(u32, &'static mut Cached<A>, bool)> {
     let said = A::beside(line);
     let line = said & !KNOWN;
     Some((line, at::<A>(line)?, said & KNOWN != 0))
 }
 
-/// The rest of [`seat`] when the flow is not in its first line.
+/// What [`elsewhere`] asks, for the packet at hand.
 #[inline(always)]
 pub fn beside<A: Steps>(line: u32) -> u32 {
     let (Some(config), Some(work)) = (config(), work::<A>()) else { return line };
@@ -226,6 +238,7 @@ pub fn fill<A: Ip>(rewrite: &mut Rewrite<A>, packet: &Packet<A>, flow: &Flow<A>)
         u64::from(key.source_port) + u64::from(key.destination_port),
         u64::from(flow.source_port) + u64::from(flow.destination_port),
     );
+    rewrite.pseudo = pseudo(key);
     rewrite.bits = flow.bits & (direction::REPLY | direction::HANDED | direction::TAKEN);
     rewrite.backend = flow.backend;
 }

@@ -7,7 +7,7 @@
 
 use super::{
     act::Act,
-    checksum::{apply, difference, fold64, hops},
+    checksum::{apply, difference, hops},
     direct,
     flow::{fill, rewrite},
     frame::{ETHERNET, Frame as _, Skb},
@@ -88,7 +88,7 @@ pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
     if !A::HEADER_SUM {
         // The hop limit, in the kernel's own sum over the packet; all else adds up to nothing.
         // SAFETY: the context is the kernel's.
-        unsafe { bpf_csum_update(skb.0, hops(packet.ttl, ttl)) };
+        unsafe { bpf_csum_update(skb.0, hops(packet.ttl, ttl).into()) };
     }
     Act::SEND
 }
@@ -102,7 +102,7 @@ fn quote<A: Ip>(
     source: A,
     destination: A,
     ports: u32,
-    around: u32,
+    around: u16,
 ) -> bool {
     let (l3, l4) = (inner.l3 as usize, inner.l4 as usize);
     let about = &inner.key;
@@ -111,9 +111,9 @@ fn quote<A: Ip>(
     let old = u32::from(about.source_port) | u32::from(about.destination_port) << 16;
     let changed = difference(u64::from(old), u64::from(ports));
     // IPv4's own checksum makes up for its addresses.
-    let mut change = u64::from(changed);
+    let mut change = u32::from(changed);
     if !A::HEADER_SUM {
-        change += u64::from(addresses) + u64::from(around);
+        change += u32::from(addresses) + u32::from(around);
     }
     let offset = match about.protocol {
         UDP => l4 + 6,
@@ -125,12 +125,12 @@ fn quote<A: Ip>(
     {
         let sum = read(at);
         if sum != 0 || about.protocol == TCP {
-            let mut new = apply(sum, fold64(u64::from(addresses) + u64::from(changed)));
+            let mut new = apply(sum, u32::from(addresses) + u32::from(changed));
             if new == 0 && about.protocol == UDP {
                 new = u16::MAX;
             }
             write(at, new);
-            change += u64::from(difference(u64::from(sum), u64::from(new)));
+            change += u32::from(difference(u64::from(sum), u64::from(new)));
         }
     }
     let Some(at) = skb.at::<u32>(l4) else { return false };
@@ -139,6 +139,6 @@ fn quote<A: Ip>(
         return false;
     }
     let Some(at) = skb.at::<u16>(packet.l4 as usize + 2) else { return false };
-    write(at, apply(read(at), fold64(change)));
+    write(at, apply(read(at), change));
     true
 }

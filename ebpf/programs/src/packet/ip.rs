@@ -1,7 +1,7 @@
 //! What differs between IPv4 and IPv6 for packets.
 
 use super::{
-    checksum::{apply, difference, fold32, fold64},
+    checksum::{apply, fold32, fold64},
     frame::Frame,
     parse::{self, Packet, read, write},
 };
@@ -48,7 +48,7 @@ pub trait Ip: Family + Address {
         l3: usize,
         source: Self,
         destination: Self,
-        difference: u32,
+        difference: u16,
         ttl: u8,
     ) -> bool;
     /// A header of 20 or 40 bytes for `len` bytes after it, at the start of `words`; checksum of it included.
@@ -102,14 +102,14 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn write<F: Frame>(frame: F, l3: usize, source: V4, destination: V4, difference: u32, ttl: u8) -> bool {
+    fn write<F: Frame>(frame: F, l3: usize, source: V4, destination: V4, difference: u16, ttl: u8) -> bool {
         let Some(header) = frame.at::<[u32; 5]>(l3) else { return false };
         let header = header.cast::<u32>();
         let third = read(header.wrapping_add(2));
         let new = third & 0xff00 | u32::from(ttl);
-        let change =
-            u64::from(difference) + u64::from(self::difference(u64::from(third & 0xffff), u64::from(new)));
-        let sum = apply((third >> 16) as u16, fold64(change));
+        // The word that has the time to live goes, and comes back with another.
+        let changes = (!third & 0xffff) + new + u32::from(difference);
+        let sum = apply((third >> 16) as u16, changes);
         write(header.wrapping_add(2), new | u32::from(sum) << 16);
         write(header.wrapping_add(3), u32::from_ne_bytes(source));
         write(header.wrapping_add(4), u32::from_ne_bytes(destination));
@@ -205,7 +205,7 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn write<F: Frame>(frame: F, l3: usize, source: V6, destination: V6, _: u32, ttl: u8) -> bool {
+    fn write<F: Frame>(frame: F, l3: usize, source: V6, destination: V6, _: u16, ttl: u8) -> bool {
         let Some(header) = frame.at::<[u32; 10]>(l3) else { return false };
         let header = header.cast::<u32>();
         write(header.cast::<u8>().wrapping_add(7), ttl);

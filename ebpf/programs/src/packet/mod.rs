@@ -24,6 +24,7 @@ mod icmp;
 mod ip;
 mod nat;
 mod parse;
+mod plain;
 mod route;
 mod steps;
 mod table;

@@ -3,7 +3,7 @@
 use super::{
     act::{NEXT, SHOT},
     answer::Error,
-    checksum::{apply, fold32, fold64, hops},
+    checksum::{apply, fold64, hops, may_be_partial},
     direct,
     frame::{Frame, Skb},
     ip::Ip,
@@ -16,22 +16,34 @@ use aya_ebpf::{
 };
 use mesh_ebpf_common::{Rewrite, direction};
 
-/// Rewrites a packet that may leave, or gives the verdict over it. One that has come to the end of its time, or is too
-/// long, goes back as an error; one that may be cut is left to the host for that, unless its source or destination is
-/// the host's.
+/// Whether a packet may leave as it is: it has not come to the end of its time, and is not too long.
+#[inline(always)]
+pub fn goes<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>) -> bool {
+    let short = rewrite.mtu == 0 || packet.len <= rewrite.mtu || longest(skb, packet) <= rewrite.mtu;
+    rewrite.device == 0 || (packet.ttl > 1 && short)
+}
+
+/// Rewrites a packet, or gives the verdict over it. What may not leave goes back as an error; what is too long and may be cut
+/// is left to the host for that, unless its source or destination is the host's.
 #[inline(always)]
 pub fn rewritten<A: Steps>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>) -> Result<(), i32> {
     let mut on = rewrite.device != 0;
-    if on && packet.ttl <= 1 {
-        return Err(A::error(skb, Error::Expired as u32, 0));
-    }
-    if on && rewrite.mtu != 0 && packet.len > rewrite.mtu && longest(skb, packet) > rewrite.mtu {
+    if !goes(skb, packet, rewrite) {
+        if packet.ttl <= 1 {
+            return Err(A::error(skb, Error::Expired as u32, 0));
+        }
         let whole = rewrite.bits & direction::HANDED != 0 || !rewrite.source.is(packet.key.source);
         if whole || !packet.splits {
             return Err(A::error(skb, Error::TooBig as u32, rewrite.mtu));
         }
         on = false;
     }
+    passed(skb, packet, rewrite, on)
+}
+
+/// Rewrites a packet that goes on from here, or up to the host.
+#[inline(always)]
+pub fn passed<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, on: bool) -> Result<(), i32> {
     if !translate(skb, packet, rewrite, packet.ttl - u8::from(on)) {
         return Err(SHOT);
     }
@@ -69,14 +81,14 @@ fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, ttl: u8)
         write(ports, u32::from(rewrite.source_port) | u32::from(rewrite.destination_port) << 16);
         let Some(at) = skb.at::<u16>(offset as usize) else { return false };
         let old = read(at);
-        if skb.get().gso_size != 0 || may_be_partial(packet, old) {
+        if skb.get().gso_size != 0 || may_be_partial(packet, rewrite.pseudo, old) {
             helpers = true;
         } else if !udp || old != 0 {
-            let new = apply(old, fold64(u64::from(rewrite.addresses) + u64::from(rewrite.ports)));
+            let new = apply(old, u32::from(rewrite.addresses) + u32::from(rewrite.ports));
             write(at, if udp && new == 0 { u16::MAX } else { new });
             if A::HEADER_SUM {
                 // The header adds up to nothing, whatever its addresses; TCP and UDP count them without having them.
-                sum = u64::from(!rewrite.addresses);
+                sum = u64::from(!u32::from(rewrite.addresses));
             }
         } else if !A::HEADER_SUM {
             sum += u64::from(rewrite.addresses) + u64::from(rewrite.ports);
@@ -105,16 +117,6 @@ fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, ttl: u8)
     // SAFETY: as above.
     unsafe { bpf_csum_update(skb.0, fold64(sum)) };
     true
-}
-
-/// Whether a checksum can be one that is left to the device: then it is the sum of the pseudo header alone, and ports do
-/// not count yet. One packet in 65,536 only looks so, and is left to the helpers, which know.
-#[inline(always)]
-pub fn may_be_partial<A: Ip>(packet: &Packet<A>, checksum: u16) -> bool {
-    let len = packet.len - (packet.l4 - packet.l3) + u32::from(packet.key.protocol);
-    let pseudo = packet.key.source.sum() + packet.key.destination.sum() + u64::from(len.to_be());
-    let pseudo = fold32(fold64(pseudo));
-    checksum == pseudo || checksum == !pseudo && matches!(checksum, 0 | u16::MAX)
 }
 
 /// To where a rewrite says.

@@ -8,11 +8,12 @@ use super::{
     answer::{Error, pong},
     direct::{came_with, pass, stamp},
     events::dropped,
-    flow::{completed, count, epoch, keep, seat},
+    flow::{MARKS, completed, count, epoch, glance, keep, seat},
     fragment::{recall, remember},
     frame::{ETHERNET, Frame, Skb},
-    nat::{leave, rewritten},
+    nat::{goes, leave, passed, rewritten},
     parse::{Kind, Packet, TCP, read},
+    plain::Plain,
     work::{Steps, work},
 };
 use crate::maps::config;
@@ -65,30 +66,61 @@ fn enter(skb: Skb, leaves: bool) -> i32 {
     }
 }
 
+/// What becomes of a plain packet of a flow that the cache knows: it has been in no memory by then. Nothing, where there is
+/// more to it; then nothing has been touched.
+#[inline(always)]
+fn swift<A: Steps>(skb: Skb, packet: &Packet<A>, config: &Config, leaves: bool) -> Option<i32> {
+    let (_, cached, known) = glance(packet, config)?;
+    let rewrite = &cached.rewrite;
+    if !known || packet.flags & MARKS != 0 || rewrite.bits & direction::HANDED != 0 {
+        return None;
+    }
+    if leaves && rewrite.bits & direction::REPLY == 0 {
+        return Some(NEXT);
+    }
+    if !goes(skb, packet, rewrite) {
+        return None;
+    }
+    count(packet, rewrite);
+    Some(match passed(skb, packet, rewrite, rewrite.device != 0) {
+        Ok(()) => leave(skb, rewrite),
+        Err(verdict) => verdict,
+    })
+}
+
 /// One packet.
 #[inline(always)]
-fn one<A: Steps>(skb: Skb, config: &Config, leaves: bool) -> i32 {
+fn one<A: Steps + Plain>(skb: Skb, config: &Config, leaves: bool) -> i32 {
+    let plain = A::plain(skb);
+    if let Some(packet) = &plain
+        && let Some(verdict) = swift(skb, packet, config, leaves)
+    {
+        return verdict;
+    }
     let Some(work) = work::<A>() else { return NEXT };
     let packet = &mut work.packet;
-    *packet = Packet::new(A::ZERO, leaves);
-    A::parse::<Skb, false>(skb, ETHERNET, packet);
-    match packet.kind {
-        Kind::Ports => {}
-        Kind::LaterFragment => {
-            if !recall(packet) {
-                return if packet.key.destination.is_vip(config) {
-                    turn_away::<A>(skb, Act::drop(Drop::Fragment))
-                } else {
-                    pass(skb)
-                };
+    if let Some(plain) = plain {
+        *packet = Packet { leaves, ..plain };
+    } else {
+        *packet = Packet::new(A::ZERO, leaves);
+        A::parse::<Skb, false>(skb, ETHERNET, packet);
+        match packet.kind {
+            Kind::Ports | Kind::Error => {}
+            Kind::LaterFragment => {
+                if !recall(packet) {
+                    return if packet.key.destination.is_vip(config) {
+                        turn_away::<A>(skb, Act::drop(Drop::Fragment))
+                    } else {
+                        pass(skb)
+                    };
+                }
             }
+            Kind::Echo if packet.key.destination.answers() => return pong(skb, packet),
+            Kind::Malformed if packet.key.destination.is_vip(config) => {
+                return turn_away::<A>(skb, Act::drop(Drop::Malformed));
+            }
+            _ => return pass(skb),
         }
-        Kind::Echo if packet.key.destination.answers() => return pong(skb, packet),
-        Kind::Error => {}
-        Kind::Malformed if packet.key.destination.is_vip(config) => {
-            return turn_away::<A>(skb, Act::drop(Drop::Malformed));
-        }
-        _ => return pass(skb),
     }
     let Some((line, cached, known)) = seat(packet, config) else { return NEXT };
     // What another node handed on is not handed on from here.

@@ -6,12 +6,12 @@
 
 use super::{
     act::{Act, act},
-    checksum::{apply, fold32, fold64},
-    flow::{MARKS, completed, count, epoch, keep, resolve, seat},
+    checksum::{apply, fold32, fold64, may_be_partial},
+    flow::{MARKS, completed, count, elsewhere, epoch, glance, keep, resolve},
     frame::{ETHERNET, Frame, Xdp},
     ip::Ip,
-    nat::may_be_partial,
-    parse::{Kind, Packet, TCP, UDP, read, write},
+    parse::{Packet, TCP, UDP, read, write},
+    plain::Plain,
     way::{self, HEAD, LONGEST, OUTER, Way},
     work::{Steps, work},
 };
@@ -51,22 +51,25 @@ const fn head<A: Ip>() -> usize {
 /// One packet.
 #[inline(always)]
 fn one<A: Fast>(xdp: Xdp, config: &Config) -> u32 {
-    let Some(work) = work::<A>() else { return XDP_PASS };
-    let packet = &mut work.packet;
-    *packet = Packet::new(A::ZERO, false);
-    A::parse::<Xdp, false>(xdp, ETHERNET, packet);
-    let plain = packet.kind == Kind::Ports && !packet.first && packet.l4 as usize == ETHERNET + head::<A>();
-    if !plain || packet.flags & MARKS != 0 || packet.ttl <= 1 {
+    let Some(packet) = A::plain(xdp) else { return XDP_PASS };
+    let packet = &packet;
+    if packet.flags & MARKS != 0 || packet.ttl <= 1 {
         return XDP_PASS;
     }
-    let Some((line, cached, known)) = seat(packet, config) else { return XDP_PASS };
+    let Some((mut line, mut cached, known)) = glance(packet, config) else { return XDP_PASS };
     if !known {
-        let act = A::look(xdp, line);
-        completed::<A>();
-        if act.kind() != act::SEND {
-            return XDP_PASS;
+        let Some(work) = work::<A>() else { return XDP_PASS };
+        work.packet = *packet;
+        let Some((other, its, known)) = elsewhere::<A>(line) else { return XDP_PASS };
+        (line, cached) = (other, its);
+        if !known {
+            let act = A::look(xdp, line);
+            completed::<A>();
+            if act.kind() != act::SEND {
+                return XDP_PASS;
+            }
+            keep(cached, packet, epoch(line, config));
         }
-        keep(cached, packet, epoch(line, config));
     }
     let rewrite = &cached.rewrite;
     // A device of 0 is this host, an MTU of 0 a neighbour who is not known; what is handed on gets its token at tc.
@@ -74,7 +77,10 @@ fn one<A: Fast>(xdp: Xdp, config: &Config) -> u32 {
         return XDP_PASS;
     }
     let Some(way) = way::known(xdp, rewrite, config) else {
-        A::find(xdp, line);
+        if let Some(work) = work::<A>() {
+            work.packet = *packet;
+            A::find(xdp, line);
+        }
         return XDP_PASS;
     };
     if way.verdict == XDP_PASS || packet.len > way.longest || !is_for(xdp, way.own) {
@@ -104,7 +110,8 @@ fn is_for(xdp: Xdp, own: u64) -> bool {
 /// Translates a packet and gives it to its next hop. What cannot be done is found out before anything is written.
 #[inline(always)]
 fn direct<A: Ip>(xdp: Xdp, packet: &Packet<A>, rewrite: &Rewrite<A>, way: &Way) -> u32 {
-    if !translatable(xdp, packet) || !translate::<A, 0>(xdp, packet, rewrite) {
+    let Some(upper) = Upper::of::<A, 0>(xdp, packet) else { return XDP_PASS };
+    if !upper.follows(packet, rewrite) || !translate::<A, 0>(xdp, packet, rewrite, upper) {
         return XDP_PASS;
     }
     let Some(frame) = xdp.at::<[u32; 3]>(0) else { return XDP_ABORTED };
@@ -116,15 +123,17 @@ fn direct<A: Ip>(xdp: Xdp, packet: &Packet<A>, rewrite: &Rewrite<A>, way: &Way) 
 /// Translates a packet and wraps it up for another node of the overlay (RFC 7348 section 5).
 #[inline(always)]
 fn encapsulate<A: Ip>(xdp: Xdp, packet: &Packet<A>, rewrite: &Rewrite<A>, way: &Way, line: u32) -> u32 {
+    let Some(upper) = Upper::of::<A, 0>(xdp, packet) else { return XDP_PASS };
     // SAFETY: the context is the kernel's; where there is no room nothing is done.
-    if !translatable(xdp, packet) || unsafe { bpf_xdp_adjust_head(xdp.0, -(OUTER as i32)) } != 0 {
+    if !upper.follows(packet, rewrite) || unsafe { bpf_xdp_adjust_head(xdp.0, -(OUTER as i32)) } != 0 {
         return XDP_PASS;
     }
     // All that is read from here on was there before.
-    if !translate::<A, OUTER>(xdp, packet, rewrite) {
+    let Some(upper) = Upper::of::<A, OUTER>(xdp, packet) else { return XDP_ABORTED };
+    if !translate::<A, OUTER>(xdp, packet, rewrite, upper) {
         return XDP_ABORTED;
     }
-    let Some(sum) = xdp.at::<u16>(OUTER + checksum_at(packet)) else { return XDP_ABORTED };
+    let sum = upper.sum;
     // What differs from packet to packet, but for those that are alike.
     let id = read(sum);
     let Some(frame) = xdp.at::<[u8; LONGEST]>(0) else { return XDP_ABORTED };
@@ -147,42 +156,61 @@ fn encapsulate<A: Ip>(xdp: Xdp, packet: &Packet<A>, rewrite: &Rewrite<A>, way: &
     way.verdict
 }
 
-/// Where the checksum of TCP or UDP is.
-#[inline(always)]
-fn checksum_at<A: Ip>(packet: &Packet<A>) -> usize {
-    ETHERNET + head::<A>() + if packet.key.protocol == UDP { 6 } else { 16 }
+/// The header of TCP or UDP.
+#[derive(Clone, Copy)]
+struct Upper {
+    ports: *mut u32,
+    sum: *mut u16,
 }
 
-/// Whether a packet's checksum is one that can follow what is rewritten: not left to a device that will not see it, nor
-/// missing in IPv6.
-#[inline(always)]
-fn translatable<A: Ip>(xdp: Xdp, packet: &Packet<A>) -> bool {
-    let Some(sum) = xdp.at::<u16>(checksum_at(packet)) else { return false };
-    let sum = read(sum);
-    !may_be_partial(packet, sum) && (A::HEADER_SUM || sum != 0 || packet.key.protocol == TCP)
+impl Upper {
+    /// Behind so many bytes that are not the packet's.
+    #[inline(always)]
+    fn of<A: Ip, const BASE: usize>(xdp: Xdp, packet: &Packet<A>) -> Option<Upper> {
+        let l4 = BASE + ETHERNET + head::<A>();
+        if packet.key.protocol == UDP {
+            let ports = xdp.at::<[u32; 2]>(l4)?.cast::<u32>();
+            Some(Upper { ports, sum: ports.cast::<u16>().wrapping_add(3) })
+        } else {
+            let ports = xdp.at::<[u32; 5]>(l4)?.cast::<u32>();
+            Some(Upper { ports, sum: ports.cast::<u16>().wrapping_add(8) })
+        }
+    }
+
+    /// Whether the checksum is one that can follow what is rewritten: not left to a device that will not see it, nor
+    /// missing in IPv6.
+    #[inline(always)]
+    fn follows<A: Ip>(self, packet: &Packet<A>, rewrite: &Rewrite<A>) -> bool {
+        let sum = read(self.sum);
+        !may_be_partial(packet, rewrite.pseudo, sum)
+            && (A::HEADER_SUM || sum != 0 || packet.key.protocol == TCP)
+    }
 }
 
 /// Writes the new addresses and ports and keeps the checksums right, or writes nothing.
 #[inline(always)]
-fn translate<A: Ip, const BASE: usize>(xdp: Xdp, packet: &Packet<A>, rewrite: &Rewrite<A>) -> bool {
-    let Some(ports) = xdp.at::<u32>(BASE + ETHERNET + head::<A>()) else { return false };
-    let Some(sum) = xdp.at::<u16>(BASE + checksum_at(packet)) else { return false };
+fn translate<A: Ip, const BASE: usize>(
+    xdp: Xdp,
+    packet: &Packet<A>,
+    rewrite: &Rewrite<A>,
+    upper: Upper,
+) -> bool {
     let ttl = packet.ttl - 1;
     if !A::write(xdp, BASE + ETHERNET, rewrite.source, rewrite.destination, rewrite.addresses, ttl) {
         return false;
     }
-    write(ports, u32::from(rewrite.source_port) | u32::from(rewrite.destination_port) << 16);
+    write(upper.ports, u32::from(rewrite.source_port) | u32::from(rewrite.destination_port) << 16);
     let udp = packet.key.protocol == UDP;
-    let old = read(sum);
+    let old = read(upper.sum);
     if !udp || old != 0 {
-        let new = apply(old, fold64(u64::from(rewrite.addresses) + u64::from(rewrite.ports)));
-        write(sum, if udp && new == 0 { u16::MAX } else { new });
+        let new = apply(old, u32::from(rewrite.addresses) + u32::from(rewrite.ports));
+        write(upper.sum, if udp && new == 0 { u16::MAX } else { new });
     }
     true
 }
 
 /// What is a function of the kernel's kind here.
-trait Fast: Steps {
+trait Fast: Steps + Plain {
     /// [`resolve`].
     fn look(xdp: Xdp, line: u32) -> Act;
     /// [`way::find`].
