@@ -1,11 +1,11 @@
 //! Packets of other network namespaces and of other hosts.
 //!
 //! ```text
-//! tc ─▶ parse ─▶ flow (cache, then flows) ─▶ nat ─▶ out by the device of the route
-//!                  │ unknown
-//!                  └▶ begin (frontend, backend, route, source) ─▶ nat
+//! tc ─▶ plain or parse ─▶ flow (cache, then flows) ─▶ nat ─▶ out by the device of the route
+//!                           │ unknown
+//!                           └▶ begin (frontend, backend, route, source) ─▶ nat
 //!
-//! xdp ─▶ parse ─▶ flow ─▶ way (neighbour, or another node's end of the overlay) ─▶ out by the same device or another
+//! xdp ─▶ plain ─▶ flow ─▶ way (neighbour, or another node's end of the overlay) ─▶ out by the same device or another
 //!   └───────┴────────┴─────┴▶ what needs more than that: to tc, untouched
 //! ```
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::maps::config;
 use aya_ebpf::{EbpfContext as _, macros::classifier, programs::TcContext};
-use mesh_ebpf_common::{Config, Drop, GUEST_MARK, V4, V6, direct, direction};
+use mesh_ebpf_common::{Config, Drop, GUEST_MARK, Rewrite, V4, V6, direct, direction};
 
 /// `ETH_P_IP` and `ETH_P_IPV6`, in the order of the bytes.
 const IPV4: u16 = 0x0800_u16.to_be();
@@ -66,13 +66,19 @@ fn enter(skb: Skb, leaves: bool) -> i32 {
     }
 }
 
+/// Whether a packet that is to be handed on was handed on to this node: it is not handed on from here.
+#[inline(always)]
+fn returned<A>(skb: Skb, rewrite: &Rewrite<A>, config: &Config) -> bool {
+    rewrite.bits & direction::HANDED != 0 && skb.device() == config.tunnel
+}
+
 /// What becomes of a plain packet of a flow that the cache knows: it has been in no memory by then. Nothing, where there is
 /// more to it; then nothing has been touched.
 #[inline(always)]
 fn swift<A: Steps>(skb: Skb, packet: &Packet<A>, config: &Config, leaves: bool) -> Option<i32> {
     let (_, cached, known) = glance(packet, config)?;
     let rewrite = &cached.rewrite;
-    if !known || packet.flags & MARKS != 0 || rewrite.bits & direction::HANDED != 0 {
+    if !known || packet.flags & MARKS != 0 || returned(skb, rewrite, config) {
         return None;
     }
     if leaves && rewrite.bits & direction::REPLY == 0 {
@@ -123,9 +129,7 @@ fn one<A: Steps + Plain>(skb: Skb, config: &Config, leaves: bool) -> i32 {
         }
     }
     let Some((line, cached, known)) = seat(packet, config) else { return NEXT };
-    // What another node handed on is not handed on from here.
-    let returned = cached.rewrite.bits & direction::HANDED != 0 && skb.device() == config.tunnel;
-    if packet.kind == Kind::Error || !known || returned {
+    if packet.kind == Kind::Error || !known || returned(skb, &cached.rewrite, config) {
         work.token = came_with(skb);
         let act = if packet.kind == Kind::Error {
             A::concern(skb, line)
