@@ -340,11 +340,8 @@ fn node() -> anyhow::Result<Space> {
 /// Measures one kind of traffic at one hook, everybody in turn.
 fn case(case: &Case, rounds: usize, table: &mut Table) -> anyhow::Result<()> {
     cores::keep_to(0..1)?;
-    let mut contenders = [
-        floor(case, PARSE, "parse")?,
-        floor(case, "an LRU for each packet", "lru")?,
-        ours(case)?,
-    ];
+    let mut contenders =
+        [floor(case, PARSE, "parse")?, floor(case, "an LRU for each packet", "lru")?, ours(case)?];
     for round in 0..=rounds {
         for contender in &mut contenders {
             let time = contender.turn(case)?;

@@ -161,7 +161,8 @@ fn standing(snapshot: &Snapshot) -> Observed {
         mac: Some(new.mac),
         ..link(index, &new.name, new.kind.clone(), Some(alias))
     };
-    let wanted = sysctls::of_links(&plan, &BTreeMap::new()).into_iter().chain(sysctls::of_host(&plan, "eth0"));
+    let wanted =
+        sysctls::of_links(&plan, &BTreeMap::new()).into_iter().chain(sysctls::of_host(&plan, "eth0"));
     Observed {
         bridge: Some(of(&plan.bridge, 1, "mesh-agent ipv4/ip_forward=0")),
         vxlan: Some(of(&plan.vxlan, 2, "mesh-agent")),

@@ -80,7 +80,8 @@ fn parameters_that_others_change_are_seen_to_at_once() {
         ready(&handle).await;
         let node = &world.nodes[0];
         let at = |key: &str| format!("/proc/sys/net/ipv4/{key}");
-        let write = |key: &str, value: &str| node.netns.run(|| std::fs::write(at(key), value)).unwrap().unwrap();
+        let write =
+            |key: &str, value: &str| node.netns.run(|| std::fs::write(at(key), value)).unwrap().unwrap();
         let read = |key: &str| node.netns.run(|| std::fs::read_to_string(at(key))).unwrap().unwrap();
         // Where the host looks at nobody's sender, nor does the overlay; where it is strict, the overlay is loose.
         for (all, wanted) in [("0", "0"), ("1", "2"), ("2", "2"), ("0", "0")] {

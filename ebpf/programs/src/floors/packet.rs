@@ -152,7 +152,8 @@ fn made<C: EbpfContext>(ctx: &C, (start, end): Bytes) {
         put(8, three);
         put(22, 64 | u32::from(TCP) << 8);
         // At once, as they are read: what was written in parts is not at hand for that.
-        let addresses = u64::from((0x0a00_0000 | flow >> 14).to_be()) | u64::from(0x0a60_0001_u32.to_be()) << 32;
+        let addresses =
+            u64::from((0x0a00_0000 | flow >> 14).to_be()) | u64::from(0x0a60_0001_u32.to_be()) << 32;
         *((start + 26) as *mut u64) = addresses;
         put(34, u32::from(from.to_be()) | u32::from(to.to_be()) << 16);
         // Wrong, but no sum that a device is to complete.

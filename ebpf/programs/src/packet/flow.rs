@@ -2,13 +2,13 @@
 
 use super::{
     act::Act,
-    checksum::{difference, pseudo},
+    checksum::difference,
     clock::now,
     direct,
     frame::Frame,
     ip::Ip,
     parse::{ACK, FIN, Kind, Packet, RST, SYN, TCP},
-    route,
+    pseudo, route,
     table::{Found, NOWHERE, end, end_of, find, remove, same, touch, word},
     work::{Steps, Work, work},
 };
@@ -41,7 +41,11 @@ fn line<A>(key: &FlowKey<A>, config: &Config) -> u32 {
 /// What a line of the cache is good for.
 #[inline(always)]
 pub fn epoch(line: u32, config: &Config) -> u32 {
-    CACHE_EPOCHS.get(share(line, config)).map_or(0, |epoch| *epoch).wrapping_add(config.epoch).wrapping_add(SHAPE)
+    CACHE_EPOCHS
+        .get(share(line, config))
+        .map_or(0, |epoch| *epoch)
+        .wrapping_add(config.epoch)
+        .wrapping_add(SHAPE)
 }
 
 /// The bit of what [`beside`] says that means: this line is what becomes of the packet.
@@ -238,7 +242,7 @@ pub fn fill<A: Ip>(rewrite: &mut Rewrite<A>, packet: &Packet<A>, flow: &Flow<A>)
         u64::from(key.source_port) + u64::from(key.destination_port),
         u64::from(flow.source_port) + u64::from(flow.destination_port),
     );
-    rewrite.pseudo = pseudo(key);
+    rewrite.pseudo = pseudo::sum(key);
     rewrite.bits = flow.bits & (direction::REPLY | direction::HANDED | direction::TAKEN);
     rewrite.backend = flow.backend;
 }

@@ -25,6 +25,7 @@ mod ip;
 mod nat;
 mod parse;
 mod plain;
+mod pseudo;
 mod route;
 mod steps;
 mod table;

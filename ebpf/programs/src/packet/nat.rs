@@ -3,11 +3,12 @@
 use super::{
     act::{NEXT, SHOT},
     answer::Error,
-    checksum::{apply, fold64, hops, may_be_partial},
+    checksum::{apply, fold64, hops},
     direct,
     frame::{Frame, Skb},
     ip::Ip,
     parse::{Kind, Packet, TCP, UDP, read, write},
+    pseudo::may_be_partial,
     work::Steps,
 };
 use aya_ebpf::{

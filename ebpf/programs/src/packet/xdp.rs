@@ -6,12 +6,13 @@
 
 use super::{
     act::{Act, act},
-    checksum::{apply, fold32, fold64, may_be_partial},
+    checksum::{apply, fold32, fold64},
     flow::{MARKS, completed, count, elsewhere, epoch, glance, keep, resolve},
     frame::{ETHERNET, Frame, Xdp},
     ip::Ip,
     parse::{Packet, TCP, UDP, read, write},
     plain::Plain,
+    pseudo::may_be_partial,
     way::{self, HEAD, LONGEST, OUTER, Way},
     work::{Steps, work},
 };
