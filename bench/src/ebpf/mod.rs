@@ -13,7 +13,7 @@ use clap::Args;
 /// How much.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Rounds; everybody has ten turns in each.
+    /// Rounds; everybody has ten turns in each, of packets one.
     #[arg(long, default_value_t = 10)]
     rounds: usize,
     /// How many services of ten endpoints there are.

@@ -46,9 +46,10 @@ pub struct Made {
     count: u32,
     /// How many flows there are, less 1: all bits below the highest. All of them: each packet begins one.
     flows: u32,
-    /// The link-layer addresses, 12 bytes, and 4 of the kind, as they are in the frame, and the flags of TCP.
+    /// The link-layer addresses, as they are in the frame.
     link: [u32; 3],
-    flags: u32,
+    /// Always 0.
+    pad: u32,
 }
 
 #[map(name = "floor_flows")]
