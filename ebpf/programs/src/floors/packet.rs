@@ -60,7 +60,7 @@ static FRONTS: HashMap<ServiceKey<V4>, u32> = HashMap::with_max_entries(1, 0);
 static BACKENDS: Array<u32> = Array::with_max_entries(RING, 0);
 #[map(name = "floor_counts")]
 static COUNTS: PerCpuArray<Counts> = PerCpuArray::with_max_entries(512, 0);
-/// What [`tc_flow`] and [`xdp_flow`] make.
+/// What [`floor_tc_flow`] and [`floor_xdp_flow`] make.
 #[map(name = "floor_maker")]
 static MADE: Array<Made> = Array::with_max_entries(1, 0);
 /// The program that is measured.
