@@ -42,9 +42,11 @@ const VIP: V4 = [10, 96, 0, 1];
 const PORT: u16 = 65_000;
 const FRONTS: u16 = 1000;
 const BACKEND: (V4, u16) = ([10, 9, 0, 1], 8080);
-/// Packets of a turn, a multiple of every number of flows; and of one in which each begins a flow: the first fills the tables.
-const TURN: u32 = 1 << 21;
-const NEW: u32 = 1 << 20;
+/// Packets of a turn, a multiple of the number of flows: of many so many that it takes longer than a flow stays at hand; and of one
+/// in which each begins a flow: the first fills the tables.
+const FEW_TURN: u32 = 1 << 21;
+const MANY_TURN: u32 = 1 << 23;
+const NEW_TURN: u32 = 1 << 20;
 /// Directions of flows there is room for; beyond, the oldest go.
 const ROOM: u32 = 1 << 20;
 /// Sets of this project's table for as many.
@@ -98,12 +100,12 @@ struct Case {
     title: &'static str,
 }
 
+const FEW: Load = Load::Flows(1 << 10);
+const MANY: Load = Load::Flows(1 << 16);
 const CASES: [Case; 7] = {
     const fn case(hook: Hook, load: Load, lines: u32, title: &'static str) -> Case {
         Case { hook, load, lines, title }
     }
-    const FEW: Load = Load::Flows(1 << 10);
-    const MANY: Load = Load::Flows(1 << 16);
     [
         case(Hook::Xdp, FEW, LINES, "XDP, 1,024 flows"),
         case(Hook::Xdp, MANY, LINES, "XDP, 65,536 flows"),
@@ -297,7 +299,11 @@ impl Contender {
         context[12..16].copy_from_slice(&DEVICE.to_ne_bytes());
         let mut options = TestRunOptions::new();
         (options.data_in, options.data_out) = (Some(&data[..]), Some(&mut out[..]));
-        options.repeat = if case.load == Load::New { NEW } else { TURN };
+        options.repeat = match case.load {
+            FEW => FEW_TURN,
+            Load::Flows(_) => MANY_TURN,
+            Load::New => NEW_TURN,
+        };
         let name = case.hook.floor("flow");
         let (done, verdict) = match self.maker.0.program(&name).context("no such program")? {
             Program::Xdp(program) => {

@@ -266,10 +266,10 @@ pub struct Cached<A> {
 }
 
 /// Told apart by it, lines that programs of other versions made of the same memory are not used: it changes with what is in
-/// [`Rewrite`].
-pub const SHAPE: u32 = 1 << 24;
+/// [`Rewrite`] and where a flow's line is.
+pub const SHAPE: u32 = 2 << 24;
 
-/// Entries of `cache_epochs`, a power of two: every so many pairs of lines of the cache share one.
+/// Entries of `cache_epochs`, a power of two: every so many sets of lines of the cache share one.
 pub const CACHE_EPOCH_COUNT: u32 = 1024;
 
 /// What later fragments of a packet are known by: key of `fragments4`/`fragments6`. The value is the two ports, source

@@ -6,6 +6,7 @@
 
 mod answers;
 mod bed;
+mod cache;
 mod direct;
 mod forward;
 mod fuzz;

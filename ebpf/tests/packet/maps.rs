@@ -1,7 +1,7 @@
 //! What the node's maps have.
 
 use crate::{
-    bed::Bed,
+    bed::{Bed, LINES},
     packet::Packet,
     plan::Plan,
     tables::{Tables as _, wide},
@@ -172,7 +172,8 @@ impl Bed {
     }
 
     fn at_hand<A: Copy + 'static>(&self, map: &str, of: impl Fn(&Cached<A>) -> Option<u32>) -> Vec<u32> {
-        (0..mesh_ebpf::lines(64)).filter_map(|line| of(&self.get(map, line))).collect()
+        let lines = (0..mesh_ebpf::lines(LINES)).map(|line| self.get::<Cached<A>>(map, line));
+        lines.filter(|cached| cached.epoch != 0).filter_map(|cached| of(&cached)).collect()
     }
 }
 

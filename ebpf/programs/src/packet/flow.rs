@@ -25,7 +25,7 @@ use mesh_ebpf_common::{
 /// Flags of TCP that the cache does not answer for.
 pub const MARKS: u8 = FIN | SYN | RST;
 
-/// The line of this CPU where a flow is, if it is there or in the one beside it.
+/// The line of this CPU where a flow is looked for first. Beside it are the other lines of its set.
 #[inline(always)]
 fn line<A>(key: &FlowKey<A>, config: &Config) -> u32 {
     let mut mixed = 0_u64;
@@ -48,10 +48,14 @@ pub fn epoch(line: u32, config: &Config) -> u32 {
         .wrapping_add(SHAPE)
 }
 
+/// Lines of a set, a power of two: with twice as many lines as flows 1 in 27 finds no place.
+const SET: u32 = 4;
+
 /// The bit of what [`beside`] says that means: this line is what becomes of the packet.
 const KNOWN: u32 = 1 << 31;
 
-/// No line of the cache: for packets that it does not answer for, and after which it need not know their flow.
+/// No line of the cache: for packets that it does not answer for, or has no room for, and after which it need not know
+/// their flow.
 const ASIDE: u32 = KNOWN - 1;
 
 /// A line of the cache on this CPU.
@@ -73,7 +77,6 @@ pub fn glance<A: Ip>(packet: &Packet<A>, config: &Config) -> Option<(u32, &'stat
 }
 
 /// Where the flow of the packet at hand is in the cache, or may be put, and whether that is what becomes of the packet.
-/// There are two lines for each, so that two flows do not take turns in one.
 #[inline(always)]
 pub fn seat<A: Steps>(packet: &Packet<A>, config: &Config) -> Option<(u32, &'static mut Cached<A>, bool)> {
     if packet.flags & MARKS != 0 {
@@ -92,31 +95,40 @@ pub fn elsewhere<A: Steps>(line: u32) -> Option<(u32, &'static mut Cached<A>, bo
     Some((line, at::<A>(line)?, said & KNOWN != 0))
 }
 
-/// What [`elsewhere`] asks, for the packet at hand.
+/// What [`elsewhere`] asks, for the packet at hand: it may be in each line of its set, and be put into one that nobody has
+/// used within a second. Flows that give way to each other would all be looked up, for each packet; so those that are
+/// there stay for their second, and of more than have room the busy ones are soon among them.
 #[inline(always)]
 pub fn beside<A: Steps>(line: u32) -> u32 {
-    let (Some(config), Some(work)) = (config(), work::<A>()) else { return line };
-    let packet = &work.packet;
-    let beside = line ^ 1;
-    let (Some(cached), Some(other)) = (at::<A>(line), at::<A>(beside)) else { return line };
-    if holds(other, packet, epoch(line, config), config) {
-        return beside | KNOWN;
+    let (Some(config), Some(work)) = (config(), work::<A>()) else { return ASIDE };
+    let (epoch, mut free) = (epoch(line, config), ASIDE);
+    for step in (0..SET).rev() {
+        let Some(cached) = at::<A>(line ^ step) else { return ASIDE };
+        if !fresh(cached, epoch, config) {
+            free = line ^ step;
+        } else if same(&cached.key, &work.packet.key) {
+            return line ^ step | KNOWN;
+        }
     }
-    let elder = now().wrapping_sub(cached.since) >= now().wrapping_sub(other.since);
-    if same(&cached.key, &packet.key) || (elder && !same(&other.key, &packet.key)) { line } else { beside }
+    free
 }
 
-/// Which entry of `cache_epochs` a line has, and the one beside it.
+/// Which entry of `cache_epochs` a line has, and the others of its set.
 #[inline(always)]
 fn share(line: u32, config: &Config) -> u32 {
-    (line & config.cached) / 2 % CACHE_EPOCH_COUNT
+    (line & config.cached) / SET % CACHE_EPOCH_COUNT
 }
 
 /// Whether a line of the cache is what becomes of a packet.
 #[inline(always)]
 fn holds<A: Ip>(cached: &Cached<A>, packet: &Packet<A>, epoch: u32, config: &Config) -> bool {
-    let fresh = cached.epoch == epoch && now().wrapping_sub(cached.since) < config.hz;
-    fresh && same(&cached.key, &packet.key)
+    fresh(cached, epoch, config) && same(&cached.key, &packet.key)
+}
+
+/// Whether a line is some flow's.
+#[inline(always)]
+fn fresh<A: Ip>(cached: &Cached<A>, epoch: u32, config: &Config) -> bool {
+    cached.epoch == epoch && now().wrapping_sub(cached.since) < config.hz
 }
 
 /// Lets a line of the cache, whose rewrite was made for this packet, be used for those after it.
@@ -164,8 +176,15 @@ fn keeps(backend: &Backend, generation: u32) -> bool {
 #[inline(always)]
 pub fn rewrite<A: Ip>(line: u32) -> Option<&'static mut Rewrite<A>> {
     let cached = at::<A>(line)?;
-    cached.key.protocol = 0;
+    // No epoch of now. Should the line be a flow's, that one finds room anew.
+    cached.epoch = 0;
     Some(&mut cached.rewrite)
+}
+
+/// What is in it after that.
+#[inline(always)]
+pub fn made<A: Ip>(line: u32) -> Option<&'static Rewrite<A>> {
+    at::<A>(line).map(|cached| &cached.rewrite)
 }
 
 /// Looks a packet's flow up, notes what its TCP says, and makes its rewrite in a line of the cache. On the way out

@@ -6,6 +6,7 @@
 use super::{
     checksum::fold64,
     clock::now,
+    flow::made,
     frame::{ETHERNET, Frame, Xdp},
     ip::{HOPS, Ip, zeroed},
     parse::UDP,
@@ -98,9 +99,7 @@ pub fn known<A: Ip>(xdp: Xdp, rewrite: &Rewrite<A>, config: &Config) -> Option<&
 #[inline(always)]
 pub fn find<A: Steps>(xdp: Xdp, line: u32) {
     let (Some(config), Some(work)) = (config(), work::<A>()) else { return };
-    let Some(cached) = A::lines().get_ptr(line) else { return };
-    // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
-    let rewrite = unsafe { &(*cached).rewrite };
+    let Some(rewrite) = made::<A>(line) else { return };
     let Some(way) = place(rewrite) else { return };
     if rewrite.nexthop.is(A::ZERO) {
         return;

@@ -57,7 +57,8 @@ fn one<A: Fast>(xdp: Xdp, config: &Config) -> u32 {
     if packet.flags & MARKS != 0 || packet.ttl <= 1 {
         return XDP_PASS;
     }
-    let Some((mut line, mut cached, known)) = glance(packet, config) else { return XDP_PASS };
+    let Some((first, mut cached, known)) = glance(packet, config) else { return XDP_PASS };
+    let mut line = first;
     if !known {
         let Some(work) = work::<A>() else { return XDP_PASS };
         work.packet = *packet;
@@ -90,7 +91,7 @@ fn one<A: Fast>(xdp: Xdp, config: &Config) -> u32 {
     let sent = if way.outer == 0 {
         direct(xdp, packet, rewrite, way)
     } else {
-        encapsulate(xdp, packet, rewrite, way, line)
+        encapsulate(xdp, packet, rewrite, way, first)
     };
     if sent == way.verdict {
         count(packet, rewrite);
