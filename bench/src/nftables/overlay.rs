@@ -97,7 +97,7 @@ pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
         ways.iter().filter(|way| way.kind == kind).map(|way| way.samples.iter().map(what).collect()).collect()
     };
     let all = |kind, what| median(&of(kind, what).concat());
-    let (rate, cost): (fn(&Sample) -> f64, fn(&Sample) -> f64) = (|sample| sample.rate, |sample| sample.cost);
+    let [rate, cost]: [fn(&Sample) -> f64; 2] = [|sample| sample.rate, |sample| sample.cost];
     for kind in Kind::ALL {
         let mut each: Vec<f64> = of(kind, rate).iter().map(|samples| median(samples)).collect();
         each.sort_by(f64::total_cmp);

@@ -2,9 +2,10 @@
 
 use super::{
     act::Act,
+    cache::rewrite,
     clock::now,
     direct,
-    flow::{fill, rewrite, turned},
+    flow::{fill, turned},
     frame::{Frame, Skb},
     ip::Ip,
     parse::{ACK, Packet, RST, SYN, TCP},

@@ -7,9 +7,10 @@
 
 use super::{
     act::Act,
+    cache::rewrite,
     checksum::{apply, difference, hops},
     direct,
-    flow::{fill, rewrite},
+    flow::fill,
     frame::{ETHERNET, Frame as _, Skb},
     ip::Ip,
     parse::{Kind, Packet, TCP, UDP, read, write},

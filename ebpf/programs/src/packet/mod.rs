@@ -1,17 +1,18 @@
 //! Packets of other network namespaces and of other hosts.
 //!
 //! ```text
-//! tc ─▶ plain or parse ─▶ flow (cache, then flows) ─▶ nat ─▶ out by the device of the route
-//!                           │ unknown
-//!                           └▶ begin (frontend, backend, route, source) ─▶ nat
+//! tc ─▶ plain or parse ─▶ cache, then flow ─▶ nat ─▶ out by the device of the route
+//!                              │ unknown
+//!                              └▶ begin (frontend, backend, route, source) ─▶ nat
 //!
-//! xdp ─▶ plain ─▶ flow ─▶ way (neighbour, or another node's end of the overlay) ─▶ out by the same device or another
-//!   └───────┴────────┴─────┴▶ what needs more than that: to tc, untouched
+//! xdp ─▶ plain ─▶ cache, then flow ─▶ way (neighbour, or another node's end of the overlay) ─▶ out by the same device or another
+//!   └──────┴─────────────┴─────────────┴▶ what needs more than that: to tc, untouched
 //! ```
 
 mod act;
 mod answer;
 mod begin;
+mod cache;
 mod checksum;
 mod clock;
 mod direct;

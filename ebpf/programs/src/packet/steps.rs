@@ -2,7 +2,7 @@
 
 use super::{
     act::Act,
-    answer, begin, flow,
+    answer, begin, cache, flow,
     frame::Skb,
     guest, icmp, table,
     work::{Steps, WORK4, WORK6, Work},
@@ -112,7 +112,7 @@ macro_rules! steps {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $beside(line: u32) -> u32 {
-            flow::beside::<$family>(line)
+            cache::beside::<$family>(line)
         }
         #[unsafe(no_mangle)]
         #[inline(never)]

@@ -6,9 +6,10 @@
 use super::{
     act::{Act, NEXT, SHOT, act},
     answer::{Error, pong},
+    cache::{MARKS, epoch, glance, keep, seat},
     direct::{came_with, pass, stamp},
     events::dropped,
-    flow::{MARKS, completed, count, epoch, glance, keep, seat},
+    flow::{completed, count},
     fragment::{recall, remember},
     frame::{ETHERNET, Frame, Skb},
     nat::{goes, leave, passed, rewritten},

@@ -4,9 +4,9 @@
 //! one, goes on asking whether its neighbours are there.
 
 use super::{
+    cache::made,
     checksum::fold64,
     clock::now,
-    flow::made,
     frame::{ETHERNET, Frame, Xdp},
     ip::{HOPS, Ip, zeroed},
     parse::UDP,

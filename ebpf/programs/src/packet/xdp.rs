@@ -6,8 +6,9 @@
 
 use super::{
     act::{Act, act},
+    cache::{MARKS, elsewhere, epoch, glance, keep},
     checksum::{apply, fold32, fold64},
-    flow::{MARKS, completed, count, elsewhere, epoch, glance, keep, resolve},
+    flow::{completed, count, resolve},
     frame::{ETHERNET, Frame, Xdp},
     ip::Ip,
     parse::{Packet, TCP, UDP, read, write},
