@@ -44,7 +44,7 @@ pub struct Sizes {
     pub slots: u32,
     /// Directions of flows, for each family.
     pub flows: u32,
-    /// Flows in the cache of each CPU, for each family: a power of two, at least 2.
+    /// Flows in the cache of each CPU, for each family: a power of two, at least 4.
     pub cached: u32,
     /// Clients that affinity remembers.
     pub clients: u32,

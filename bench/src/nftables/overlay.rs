@@ -81,9 +81,10 @@ pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
     for kind in (0..LAID).flat_map(|_| Kind::ALL) {
         ways.push(Way { kind, laid: kind.lay().context(kind.name())?, samples: Vec::new() });
     }
-    for _ in 0..options.rounds.max(1) * TURNS {
-        // Nobody is always first.
-        ways.rotate_left(1);
+    for turn in 0..options.rounds.max(1) * TURNS {
+        // Nobody is always first, nor always after the same.
+        ways.rotate_left(1 + turn);
+        ways.reverse();
         for Way { kind, laid, samples } in &mut ways {
             let sink = Sink::open(&laid.containers[1])?;
             let sample = pump::pump(&laid.containers[0], &sink, (laid.to, PORT).into());
@@ -93,21 +94,23 @@ pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
     let title = "nftables: a stream between containers of two nodes (goal: at least 0.98 of a VXLAN by hand)";
     let head = ["way", "MiB/s", "as laid each time", "ours/its", "CPU µs/MiB", "its/ours"];
     let mut table = Table::new(title, &head);
-    let of = |kind: Kind, what: fn(&Sample) -> f64| -> Vec<Vec<f64>> {
-        ways.iter().filter(|way| way.kind == kind).map(|way| way.samples.iter().map(what).collect()).collect()
+    // One figure for each time that it was laid, and the mean of those.
+    let of = |kind: Kind, what: fn(&Sample) -> f64| -> Vec<f64> {
+        let laid = ways.iter().filter(|way| way.kind == kind);
+        laid.map(|way| median(&way.samples.iter().map(what).collect::<Vec<f64>>())).collect()
     };
-    let all = |kind, what| median(&of(kind, what).concat());
+    let mean = |kind, what| of(kind, what).iter().sum::<f64>() / LAID as f64;
     let [rate, cost]: [fn(&Sample) -> f64; 2] = [|sample| sample.rate, |sample| sample.cost];
     for kind in Kind::ALL {
-        let mut each: Vec<f64> = of(kind, rate).iter().map(|samples| median(samples)).collect();
+        let mut each = of(kind, rate);
         each.sort_by(f64::total_cmp);
         table.row(&[
             kind.name().to_owned(),
-            format!("{:.0}", all(kind, rate)),
+            format!("{:.0}", mean(kind, rate)),
             each.iter().map(|one| format!("{one:.0}")).collect::<Vec<_>>().join(" "),
-            format!("{:.2}", all(Kind::Ours, rate) / all(kind, rate)),
-            format!("{:.0}", all(kind, cost)),
-            format!("{:.2}", all(kind, cost) / all(Kind::Ours, cost)),
+            format!("{:.2}", mean(Kind::Ours, rate) / mean(kind, rate)),
+            format!("{:.0}", mean(kind, cost)),
+            format!("{:.2}", mean(kind, cost) / mean(Kind::Ours, cost)),
         ]);
     }
     table.print(json);

@@ -96,7 +96,7 @@ impl World {
         };
         let (few, slots) = (256, 8192);
         let sizes =
-            Sizes { frontends: few, ports: few, backends: few, slots, flows: few, cached: 2, clients: few };
+            Sizes { frontends: few, ports: few, backends: few, slots, flows: few, cached: 4, clients: few };
         let ebpf = mesh_ebpf::open(&sizes, None).unwrap();
         let mut world = World { netns, ebpf, cgroup, frontends: 0, slots: 0, backends: 0 };
         world.set("config", 0, config);

@@ -17,7 +17,8 @@ pub const MARKS: u8 = FIN | SYN | RST;
 /// The line of this CPU where a flow is looked for first. Beside it are the other lines of its set.
 #[inline(always)]
 fn line<A>(key: &FlowKey<A>, config: &Config) -> u32 {
-    let mut mixed = 0_u64;
+    // Who does not know the seed cannot tell which flows share a set.
+    let mut mixed = u64::from(config.seed);
     for number in 0..size_of::<FlowKey<A>>() / 8 {
         mixed = (mixed ^ word(key, number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         mixed ^= mixed >> 32;
@@ -84,9 +85,9 @@ pub fn elsewhere<A: Steps>(line: u32) -> Option<(u32, &'static mut Cached<A>, bo
     Some((line, at::<A>(line)?, said & KNOWN != 0))
 }
 
-/// What [`elsewhere`] asks, for the packet at hand: it may be in each line of its set, and be put into one that nobody has
-/// used within a second. Flows that give way to each other would all be looked up, for each packet; so those that are
-/// there stay for their second, and of more than have room the busy ones are soon among them.
+/// What [`elsewhere`] asks, for the packet at hand: it may be in each line of its set, and be put into one whose flow was
+/// looked up more than a second ago. Flows that give way to each other would all be looked up, for each packet; so those that
+/// are there stay for their second, and of more than have room the busy ones are soon among them.
 #[inline(always)]
 pub fn beside<A: Steps>(line: u32) -> u32 {
     let (Some(config), Some(work)) = (config(), work::<A>()) else { return ASIDE };

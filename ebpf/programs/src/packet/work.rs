@@ -58,7 +58,7 @@ pub trait Steps: Ip {
     fn add(key: &FlowKey<Self>, flow: &Flow<Self>, kept: u32) -> u32;
     /// What becomes of its packet, when its flow is known (`flow::resolve`).
     fn resolve(skb: Skb, line: u32) -> Act;
-    /// The other line of the cache that is its flow's (`cache::beside`).
+    /// The line of the cache that is its flow's, when the first one is not (`cache::beside`).
     fn beside(line: u32) -> u32;
     /// Chooses a backend for it (`begin::choice`).
     fn choice() -> Act;
