@@ -83,7 +83,8 @@ pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
     }
     for turn in 0..options.rounds.max(1) * TURNS {
         // Nobody is always first, nor always after the same.
-        ways.rotate_left(1 + turn);
+        let by = (1 + turn) % ways.len();
+        ways.rotate_left(by);
         ways.reverse();
         for Way { kind, laid, samples } in &mut ways {
             let sink = Sink::open(&laid.containers[1])?;
