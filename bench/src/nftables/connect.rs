@@ -75,9 +75,12 @@ fn service(n: u32, count: u32) -> u32 {
 /// Through as many services as there are.
 pub(super) fn services(options: &Options, json: bool) -> anyhow::Result<()> {
     let count = options.most();
-    let bare = Way::new("one dnat rule for all", move |n| (vip(service(n, count)), PORT).into())?;
+    let to_vips = move |n| (vip(service(n, count)), PORT).into();
+    let bare = Way::new("one dnat rule for all", to_vips)?;
     bare.path.translate()?;
-    let mut ways = vec![Way::direct(count)?, Way::direct(count)?.tracked()?, bare];
+    let smallest = Way::new("two maps, nothing else", to_vips)?;
+    smallest.path.balance(count)?;
+    let mut ways = vec![Way::direct(count)?, Way::direct(count)?.tracked()?, bare, smallest];
     // The other two are slow to load at this size.
     for contender in options.contenders(&[Contender::Iptables])? {
         ways.push(Way::through(contender, count)?);

@@ -6,6 +6,7 @@
 
 use super::{
     pump::{self, Sample, Sink},
+    rivals,
     services::{BACKENDS, TARGET, VIPS},
 };
 use crate::space::Space;
@@ -69,6 +70,11 @@ impl Path {
              ip daddr {VIPS} meta l4proto tcp dnat to {SERVER}:{TARGET}\n }}\n}}\n"
         );
         self.node.run("nft", &["-f", "-"], &rules).context("one rule").map(drop)
+    }
+
+    /// Makes the node balance so many services by the smallest ruleset.
+    pub(super) fn balance(&self, services: u32) -> anyhow::Result<()> {
+        self.node.run("nft", &["-f", "-"], &rivals::two_maps(services)).context("two maps").map(drop)
     }
 
     /// Connects to each of these, one after the other, from the client: microseconds.

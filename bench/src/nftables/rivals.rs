@@ -123,6 +123,28 @@ pub(super) fn nft(services: u32) -> String {
     text
 }
 
+/// Two maps and a chain for all, for `nft -f`: from a service to the chain, and from its slots to endpoints. Nothing is counted,
+/// no flow can be reset, and no source is changed: what a ruleset costs that only balances.
+pub(super) fn two_maps(services: u32) -> String {
+    let key = "ip daddr . meta l4proto . th dport";
+    let slot = format!("{key} . numgen random mod {ENDPOINTS}");
+    let (mut ways, mut slots) = (String::new(), String::new());
+    for i in 0..services {
+        let vip = vip(i);
+        let _ = write!(ways, "{vip} . tcp . {PORT} : goto pick, ");
+        for e in 0..ENDPOINTS {
+            let _ = write!(slots, "{vip} . tcp . {PORT} . {e} : {} . {TARGET}, ", endpoint(i, e, 0));
+        }
+    }
+    format!(
+        "table ip two {{\n chain pick {{\n }}\n}}\ntable ip two {{\n\
+         map services {{\n type ipv4_addr . inet_proto . inet_service : verdict\n elements = {{ {ways} }}\n }}\n\
+         map slots {{\n typeof {slot} : ip daddr . th dport\n elements = {{ {slots} }}\n }}\n\
+         chain pick {{\n dnat ip addr . port to {slot} map @slots\n }}\n\
+         chain prerouting {{\n type nat hook prerouting priority -105\n {key} vmap @services\n }}\n}}\n"
+    )
+}
+
 /// One endpoint moved, for `nft -f`.
 pub(super) fn nft_change(service: u32, e: u32, generation: u32) -> String {
     let mut text = format!("flush chain ip kube-proxy {}\n", endpoint_chain(service, e));
