@@ -56,11 +56,16 @@ impl Path {
         Ok(Path { client, node, _server: server, listener })
     }
 
+    /// Gives the node rules, as `nft` reads them.
+    fn rules(&self, text: &str) -> anyhow::Result<()> {
+        self.node.run("nft", &["-f", "-"], text).map(drop)
+    }
+
     /// Makes the node keep track of connections, and nothing else.
     pub(super) fn track(&self) -> anyhow::Result<()> {
         let rules = "table ip track {\n chain forward {\n type filter hook forward priority 0;\n \
                      ct state invalid drop\n }\n}\n";
-        self.node.run("nft", &["-f", "-"], rules).context("connection tracking alone").map(drop)
+        self.rules(rules).context("connection tracking alone")
     }
 
     /// Makes the node translate what goes to any VIP by one rule, to one backend: what the kernel needs for that at least.
@@ -69,12 +74,12 @@ impl Path {
             "table ip bare {{\n chain prerouting {{\n type nat hook prerouting priority -100;\n \
              ip daddr {VIPS} meta l4proto tcp dnat to {SERVER}:{TARGET}\n }}\n}}\n"
         );
-        self.node.run("nft", &["-f", "-"], &rules).context("one rule").map(drop)
+        self.rules(&rules).context("one rule")
     }
 
     /// Makes the node balance so many services by the smallest ruleset.
     pub(super) fn balance(&self, services: u32) -> anyhow::Result<()> {
-        self.node.run("nft", &["-f", "-"], &rivals::two_maps(services)).context("two maps").map(drop)
+        self.rules(&rivals::two_maps(services)).context("two maps")
     }
 
     /// Connects to each of these, one after the other, from the client: microseconds.
