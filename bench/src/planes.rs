@@ -3,7 +3,7 @@
 //! there is IPVS.
 
 use crate::{
-    nftables::{connect::Way, contender::Contender, tables},
+    nftables::{connect::Way, contender::Contender, path::Path, tables},
     table::{Table, median},
 };
 use clap::Args;
@@ -85,9 +85,9 @@ pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
 }
 
 fn connect(contenders: &[Contender], services: u32, rounds: usize, json: bool) -> anyhow::Result<()> {
-    let mut ways = vec![Way::direct(services)?];
+    let mut ways = vec![Way::direct(Path::new()?, services)];
     for contender in contenders {
-        ways.push(Way::through(*contender, services)?);
+        ways.push(Way::through(*contender, Path::new()?, services)?);
     }
     let mut first = 0;
     // The first turn finds neighbours and fills caches.

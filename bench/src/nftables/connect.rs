@@ -12,6 +12,8 @@ use std::net::SocketAddr;
 /// Connections in a turn, and turns in a round.
 const BATCH: u32 = 200;
 const TURNS: usize = 10;
+/// How often a way is laid: two that are laid alike differ by some hundredths, as their memory lies.
+const LAID: usize = 4;
 /// The port that is published.
 const PUBLISHED: u16 = 30_080;
 
@@ -22,7 +24,7 @@ pub(crate) struct Way {
     /// Where the `n`th connection goes.
     pub(crate) to: Box<dyn Fn(u32) -> SocketAddr + Send + Sync>,
     /// What holds the rules.
-    rules: Option<Loaded>,
+    rules: Vec<Loaded>,
     _plane: Option<Plane>,
     /// Of connections, of streams, of processor time.
     pub(crate) times: Vec<f64>,
@@ -33,30 +35,31 @@ pub(crate) struct Way {
 impl Way {
     pub(crate) fn new(
         name: &'static str,
+        path: Path,
         to: impl Fn(u32) -> SocketAddr + Send + Sync + 'static,
-    ) -> anyhow::Result<Way> {
-        Ok(Way {
+    ) -> Way {
+        Way {
             name,
-            path: Path::new()?,
+            path,
             to: Box::new(to),
-            rules: None,
+            rules: Vec::new(),
             _plane: None,
             times: Vec::new(),
             rates: Vec::new(),
             costs: Vec::new(),
-        })
+        }
     }
 
     /// To the endpoints of so many services themselves.
-    pub(crate) fn direct(count: u32) -> anyhow::Result<Way> {
+    pub(crate) fn direct(path: Path, count: u32) -> Way {
         let to = move |n: u32| (endpoint(service(n, count), n % services::ENDPOINTS, 0), TARGET).into();
-        Way::new("direct", to)
+        Way::new("direct", path, to)
     }
 
-    /// To their VIPs, which a contender holds.
-    pub(crate) fn through(contender: Contender, count: u32) -> anyhow::Result<Way> {
-        let mut way = Way::new(contender.name(), move |n| (vip(service(n, count)), PORT).into())?;
-        way.rules = Some(contender.load(&way.path.node, count)?);
+    /// To their VIPs, which a contender holds on each node.
+    pub(crate) fn through(contender: Contender, path: Path, count: u32) -> anyhow::Result<Way> {
+        let mut way = Way::new(contender.name(), path, to_vips(count));
+        way.rules = way.path.nodes().map(|node| contender.load(node, count)).collect::<Result<_, _>>()?;
         Ok(way)
     }
 
@@ -72,18 +75,31 @@ fn service(n: u32, count: u32) -> u32 {
     n.wrapping_mul(7919) % count
 }
 
+fn to_vips(count: u32) -> impl Fn(u32) -> SocketAddr {
+    move |n| (vip(service(n, count)), PORT).into()
+}
+
 /// Through as many services as there are.
 pub(super) fn services(options: &Options, json: bool) -> anyhow::Result<()> {
     let count = options.most();
-    let to_vips = move |n| (vip(service(n, count)), PORT).into();
-    let bare = Way::new("one dnat rule for all", to_vips)?;
-    bare.path.translate()?;
-    let smallest = Way::new("two maps, nothing else", to_vips)?;
-    smallest.path.balance(count)?;
-    let mut ways = vec![Way::direct(count)?, Way::direct(count)?.tracked()?, bare, smallest];
-    // The other two are slow to load at this size.
-    for contender in options.contenders(&[Contender::Iptables])? {
-        ways.push(Way::through(contender, count)?);
+    let mut ways = Vec::new();
+    for _ in 0..LAID {
+        let bare = Way::new("one dnat rule for all", Path::new()?, to_vips(count));
+        bare.path.translate()?;
+        let smallest = Way::new("two maps, nothing else", Path::new()?, to_vips(count));
+        smallest.path.balance(count)?;
+        let ours = Way::through(OURS, Path::new()?, count)?;
+        ways.extend([
+            Way::direct(Path::new()?, count),
+            Way::direct(Path::new()?, count).tracked()?,
+            bare,
+            smallest,
+            ours,
+        ]);
+    }
+    // The other two are slow to load at this size, and one is slow enough to be laid once.
+    for contender in options.contenders(&[Contender::Iptables])?.into_iter().filter(|c| *c != OURS) {
+        ways.push(Way::through(contender, Path::new()?, count)?);
     }
     connects(&mut ways, options)?;
     let title = format!(
@@ -94,11 +110,32 @@ pub(super) fn services(options: &Options, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The same between containers of two nodes, both of which hold all services.
+pub(super) fn across(options: &Options, json: bool) -> anyhow::Result<()> {
+    let count = options.most();
+    let mut ways = Vec::new();
+    for _ in 0..LAID {
+        let smallest = Way::new("two maps, nothing else", Path::across(false)?, to_vips(count));
+        smallest.path.track()?;
+        smallest.path.balance(count)?;
+        let direct = || Ok::<_, anyhow::Error>(Way::direct(Path::across(false)?, count));
+        let ours = Way::through(OURS, Path::across(true)?, count)?;
+        ways.extend([direct()?, direct()?.tracked()?, smallest, ours]);
+    }
+    connects(&mut ways, options)?;
+    let title = format!(
+        "nftables: one connection between containers of two nodes over the overlay, {count} services of 10 endpoints"
+    );
+    print(&title, &ways, json);
+    Ok(())
+}
+
 /// Through a published port, against forwarding alone.
 pub(super) fn ingress(options: &Options, json: bool) -> anyhow::Result<()> {
     let direct = |_| (SERVER, TARGET).into();
-    let mut ways = vec![Way::new("direct", direct)?, Way::new("direct", direct)?.tracked()?];
-    let mut ours = Way::new(OURS.name(), |_| (NODE, PUBLISHED).into())?;
+    let mut ways =
+        vec![Way::new("direct", Path::new()?, direct), Way::new("direct", Path::new()?, direct).tracked()?];
+    let mut ours = Way::new(OURS.name(), Path::new()?, |_| (NODE, PUBLISHED).into());
     let mut plane = Plane::start(OURS.name(), &ours.path.node)?;
     plane.apply(&services::published(PUBLISHED, SERVER, TARGET))?;
     ours._plane = Some(plane);
@@ -121,7 +158,10 @@ fn connects(ways: &mut [Way], options: &Options) -> anyhow::Result<()> {
     let mut first = 0;
     // The first turn finds neighbours and fills caches.
     for turn in 0..=options.rounds.max(1) * TURNS {
-        ways.rotate_left(1);
+        // Nobody is always first, nor always after the same.
+        let by = (1 + turn) % ways.len();
+        ways.rotate_left(by);
+        ways.reverse();
         for way in &mut *ways {
             let times = way.path.connects((first..first + BATCH).map(&way.to))?;
             if turn > 0 {
@@ -133,24 +173,36 @@ fn connects(ways: &mut [Way], options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A row for each name: the mean of what each way of that name has in the middle.
 fn print(title: &str, ways: &[Way], json: bool) {
-    let head = ["way", "connect p50 µs", "p99", "ours/its p50", "MiB/s", "ours/its", "CPU µs/MiB"];
+    let head =
+        ["way", "connect p50 µs", "as laid each time", "ours/its p50", "MiB/s", "ours/its", "CPU µs/MiB"];
     let mut table = Table::new(title, &head);
-    let Some(ours) = ways.iter().find(|way| way.name == OURS.name()) else { return };
+    let medians = |name: &str, what: fn(&Way) -> &[f64]| -> Vec<f64> {
+        ways.iter().filter(|way| way.name == name).map(|way| median(what(way))).collect()
+    };
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+    let [times, rates, costs]: [fn(&Way) -> &[f64]; 3] =
+        [|way| &way.times, |way| &way.rates, |way| &way.costs];
+    let mut names: Vec<&str> = Vec::new();
     for way in ways {
-        let mut sorted = way.times.clone();
-        sorted.sort_by(f64::total_cmp);
-        let p99 = sorted.get(sorted.len() * 99 / 100).copied().unwrap_or(0.0);
+        if names.contains(&way.name) {
+            continue;
+        }
+        names.push(way.name);
         let of_rates = |text: String| if way.rates.is_empty() { "-".to_owned() } else { text };
-        let (p50, rate) = (median(&way.times), median(&way.rates));
+        let mut each = medians(way.name, times);
+        each.sort_by(f64::total_cmp);
+        let (p50, rate) = (mean(&each), mean(&medians(way.name, rates)));
+        let ours = |what| mean(&medians(OURS.name(), what));
         table.row(&[
             way.name.to_owned(),
             format!("{p50:.1}"),
-            format!("{p99:.1}"),
-            format!("{:.2}", median(&ours.times) / p50),
+            each.iter().map(|one| format!("{one:.1}")).collect::<Vec<_>>().join(" "),
+            format!("{:.2}", ours(times) / p50),
             of_rates(format!("{rate:.0}")),
-            of_rates(format!("{:.2}", median(&ours.rates) / rate)),
-            of_rates(format!("{:.0}", median(&way.costs))),
+            of_rates(format!("{:.2}", ours(rates) / rate)),
+            of_rates(format!("{:.0}", mean(&medians(way.name, costs)))),
         ]);
     }
     table.print(json);

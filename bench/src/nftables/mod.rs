@@ -4,7 +4,8 @@
 pub(crate) mod connect;
 pub(crate) mod contender;
 mod overlay;
-mod path;
+mod pair;
+pub(crate) mod path;
 mod pump;
 mod reprogram;
 mod rivals;
@@ -99,6 +100,7 @@ pub(crate) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
     }
     if options.wants("connect") {
         connect::services(options, json)?;
+        connect::across(options, json)?;
     }
     if options.wants("ingress") {
         connect::ingress(options, json)?;

@@ -4,26 +4,16 @@
 
 use super::{
     Options,
+    pair::{Laid, agents, nodes, underlay},
+    path,
     pump::{self, PORT, Sample, Sink},
 };
 use crate::{
     space::Space,
     table::{Table, median},
 };
-use anyhow::{Context as _, ensure};
-use mesh_agent::{
-    overlay::{
-        OverlayConfig,
-        apply::apply,
-        attach::{AttachRequest, Containers, Ground},
-    },
-    sys::rtnl::Rtnl,
-};
-use mesh_control::model::{Addresses, Family, Name, NodeInfo, NodeState, NodeView, Snapshot};
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use anyhow::Context as _;
+use std::net::Ipv4Addr;
 
 const OURS: &str = "mesh-agent";
 /// How often each way is laid: two that are laid alike differ by some hundredths, as their memory lies.
@@ -40,10 +30,14 @@ enum Kind {
     ByHand,
     Ruled,
     Routed,
+    /// With the tables that data planes of the kernel add, which track connections.
+    OursTracked,
+    ByHandTracked,
 }
 
 impl Kind {
-    const ALL: [Kind; 4] = [Kind::Ours, Kind::ByHand, Kind::Ruled, Kind::Routed];
+    const ALL: [Kind; 6] =
+        [Kind::Ours, Kind::ByHand, Kind::Ruled, Kind::Routed, Kind::OursTracked, Kind::ByHandTracked];
 
     fn name(self) -> &'static str {
         match self {
@@ -51,14 +45,30 @@ impl Kind {
             Kind::ByHand => "VXLAN by hand",
             Kind::Ruled => "VXLAN by hand, a routing rule",
             Kind::Routed => "routed, no encapsulation",
+            Kind::OursTracked => "mesh-agent with its tables, tracked",
+            Kind::ByHandTracked => "VXLAN by hand, tracked",
+        }
+    }
+
+    /// Which of ours it is compared with.
+    fn ours(self) -> Kind {
+        match self {
+            Kind::OursTracked | Kind::ByHandTracked => Kind::OursTracked,
+            _ => Kind::Ours,
         }
     }
 
     fn lay(self) -> anyhow::Result<Laid> {
         match self {
-            Kind::Ours => agents(),
+            Kind::Ours => agents(false),
             Kind::ByHand => laid_by_hand(true),
             Kind::Routed => laid_by_hand(false),
+            Kind::OursTracked => agents(true),
+            Kind::ByHandTracked => {
+                let laid = laid_by_hand(true)?;
+                laid.nodes.iter().try_for_each(path::track)?;
+                Ok(laid)
+            }
             Kind::Ruled => {
                 let laid = laid_by_hand(true)?;
                 laid.nodes.iter().try_for_each(|node| node.ip("rule add pref 77 fwmark 0x4d lookup 77\n"))?;
@@ -109,32 +119,13 @@ pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
             kind.name().to_owned(),
             format!("{:.0}", mean(kind, rate)),
             each.iter().map(|one| format!("{one:.0}")).collect::<Vec<_>>().join(" "),
-            format!("{:.2}", mean(Kind::Ours, rate) / mean(kind, rate)),
+            format!("{:.2}", mean(kind.ours(), rate) / mean(kind, rate)),
             format!("{:.0}", mean(kind, cost)),
-            format!("{:.2}", mean(kind, cost) / mean(Kind::Ours, cost)),
+            format!("{:.2}", mean(kind, cost) / mean(kind.ours(), cost)),
         ]);
     }
     table.print(json);
     Ok(())
-}
-
-/// Nodes, containers, and the second container's address.
-struct Laid {
-    nodes: [Space; 2],
-    containers: [Space; 2],
-    to: Ipv4Addr,
-}
-
-fn underlay(node: u8) -> Ipv4Addr {
-    Ipv4Addr::new(192, 0, 2, node)
-}
-
-/// Two nodes on one cable.
-fn nodes() -> anyhow::Result<[Space; 2]> {
-    let (one, two) = (Space::router()?, Space::router()?);
-    let address = |node| format!("{}/24", underlay(node));
-    one.cable(("eth0", &address(1)), (&two, "eth0", &address(2)))?;
-    Ok([one, two])
 }
 
 /// As an operator would.
@@ -161,65 +152,4 @@ fn laid_by_hand(vxlan: bool) -> anyhow::Result<Laid> {
         }
     }
     Ok(Laid { nodes, containers, to: Ipv4Addr::new(10, 9, 2, 2) })
-}
-
-fn name(node: u8) -> anyhow::Result<Name> {
-    Ok(Name::new(&format!("n{node}"))?)
-}
-
-/// The overlay as the agent lays it, and containers as it attaches them.
-fn agents() -> anyhow::Result<Laid> {
-    let nodes = nodes()?;
-    let containers = [Space::new()?, Space::new()?];
-    let (networks, vip_cidrs) = (vec!["10.9.0.0/16".parse()?], vec!["10.96.0.0/16".parse()?]);
-    let mut to = None;
-    for ((me, node), container) in (1..).zip(&nodes).zip(&containers) {
-        let config = OverlayConfig {
-            networks: networks.clone(),
-            vip_cidrs: vip_cidrs.clone(),
-            underlay: Addresses::from(IpAddr::V4(underlay(me))),
-            vni: OverlayConfig::VNI,
-            port: OverlayConfig::PORT,
-            bridge: OverlayConfig::BRIDGE.into(),
-            device: OverlayConfig::DEVICE.into(),
-            audit_interval: OverlayConfig::AUDIT,
-            probe_port: OverlayConfig::PROBE_PORT,
-            probe_interval: OverlayConfig::PROBE,
-            encryption: None,
-            ipvs: false,
-        };
-        let snapshot = snapshot(me)?;
-        let request = AttachRequest { netns: container.path().into(), name: "eth0".into(), address: None };
-        let attached = node.inside(|| {
-            let mut rtnl = Rtnl::open()?;
-            let applied = apply(&mut rtnl, &config, &snapshot, &[Family::V4, Family::V6].into())?;
-            ensure!(applied.failed.is_empty(), "{}", applied.failed.join("; "));
-            let ground = Ground { plan: &applied.plan, networks: &config.networks, snapshot: &snapshot };
-            Ok(Containers::default().attach(&mut rtnl, ground, &request)?)
-        })??;
-        to = attached.lease.addresses.first().copied();
-    }
-    match to {
-        Some(IpAddr::V4(to)) => Ok(Laid { nodes, containers, to }),
-        other => anyhow::bail!("the container got the address {other:?}"),
-    }
-}
-
-/// What a node sees of both.
-fn snapshot(me: u8) -> anyhow::Result<Snapshot> {
-    let mut snapshot = Snapshot::empty(name(me)?);
-    for node in [1, 2] {
-        let view = NodeView {
-            name: name(node)?,
-            info: NodeInfo { addresses: Addresses::from(IpAddr::V4(underlay(node))), ..NodeInfo::default() },
-            gossip: None,
-            state: NodeState::Alive,
-            subnets: vec![format!("10.9.{node}.0/24").parse()?],
-        };
-        if node == me {
-            snapshot.set_own_subnets(view.subnets.clone());
-        }
-        snapshot.set_node(name(node)?, Some(Arc::new(view)));
-    }
-    Ok(snapshot)
 }

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   client 10.1.0.2 ── 10.1.0.1 node 10.2.0.1 ── 10.2.0.2 server, which has every endpoint's address too
+//!   client, a container of node 1 ── node 1 ══ VXLAN ══ node 2 ── the same server, a container of node 2
 //! ```
 
 use super::{
+    pair::{Laid, agents},
     pump::{self, Sample, Sink},
     rivals,
     services::{BACKENDS, TARGET, VIPS},
@@ -30,7 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The three of them.
 pub(crate) struct Path {
     pub(super) client: Space,
+    /// The client's.
     pub(super) node: Space,
+    /// The server's, where that is another.
+    beyond: Option<Space>,
     _server: Space,
     listener: Socket,
 }
@@ -38,34 +43,37 @@ pub(crate) struct Path {
 impl Path {
     /// Lays it; the server listens at [`TARGET`] of all its addresses. The kernel alone answers: a thread that accepts
     /// would have to be woken within each connection, on this processor or another, and be measured with it.
-    pub(super) fn new() -> anyhow::Result<Path> {
+    pub(crate) fn new() -> anyhow::Result<Path> {
         let (client, node, server) = (Space::new()?, Space::router()?, Space::new()?);
         node.cable(("c0", "10.1.0.1/24"), (&client, "eth0", "10.1.0.2/24"))?;
         node.cable(("s0", "10.2.0.1/24"), (&server, "eth0", "10.2.0.2/24"))?;
         client.ip("route add default via 10.1.0.1\n")?;
         node.ip(&format!("route add {BACKENDS} via 10.2.0.2\n"))?;
         server.ip(&format!("route add local {BACKENDS} dev lo\nroute add default via 10.2.0.1\n"))?;
-        let listener = server.inside(|| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, TARGET)).into())?;
-            socket.listen(BACKLOG)?;
-            socket.set_nonblocking(true)?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            io::Result::Ok(socket)
-        })??;
-        Ok(Path { client, node, _server: server, listener })
+        let listener = listen(&server)?;
+        Ok(Path { client, node, beyond: None, _server: server, listener })
     }
 
-    /// Gives the node rules, as `nft` reads them.
-    fn rules(&self, text: &str) -> anyhow::Result<()> {
-        self.node.run("nft", &["-f", "-"], text).map(drop)
+    /// Lays it over the agent's overlay, between containers of two nodes. What those containers' addresses cannot be is
+    /// routed as if it were: the endpoints' addresses, to the server.
+    pub(super) fn across(returns: bool) -> anyhow::Result<Path> {
+        let Laid { nodes: [node, beyond], containers: [client, server], to } = agents(returns)?;
+        let gateway = Ipv4Addr::from_bits(to.to_bits() & !0xff | 1);
+        node.ip(&format!("route add {BACKENDS} via {gateway} dev mesh-vx onlink\n"))?;
+        beyond.ip(&format!("route add {BACKENDS} via {to}\n"))?;
+        server.ip(&format!("route add local {BACKENDS} dev lo\n"))?;
+        let listener = listen(&server)?;
+        Ok(Path { client, node, beyond: Some(beyond), _server: server, listener })
     }
 
-    /// Makes the node keep track of connections, and nothing else.
+    /// The nodes there are, the client's first.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Space> {
+        [&self.node].into_iter().chain(&self.beyond)
+    }
+
+    /// Makes the nodes keep track of connections, and nothing else.
     pub(super) fn track(&self) -> anyhow::Result<()> {
-        let rules = "table ip track {\n chain forward {\n type filter hook forward priority 0;\n \
-                     ct state invalid drop\n }\n}\n";
-        self.rules(rules).context("connection tracking alone")
+        self.nodes().try_for_each(track)
     }
 
     /// Makes the node translate what goes to any VIP by one rule, to one backend: what the kernel needs for that at least.
@@ -74,12 +82,12 @@ impl Path {
             "table ip bare {{\n chain prerouting {{\n type nat hook prerouting priority -100;\n \
              ip daddr {VIPS} meta l4proto tcp dnat to {SERVER}:{TARGET}\n }}\n}}\n"
         );
-        self.rules(&rules).context("one rule")
+        feed(&self.node, &rules).context("one rule")
     }
 
     /// Makes the node balance so many services by the smallest ruleset.
     pub(super) fn balance(&self, services: u32) -> anyhow::Result<()> {
-        self.rules(&rivals::two_maps(services)).context("two maps")
+        feed(&self.node, &rivals::two_maps(services)).context("two maps")
     }
 
     /// Connects to each of these, one after the other, from the client: microseconds.
@@ -124,6 +132,31 @@ impl Path {
     pub(super) fn hang_up(&self) {
         while self.listener.accept().is_ok() {}
     }
+}
+
+/// Makes a node keep track of connections, and nothing else.
+pub(super) fn track(node: &Space) -> anyhow::Result<()> {
+    let rules = "table ip track {\n chain forward {\n type filter hook forward priority 0;\n \
+                 ct state invalid drop\n }\n}\n";
+    feed(node, rules).context("connection tracking alone")
+}
+
+/// Gives a node rules, as `nft` reads them.
+fn feed(node: &Space, rules: &str) -> anyhow::Result<()> {
+    node.run("nft", &["-f", "-"], rules).map(drop)
+}
+
+/// Listens at [`TARGET`] of all addresses of a server.
+fn listen(server: &Space) -> anyhow::Result<Socket> {
+    let listener = server.inside(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, TARGET)).into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        io::Result::Ok(socket)
+    })??;
+    Ok(listener)
 }
 
 /// Connects and resets, in the namespace of the calling thread; how long the connection took.

@@ -45,7 +45,7 @@ use std::{
 };
 
 /// Changes with the rules: those of another version are laid anew.
-const VERSION: &str = "4";
+const VERSION: &str = "5";
 
 /// The marks of peers by link-layer address.
 pub type Marks = BTreeMap<Mac, u32>;
@@ -154,7 +154,7 @@ impl Returns {
             leads: self.leads,
             ipvs: self.ipvs,
         };
-        let tables = tables(&plan.bridge.name, &plan.vxlan.name, &ground);
+        let tables = tables(&plan.bridge.name, &plan.vxlan, &ground);
         let mut batch = Transaction::new();
         let mut changed = false;
         for ((table, sets, chains), wanted) in tables.iter().zip(&wanted) {

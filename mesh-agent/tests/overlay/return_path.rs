@@ -3,16 +3,22 @@
 //! here are the least that a data plane has to add.
 
 use crate::{
-    talk::{tcp_through, udp},
+    talk::{tcp, tcp_through, udp},
     world::{Underlay, World, permitted},
 };
 use mesh_agent::{
-    overlay::plan::{RETURN_MARK, RETURN_MASK},
-    sys::netns::Netns,
+    overlay::{
+        plan::{RETURN_MARK, RETURN_MASK},
+        returns::Returns,
+    },
+    sys::{
+        conntrack::{Conntrack, Filter, Side},
+        netns::Netns,
+    },
 };
 use std::{
     io::Write,
-    net::IpAddr,
+    net::{IpAddr, UdpSocket},
     process::{Command, Stdio},
 };
 
@@ -82,5 +88,49 @@ fn answers_return_through_the_node_that_was_dialled() {
         let (other, near) = world.container(0);
         let from = near.lease.addresses[usize::from(underlay == Underlay::V6)];
         assert_eq!(udp(&other, &container, backend, 100).unwrap(), from);
+    }
+}
+
+#[test]
+fn conntrack_keeps_nothing_of_the_overlays_own_packets() {
+    if !permitted() {
+        return;
+    }
+    for underlay in [Underlay::V4, Underlay::V6] {
+        let world = World::new(2, underlay);
+        world.apply_all();
+        for (me, node) in world.nodes.iter().enumerate() {
+            let plan = world.plan(me);
+            let ensure = || Returns::open(node.config.networks.clone(), false)?.ensure(&plan);
+            assert!(node.netns.run(ensure).unwrap().unwrap(), "they were not there");
+            assert!(!node.netns.run(ensure).unwrap().unwrap(), "they are as they should be");
+        }
+        let ((client, from), (server, to)) = (world.container(0), world.container(1));
+        for (mine, other) in from.lease.addresses.iter().zip(&to.lease.addresses) {
+            tcp(&client, &server, *other, 100_000).unwrap();
+            udp(&server, &client, *mine, 100).unwrap();
+            // What a container sends may look like them, and is tracked as all else it sends.
+            let config = &world.nodes[0].config;
+            let [_, a, b, c] = config.vni.to_be_bytes();
+            let send =
+                || UdpSocket::bind((*mine, 0))?.send_to(&[8, 0, 0, 0, a, b, c, 0], (*other, config.port));
+            client.run(send).unwrap().unwrap();
+        }
+        let port = Side { dport: Some(world.nodes[0].config.port), ..Side::default() };
+        for (me, node) in world.nodes.iter().enumerate() {
+            let flows =
+                |filter: Filter| node.netns.run(|| Conntrack::open()?.flows(&filter)).unwrap().unwrap();
+            let mut lookalikes: Vec<IpAddr> = flows(Filter { original: port, ..Filter::default() })
+                .iter()
+                .map(|flow| flow.original.src)
+                .collect();
+            lookalikes.sort();
+            assert_eq!(lookalikes, from.lease.addresses, "{underlay:?}, node {me}: of containers alone");
+            for address in &to.lease.addresses {
+                let dialled = Side { dst: Some(*address), ..Side::default() };
+                let inside = flows(Filter { proto: Some(6), original: dialled, ..Filter::default() });
+                assert_eq!(inside.len(), 1, "{underlay:?}, node {me}: the flow in the overlay is tracked");
+            }
+        }
     }
 }

@@ -34,17 +34,16 @@ fn tcp(mut rest: Vec<Expr>) -> Vec<Expr> {
 
 /// Resets connections that are marked so.
 pub(in crate::dataplane) fn reset() -> Rule {
-    let mark = RESET.to_ne_bytes();
-    let marked = [
-        Expr::ct(reg(1), libc::NFT_CT_MARK),
-        Expr::cmp(reg(1), true, &mark),
+    // Every packet of the host is asked this: the mark, which hardly any has, comes first.
+    let mut rule = vec![Expr::ct(reg(0), libc::NFT_CT_MARK), Expr::cmp(reg(0), true, &RESET.to_ne_bytes())];
+    rule.extend(tcp(vec![
         // Not the resets themselves: RST is bit 2 of the flags at byte 13 (RFC 9293 section 3.1).
         Expr::transport(reg(1), 13, 1),
         Expr::mask(reg(1), reg(1), &[4]),
         Expr::cmp(reg(1), true, &[0]),
         Expr::tcp_reset(),
-    ];
-    (tcp(marked.to_vec()), comment("connections that lost their backend"))
+    ]));
+    (rule, comment("connections that lost their backend"))
 }
 
 /// The chains of frontends without a backend.
@@ -58,7 +57,7 @@ pub(in crate::dataplane) fn refusals(layout: &Layout) -> [Base; 2] {
 }
 
 /// Whose source address has to change: only flows whose answers would not come back through us. `translated` goes on
-/// with those that go to a backend.
+/// with those that go to a backend; it is empty where a rule before has turned away the others.
 pub(in crate::dataplane) fn source(layout: &Layout, translated: &[Expr], bridge: Option<&str>) -> Vec<Rule> {
     let local = RTN_LOCAL.to_ne_bytes();
     let foreign = || vec![Expr::source_type(reg(8)), Expr::cmp(reg(8), false, &local)];

@@ -10,7 +10,7 @@ pub(in crate::dataplane) const REJECT: &str = "reject";
 /// The chain of those that stay silent.
 pub(in crate::dataplane) const DROP: &str = "drop";
 /// Changes with what rules and sets mean: what another version laid is laid anew.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 /// A rule: its expressions and its comment.
 pub(in crate::dataplane) type Rule = (Vec<Expr>, String);

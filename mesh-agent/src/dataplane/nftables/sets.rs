@@ -69,20 +69,20 @@ pub(super) fn chains(layout: &Layout, outline: &Outline) -> Vec<Base> {
         Base {
             name: "postrouting",
             hook: hook(HookKind::Nat, libc::NF_INET_POST_ROUTING, 95),
-            rules: source(layout, &Expr::translated(), outline.bridge.as_deref()),
+            rules: departing(layout, outline.bridge.as_deref()),
         },
     ]
 }
 
 /// Where a new flow goes.
 fn destination(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
-    let mut exact = layout.load_key(false).to_vec();
+    let mut exact = numbered(layout, false);
     exact.extend(lead(layout, false));
-    let local = RTN_LOCAL.to_ne_bytes();
-    let mut any = vec![Expr::destination_type(reg(0)), Expr::cmp(reg(0), true, &local)];
+    // Rarely met first: looking up a kind of address walks the routes.
+    let mut any = numbered(layout, true);
+    any.extend([Expr::destination_type(reg(0)), Expr::cmp(reg(0), true, &RTN_LOCAL.to_ne_bytes())]);
     // What is sent from loopback cannot leave the host: better refused than lost.
     any.extend(layout.not_loopback());
-    any.extend(layout.load_key(true));
     any.extend(lead(layout, true));
     let (icmp, echo) = layout.icmp();
     let ping = vec![
@@ -112,18 +112,32 @@ fn destination(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
     rules
 }
 
-/// From a packet's key to its chain. The number of the shape goes through the packet's mark, which is put back at once:
+/// From a packet's key to the number of its shape, in the word behind the key.
+fn numbered(layout: &Layout, local: bool) -> Vec<Expr> {
+    let mut rule = layout.load_key(local).to_vec();
+    rule.push(Expr::map(reg(0), reg(layout.key_words()), &SetId::Services.to_string()));
+    rule
+}
+
+/// From the number of a shape to its chain. The number of the shape goes through the packet's mark, which is put back at once:
 /// `nft` 1.0.6 ends with a failed assertion when it lists a rule that looks up what comes straight out of a map, and with
 /// it the list of everything on the host.
-fn lead(layout: &Layout, local: bool) -> [Expr; 6] {
+fn lead(layout: &Layout, local: bool) -> [Expr; 5] {
     let [number, mark, shape] = [0, 1, 2].map(|word| reg(layout.key_words() + word));
-    let name = |set: SetId| set.to_string();
     [
         Expr::meta(mark, libc::NFT_META_MARK),
-        Expr::map(reg(0), number, &name(SetId::Services)),
         Expr::set_meta(number, libc::NFT_META_MARK),
         Expr::meta(shape, libc::NFT_META_MARK),
         Expr::set_meta(mark, libc::NFT_META_MARK),
-        Expr::map(shape, 0, &name(SetId::Shapes { local })),
+        Expr::map(shape, 0, &SetId::Shapes { local }.to_string()),
     ]
+}
+
+/// Whose source changes as it leaves.
+fn departing(layout: &Layout, bridge: Option<&str>) -> Vec<Rule> {
+    let mut others = Expr::translated(false).to_vec();
+    others.push(Expr::verdict(libc::NF_ACCEPT));
+    let mut rules = vec![(others, comment("all that no service translated"))];
+    rules.extend(source(layout, &[], bridge));
+    rules
 }

@@ -1,11 +1,14 @@
 //! The rules of the way back. Pure but for libnftnl's buffers.
 //!
 //! What came by the overlay goes through chains of its own: other packets of the host are asked one question by each hook,
-//! those between containers two.
+//! those between containers two. The overlay's own packets on the underlay are left by themselves before all that.
 
 use crate::{
     overlay::plan::{CLASH_MARK, RETURN_MARK, RETURN_MASK},
-    sys::nft::{Expr, Family, Holds, Hook, HookKind, Kind, Set, Table, reg},
+    sys::{
+        nft::{Expr, Family, Holds, Hook, HookKind, Kind, Set, Table, reg},
+        rtnl::{self, NewLink, Vxlan},
+    },
 };
 use ipnetwork::IpNetwork;
 use std::{borrow::Cow, net::IpAddr};
@@ -79,6 +82,29 @@ fn each(networks: &[IpNetwork], text: &'static str, only: &[Expr], then: &[Expr]
     networks.iter().map(rule).collect()
 }
 
+/// Keeps conntrack away from the overlay's packets on the underlay. Each flow in the overlay has a source port of its own there
+/// (RFC 7348 section 5), so there would be an entry more for each on both nodes, made, translated by nobody and looked for
+/// with each packet.
+///
+/// What a container sends may look the same and is none of it: what comes in by the overlay's `links` is left
+/// out.
+fn own(device: &NewLink, links: &[&str]) -> Rules {
+    let rtnl::Kind::Vxlan(Vxlan { vni, port, .. }) = device.kind else { return Rules::new() };
+    let [_, number @ ..] = vni.to_be_bytes();
+    let mut rule = vec![
+        Expr::meta(reg(0), libc::NFT_META_L4PROTO),
+        Expr::cmp(reg(0), true, &[17]),
+        Expr::transport(reg(0), 2, 2),
+        Expr::cmp(reg(0), true, &port.to_be_bytes()),
+        // Behind 8 bytes of UDP and 4 of VXLAN (the same section).
+        Expr::transport(reg(0), 12, 3),
+        Expr::cmp(reg(0), true, &number),
+    ];
+    rule.extend(links.iter().flat_map(|link| Expr::came_by(link, false)));
+    rule.extend([Expr::notrack(), Expr::verdict(libc::NF_ACCEPT)]);
+    vec![(format!("packets of VXLAN network {vni}, port {port}, need no tracking").into(), rule)]
+}
+
 /// Keeps the flows of each VTEP apart, before conntrack sees them.
 fn zones(networks: &[IpNetwork]) -> Rules {
     each(networks, "apart from other nodes' flows", &[], &[Expr::set_zone(reg(2))])
@@ -140,7 +166,7 @@ fn departing(bridge: &str, device: &str) -> Rules {
     out.extend(Expr::leaves_by(device, false));
     out.push(Expr::masquerade());
     // What IPVS sends to a backend nf_tables does not take for translated.
-    let ways = [Expr::translated(), crate::dataplane::ipvs::ours()];
+    let ways = [Expr::translated(true), crate::dataplane::ipvs::ours()];
     let rule = |((set, proto, offset, len), way): ((&str, u8, u32, u32), &[Expr; 3])| {
         let mut rule = Expr::leaves_by(device, true).to_vec();
         rule.extend([Expr::meta(reg(0), libc::NFT_META_NFPROTO), Expr::cmp(reg(0), true, &[proto])]);
@@ -193,19 +219,15 @@ fn programs(device: &str, vips: &[IpNetwork], gateways: &[IpNetwork]) -> Rules {
 
 /// Sends marked packets to the VTEP they belong to.
 fn departures(ipvs: bool) -> Rules {
-    let back = |of| {
-        let mut rule = vec![Expr::meta(reg(0), libc::NFT_META_MARK)];
-        rule.extend(ours(0));
-        rule.extend(turned(of, 2));
-        ("as the client knows it".into(), rule)
-    };
-    let mut rules: Rules = PORTED.into_iter().filter(|_| ipvs).map(back).collect();
-    let mut known = vec![Expr::meta(reg(0), libc::NFT_META_MARK)];
-    known.extend(ours(0));
-    known.extend([Expr::map(reg(0), reg(2), MACS), Expr::set_link(reg(2), 0, 6)]);
-    let mut marked = vec![Expr::meta(reg(0), libc::NFT_META_MARK)];
-    marked.extend(ours(0));
-    marked.extend([Expr::immediate(reg(0), &[0; 4]), Expr::set_meta(reg(0), libc::NFT_META_MARK)]);
+    let mark = Expr::meta(reg(0), libc::NFT_META_MARK);
+    let [masked, _] = ours(0);
+    let other = Expr::cmp(reg(1), false, &RETURN_MARK.to_ne_bytes());
+    let most = vec![mark.clone(), masked, other, Expr::verdict(libc::NF_ACCEPT)];
+    let mut rules: Rules = vec![("all but such answers".into(), most)];
+    let back = |of| ("as the client knows it".into(), turned(of, 2));
+    rules.extend(PORTED.into_iter().filter(|_| ipvs).map(back));
+    let known = vec![mark, Expr::map(reg(0), reg(2), MACS), Expr::set_link(reg(2), 0, 6)];
+    let marked = vec![Expr::immediate(reg(0), &[0; 4]), Expr::set_meta(reg(0), libc::NFT_META_MARK)];
     rules.push(("to the node it came from".into(), known));
     rules.push(("the outer packet takes the usual way".into(), marked));
     rules
@@ -232,9 +254,14 @@ pub(super) struct Ground<'a> {
     pub(super) ipvs: bool,
 }
 
-/// The tables, each with its sets and its chains; a chain comes before those that lead to it.
-pub(super) fn tables(bridge: &str, device: &str, ground: &Ground<'_>) -> Vec<(Table, Vec<Set>, Vec<Chain>)> {
+/// The tables for this bridge and this VXLAN device, each with its sets and its chains; a chain comes before those that lead to it.
+pub(super) fn tables(
+    bridge: &str,
+    vxlan: &NewLink,
+    ground: &Ground<'_>,
+) -> Vec<(Table, Vec<Set>, Vec<Chain>)> {
     let Ground { networks, vips, gateways, leads, ipvs } = *ground;
+    let device = vxlan.name.as_str();
     let hook = |kind, number, device: Option<&str>| {
         // The priority of mangle tables: after conntrack, before NAT.
         Hook { kind, number, priority: -150, device: device.map(str::to_owned) }
@@ -261,18 +288,29 @@ pub(super) fn tables(bridge: &str, device: &str, ground: &Ground<'_>) -> Vec<(Ta
         hook: Some(Hook { priority: 90, ..hook(HookKind::Nat, libc::NF_INET_POST_ROUTING, None) }),
         rules: departed,
     };
-    let raw = Hook { priority: -300, ..hook(HookKind::Filter, libc::NF_INET_PRE_ROUTING, None) };
+    // Before conntrack, which is at -200.
+    let raw = |name, number, rules| {
+        let hook = Hook { priority: -300, ..hook(HookKind::Filter, number, None) };
+        Chain { name, hook: Some(hook), rules }
+    };
+    let mut arriving = own(vxlan, &[bridge, device]);
+    if leads {
+        arriving.push(to(ARRIVED[0]));
+    }
     let mangle = hook(HookKind::Filter, libc::NF_INET_PRE_ROUTING, None);
     let output = hook(HookKind::Route, libc::NF_INET_LOCAL_OUT, None);
     let leading = vec![
         Chain { name: ARRIVED[0], hook: None, rules: early },
         Chain { name: ARRIVED[1], hook: None, rules: late },
-        Chain { name: "raw", hook: Some(raw), rules: vec![to(ARRIVED[0])] },
         Chain { name: "prerouting", hook: Some(mangle), rules: prerouting },
         Chain { name: "output", hook: Some(output), rules: answers() },
     ];
     let mut inet = if leads { leading } else { Vec::new() };
-    inet.push(departing);
+    inet.extend([
+        raw("raw", libc::NF_INET_PRE_ROUTING, arriving),
+        raw("raw-output", libc::NF_INET_LOCAL_OUT, own(vxlan, &[])),
+        departing,
+    ]);
     let vteps = Set::new(VTEPS, &[Kind::Ether], Holds::Data(&[Kind::Mark]));
     let nodes4 = Set::new(NODES[0], &[Kind::Ipv4], Holds::Keys);
     let nodes6 = Set::new(NODES[1], &[Kind::Ipv6], Holds::Keys);

@@ -154,6 +154,12 @@ impl Expr {
         Expr::set_ct(sreg, libc::NFT_CT_ZONE).and(sys::NFTNL_EXPR_CT_DIR, Value::Bytes(vec![0]))
     }
 
+    /// Keeps conntrack away from the packet, where it comes before conntrack.
+    #[must_use]
+    pub fn notrack() -> Expr {
+        Expr::new(c"notrack", &[])
+    }
+
     /// Goes on only when the packet came in by this link (`yes`), or by another; not with this host's own. Uses the
     /// first four registers.
     #[must_use]
@@ -173,13 +179,13 @@ impl Expr {
         [Self::meta(reg(0), key), Self::cmp(reg(0), yes, &name)]
     }
 
-    /// Goes on only with flows whose destination was translated: `IPS_DST_NAT` of linux/netfilter/nf_conntrack_common.h.
-    /// Uses the first register.
+    /// Goes on only with flows whose destination was translated (`yes`), or was not: `IPS_DST_NAT` of
+    /// linux/netfilter/nf_conntrack_common.h. Uses the first register.
     #[must_use]
-    pub fn translated() -> [Expr; 3] {
+    pub fn translated(yes: bool) -> [Expr; 3] {
         let dst_nat = (1_u32 << 5).to_ne_bytes();
         let status = Self::ct(reg(0), libc::NFT_CT_STATUS);
-        [status, Self::mask(reg(0), reg(0), &dst_nat), Self::cmp(reg(0), false, &[0; 4])]
+        [status, Self::mask(reg(0), reg(0), &dst_nat), Self::cmp(reg(0), !yes, &[0; 4])]
     }
 
     /// Loads what kind of address (`RTN_*`) the packet's source is.
