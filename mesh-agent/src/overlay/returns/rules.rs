@@ -83,23 +83,13 @@ fn each(networks: &[IpNetwork], text: &'static str, only: &[Expr], then: &[Expr]
 }
 
 /// Keeps conntrack away from the overlay's packets on the underlay. Each flow in the overlay has a source port of its own there
-/// (RFC 7348 section 5), so there would be an entry more for each on both nodes, made, translated by nobody and looked for
+/// (RFC 7348 section 5), so there would be two entries more for it on both nodes, one for each direction, made and looked for
 /// with each packet.
 ///
-/// What a container sends may look the same and is none of it: what comes in by the overlay's `links` is left
-/// out.
+/// What a container sends may look the same and is none of it: what comes in by the overlay's `links` is left out.
 fn own(device: &NewLink, links: &[&str]) -> Rules {
     let rtnl::Kind::Vxlan(Vxlan { vni, port, .. }) = device.kind else { return Rules::new() };
-    let [_, number @ ..] = vni.to_be_bytes();
-    let mut rule = vec![
-        Expr::meta(reg(0), libc::NFT_META_L4PROTO),
-        Expr::cmp(reg(0), true, &[17]),
-        Expr::transport(reg(0), 2, 2),
-        Expr::cmp(reg(0), true, &port.to_be_bytes()),
-        // Behind 8 bytes of UDP and 4 of VXLAN (the same section).
-        Expr::transport(reg(0), 12, 3),
-        Expr::cmp(reg(0), true, &number),
-    ];
+    let mut rule = Expr::vxlan(vni, port).to_vec();
     rule.extend(links.iter().flat_map(|link| Expr::came_by(link, false)));
     rule.extend([Expr::notrack(), Expr::verdict(libc::NF_ACCEPT)]);
     vec![(format!("packets of VXLAN network {vni}, port {port}, need no tracking").into(), rule)]

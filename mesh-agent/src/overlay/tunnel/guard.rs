@@ -13,7 +13,7 @@ pub const TABLE: &str = "mesh-agent-tunnel";
 #[cfg(feature = "nftables")]
 pub fn ensure(vni: u32, port: u16) -> io::Result<bool> {
     use super::end::NAMES;
-    use crate::sys::nft::{Expr, Family, Hook, HookKind, Nft, Table, Transaction, reg};
+    use crate::sys::nft::{Expr, Family, Hook, HookKind, Nft, Table, Transaction};
 
     let table = Table::new(Family::Ip6, TABLE);
     let comment = format!("unsealed packets of VXLAN network {vni}, port {port} (mesh-agent 1)");
@@ -26,18 +26,8 @@ pub fn ensure(vni: u32, port: u16) -> io::Result<bool> {
     for name in NAMES {
         rule.extend(Expr::came_by(name, false));
     }
-    let [_, number @ ..] = vni.to_be_bytes();
-    rule.extend([
-        Expr::meta(reg(0), libc::NFT_META_L4PROTO),
-        Expr::cmp(reg(0), true, &[17]),
-        Expr::transport(reg(0), 2, 2),
-        Expr::cmp(reg(0), true, &port.to_be_bytes()),
-        // Behind 8 bytes of UDP and 4 of VXLAN (RFC 7348 section 5).
-        Expr::transport(reg(0), 12, 3),
-        Expr::cmp(reg(0), true, &number),
-        Expr::counter(0, 0),
-        Expr::verdict(libc::NF_DROP),
-    ]);
+    rule.extend(Expr::vxlan(vni, port));
+    rule.extend([Expr::counter(0, 0), Expr::verdict(libc::NF_DROP)]);
     let mut batch = Transaction::new();
     batch.delete_table(&table);
     batch.add_table(&table);

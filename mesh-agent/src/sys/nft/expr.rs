@@ -154,6 +154,21 @@ impl Expr {
         Expr::set_ct(sreg, libc::NFT_CT_ZONE).and(sys::NFTNL_EXPR_CT_DIR, Value::Bytes(vec![0]))
     }
 
+    /// Goes on only with packets of a VXLAN network on a UDP port. Uses the first register.
+    #[must_use]
+    pub fn vxlan(vni: u32, port: u16) -> [Expr; 6] {
+        let [_, number @ ..] = vni.to_be_bytes();
+        [
+            Self::meta(reg(0), libc::NFT_META_L4PROTO),
+            Self::cmp(reg(0), true, &[17]),
+            Self::transport(reg(0), 2, 2),
+            Self::cmp(reg(0), true, &port.to_be_bytes()),
+            // Behind 8 bytes of UDP and 4 of VXLAN (RFC 7348 section 5).
+            Self::transport(reg(0), 12, 3),
+            Self::cmp(reg(0), true, &number),
+        ]
+    }
+
     /// Keeps conntrack away from the packet, where it comes before conntrack.
     #[must_use]
     pub fn notrack() -> Expr {
