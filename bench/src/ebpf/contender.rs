@@ -1,10 +1,12 @@
 //! Who is measured: the same services in the maps of each.
 
-use super::cgroup::Cgroup;
+use super::{
+    cgroup::Cgroup,
+    maps::{array, fill},
+};
 use anyhow::Context as _;
 use aya::{
-    Ebpf, EbpfLoader, Pod, include_bytes_aligned,
-    maps::{Array, HashMap},
+    Ebpf, EbpfLoader, include_bytes_aligned,
     programs::{CgroupAttachMode, Program},
 };
 use mesh_ebpf::{
@@ -108,14 +110,6 @@ fn backend(service: u32, number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 0).to_bits() + service * BACKENDS + number)
 }
 
-/// A type of the maps, to aya.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-struct Raw<T>(T);
-
-// SAFETY: the types of the maps are plain numbers without padding.
-unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
-
 fn ours(ebpf: &mut Ebpf, services: u32) -> anyhow::Result<()> {
     let config =
         Config { netns: mesh_ebpf::place::netns_cookie()?, node4: [127, 0, 0, 1], ..Config::default() };
@@ -135,7 +129,7 @@ fn ours(ebpf: &mut Ebpf, services: u32) -> anyhow::Result<()> {
         let (base, flags) = (frontend * BACKENDS, flag::PICK_NEXT);
         (key, Service { frontend, base, slots: BACKENDS, flags, ..Service::default() })
     });
-    hash(ebpf, "services4", services)
+    fill(ebpf, "services4", services)
 }
 
 /// As in the floors' object.
@@ -180,37 +174,10 @@ fn lookups(ebpf: &mut Ebpf, services: u32) -> anyhow::Result<()> {
             (key, FloorSlot { backend, count, number: 0, flags: 0 })
         })
     });
-    hash(ebpf, "floor_services", slots)?;
+    fill(ebpf, "floor_services", slots)?;
     let backends = (0..services * BACKENDS).map(|n| {
         let address = backend(n / BACKENDS, n % BACKENDS).octets();
         (n, FloorBackend { address, port: TARGET.to_be(), pad: [0; 2] })
     });
-    hash(ebpf, "floor_backends", backends)
-}
-
-/// Writes the first entries of an array.
-fn array<T: Copy + 'static>(
-    ebpf: &mut Ebpf,
-    name: &str,
-    values: impl IntoIterator<Item = T>,
-) -> anyhow::Result<()> {
-    let mut map =
-        Array::<_, Raw<T>>::try_from(ebpf.map_mut(name).with_context(|| format!("no map {name}"))?)?;
-    for (value, index) in values.into_iter().zip(0..) {
-        map.set(index, Raw(value), 0)?;
-    }
-    Ok(())
-}
-
-fn hash<K: Copy + 'static, V: Copy + 'static>(
-    ebpf: &mut Ebpf,
-    name: &str,
-    entries: impl IntoIterator<Item = (K, V)>,
-) -> anyhow::Result<()> {
-    let map = ebpf.map_mut(name).with_context(|| format!("no map {name}"))?;
-    let mut map = HashMap::<_, Raw<K>, Raw<V>>::try_from(map)?;
-    for (key, value) in entries {
-        map.insert(Raw(key), Raw(value), 0)?;
-    }
-    Ok(())
+    fill(ebpf, "floor_backends", backends)
 }

@@ -6,7 +6,10 @@
 //! The generator makes frames in the kernel (`BPF_F_TEST_XDP_LIVE_FRAMES`), so most of a turn is the node's: but making
 //! and counting a frame is in every figure.
 
-use super::contender::FLOORS;
+use super::{
+    contender::FLOORS,
+    maps::{fill, mac, set},
+};
 use crate::{
     agent::pause,
     cores,
@@ -15,8 +18,8 @@ use crate::{
 };
 use anyhow::{Context as _, ensure};
 use aya::{
-    Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, PerCpuArray},
+    Ebpf, EbpfLoader,
+    maps::{Array, PerCpuArray},
     programs::{SchedClassifier, TcAttachType, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode},
 };
 use mesh_agent::sys::{clock, ethtool};
@@ -28,14 +31,6 @@ use mesh_ebpf::{
     },
 };
 use std::time::{Duration, Instant};
-
-/// A type of the maps, to aya.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-struct Raw<T>(T);
-
-// SAFETY: the types of the maps are plain numbers without padding.
-unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
 
 const GENERATOR: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const NODE: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -89,7 +84,6 @@ struct Lane {
 impl Lane {
     fn new((way, name): (Way, &'static str), floors: &mut Ebpf) -> anyhow::Result<Lane> {
         let (generator, node) = (Space::new()?, Space::router()?);
-        let mac = |[a, b, c, d, e, f]: [u8; 6]| format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
         generator.ip(&format!(
             "link add g0 index {G0} address {} type veth peer name r0 index {R0} address {} netns {}\n\
              link set g0 up\n",
@@ -172,11 +166,6 @@ fn came(floors: &Ebpf, counter: u32) -> anyhow::Result<u64> {
     Ok(map.get(&counter, 0)?.iter().sum())
 }
 
-fn set<T: Copy + 'static>(ebpf: &mut Ebpf, name: &str, value: T) -> anyhow::Result<()> {
-    let map = ebpf.map_mut(name).with_context(|| format!("no map {name}"))?;
-    Ok(Array::<_, Raw<T>>::try_from(map)?.set(0, Raw(value), 0)?)
-}
-
 /// This project's programs at the node's device, and a frontend with one backend.
 fn start(node: &Space, driver: bool) -> anyhow::Result<Ebpf> {
     let mut loader = EbpfLoader::new();
@@ -206,20 +195,14 @@ fn start(node: &Space, driver: bool) -> anyhow::Result<Ebpf> {
     let backend = Backend { address, port: BACKEND.1, state, generation: 1, weight: 1, ..Backend::default() };
     set(&mut ebpf, "backends", backend)?;
     let key = ServiceKey { address: VIP.0, port: VIP.1.to_be(), protocol: 17, pad: 0 };
-    let map = ebpf.map_mut("services4").context("no map services4")?;
-    HashMap::<_, Raw<ServiceKey<V4>>, Raw<Service>>::try_from(map)?.insert(
-        Raw(key),
-        Raw(Service { slots: 1, ..Service::default() }),
-        0,
-    )?;
+    fill(&mut ebpf, "services4", [(key, Service { slots: 1, ..Service::default() })])?;
     let program = ebpf.program_mut("tc_ingress").context("no such program")?;
     mesh_ebpf::load(program)?;
     let program: &mut SchedClassifier = program.try_into()?;
     node.inside(|| program.attach("r0", TcAttachType::Ingress))??;
     if driver {
-        let map = ebpf.map_mut("xdp_devices").context("no map xdp_devices")?;
         let device = Device { mac: NODE, bits: bit::SENDS | bit::RETURNS };
-        HashMap::<_, u32, Raw<Device>>::try_from(map)?.insert(R0, Raw(device), 0)?;
+        fill(&mut ebpf, "xdp_devices", [(R0, device)])?;
         let program = ebpf.program_mut("xdp_ingress").context("no such program")?;
         mesh_ebpf::load(program)?;
         let program: &mut Xdp = program.try_into()?;

@@ -4,6 +4,7 @@ mod cgroup;
 mod connect;
 mod contender;
 mod forward;
+mod maps;
 mod packet;
 mod reprogram;
 

@@ -4,7 +4,10 @@
 //! makes the packet that is in the kernel's memory one of some flow, whatever became of it, and goes on with the one that is
 //! measured. What that costs is in every figure, and the floor is little else.
 
-use super::contender::FLOORS;
+use super::{
+    contender::FLOORS,
+    maps::{Raw, fill, mac, set},
+};
 use crate::{
     cores,
     space::Space,
@@ -12,8 +15,8 @@ use crate::{
 };
 use anyhow::Context as _;
 use aya::{
-    Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, Map, MapData, ProgramArray},
+    Ebpf, EbpfLoader,
+    maps::{Array, Map, MapData, ProgramArray},
     programs::{Program, TestRun as _, TestRunOptions},
 };
 use mesh_agent::sys::clock;
@@ -24,14 +27,6 @@ use mesh_ebpf::{
         xdp::{Device, bit},
     },
 };
-
-/// A type of the maps, to aya.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-struct Raw<T>(T);
-
-// SAFETY: the types of the maps are plain numbers without padding.
-unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
 
 /// The node and its neighbour, who is the way to every backend.
 const NODE: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -126,18 +121,6 @@ struct Contender {
     times: Vec<f64>,
 }
 
-fn hash<'a, K: Copy + 'static, V: Copy + 'static>(
-    ebpf: &'a mut Ebpf,
-    name: &str,
-) -> anyhow::Result<HashMap<&'a mut MapData, Raw<K>, Raw<V>>> {
-    Ok(HashMap::try_from(ebpf.map_mut(name).with_context(|| format!("no map {name}"))?)?)
-}
-
-fn set<T: Copy + 'static>(ebpf: &mut Ebpf, name: &str, value: T) -> anyhow::Result<()> {
-    let map = ebpf.map_mut(name).with_context(|| format!("no map {name}"))?;
-    Ok(Array::<_, Raw<T>>::try_from(map)?.set(0, Raw(value), 0)?)
-}
-
 fn load<'a>(ebpf: &'a mut Ebpf, program: &str) -> anyhow::Result<&'a Program> {
     let program = ebpf.program_mut(program).with_context(|| format!("no program {program}"))?;
     mesh_ebpf::load(program)?;
@@ -188,21 +171,12 @@ fn ours(case: &Case) -> anyhow::Result<Contender> {
     address[..4].copy_from_slice(&BACKEND.0);
     let backend = Backend { address, port: 1, state, generation: 1, weight: 1, ..Backend::default() };
     set(&mut ebpf, "backends", backend)?;
-    hash::<u32, Device>(&mut ebpf, "xdp_devices")?.insert(
-        Raw(DEVICE),
-        Raw(Device { mac: NODE, bits: bit::SENDS | bit::RETURNS }),
-        0,
-    )?;
+    let device = Device { mac: NODE, bits: bit::SENDS | bit::RETURNS };
+    fill(&mut ebpf, "xdp_devices", [(DEVICE, device)])?;
     match case.load {
         Load::New => {
-            let mut services = hash::<ServiceKey<V4>, Service>(&mut ebpf, "services4")?;
-            for (key, port) in fronts() {
-                services.insert(
-                    Raw(key),
-                    Raw(Service { slots: 1, offset: port, ..Service::default() }),
-                    0,
-                )?;
-            }
+            let service = |offset| Service { slots: 1, offset, ..Service::default() };
+            fill(&mut ebpf, "services4", fronts().map(|(key, port)| (key, service(port))))?;
         }
         Load::Flows(count) => {
             let Some(Map::Array(map)) = ebpf.map("flows4") else { anyhow::bail!("no map flows4") };
@@ -233,22 +207,14 @@ fn floor(case: &Case, name: &'static str, program: &str) -> anyhow::Result<Conte
     let mut ebpf = loader.load(FLOORS)?;
     match case.load {
         Load::New => {
-            let mut to = hash::<ServiceKey<V4>, u32>(&mut ebpf, "floor_fronts")?;
-            for (key, port) in fronts() {
-                to.insert(Raw(key), Raw(u32::from(port)), 0)?;
-            }
+            fill(&mut ebpf, "floor_fronts", fronts().map(|(key, port)| (key, u32::from(port))))?;
         }
         Load::Flows(count) => {
-            let mut flows = hash::<FlowKey<V4>, Known>(&mut ebpf, "floor_flows")?;
-            for key in keys(count) {
-                let known = Known {
-                    source_port: key.source_port,
-                    destination_port: BACKEND.1.to_be(),
-                    backend: 1,
-                    seen: 0,
-                };
-                flows.insert(Raw(key), Raw(known), 0)?;
-            }
+            let known = |key: FlowKey<V4>| {
+                let destination_port = BACKEND.1.to_be();
+                (key, Known { source_port: key.source_port, destination_port, backend: 1, seen: 0 })
+            };
+            fill(&mut ebpf, "floor_flows", keys(count).map(known))?;
         }
     }
     Contender::new(name, &case.hook.floor(program), ebpf, case)
@@ -335,7 +301,6 @@ const PARSE: &str = "parses, changes a port";
 /// A node with one device, by which all goes.
 fn node() -> anyhow::Result<Space> {
     let node = Space::router()?;
-    let mac = |[a, b, c, d, e, f]: [u8; 6]| format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
     node.ip(&format!(
         "link add r0 index {DEVICE} address {} type veth peer name g0\nlink set r0 up\nlink set g0 up\n\
          addr add 10.1.0.1/24 dev r0\nneigh add 10.1.0.2 lladdr {} nud permanent dev r0\n\

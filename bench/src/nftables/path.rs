@@ -85,9 +85,10 @@ impl Path {
         feed(&self.node, &rules).context("one rule")
     }
 
-    /// Makes the node balance so many services by the smallest ruleset.
+    /// Makes the nodes balance so many services by the smallest ruleset.
     pub(super) fn balance(&self, services: u32) -> anyhow::Result<()> {
-        feed(&self.node, &rivals::two_maps(services)).context("two maps")
+        let rules = rivals::two_maps(services);
+        self.nodes().try_for_each(|node| feed(node, &rules)).context("two maps")
     }
 
     /// Connects to each of these, one after the other, from the client: microseconds.

@@ -9,7 +9,7 @@
 use super::site::Site;
 use crate::{
     dataplane::netfilter::{
-        base::{Base, RTN_LOCAL, refusals, reset, source},
+        base::{Base, refusals, reset, source},
         layout::{Layout, octets},
         names::{REJECT, Rule, comment},
         sets::Common,
@@ -139,11 +139,6 @@ fn first() -> [Vec<Expr>; 2] {
     [tcp, rest]
 }
 
-/// Goes on only with packets to an address of this host, or to others.
-fn to_local(yes: bool) -> [Expr; 2] {
-    [Expr::destination_type(reg(0)), Expr::cmp(reg(0), yes, &RTN_LOCAL.to_ne_bytes())]
-}
-
 /// What becomes of packets of our frontends; `local` of those published on every address.
 fn screen(layout: &Layout, local: bool, direct: bool) -> Base {
     let begins = if direct { first().to_vec() } else { vec![new()] };
@@ -169,7 +164,7 @@ fn screen(layout: &Layout, local: bool, direct: bool) -> Base {
 /// Goes on only with packets to an address of this host that is neither a VIP nor of loopback: what is sent from there
 /// cannot leave the host.
 fn to_this_host(layout: &Layout) -> Vec<Expr> {
-    let mut all = to_local(true).to_vec();
+    let mut all = Expr::to_here(true).to_vec();
     all.extend(layout.not_loopback());
     all.extend([layout.destination(0), Expr::lookup_not(reg(0), Common::Vips.name())]);
     all
@@ -239,7 +234,7 @@ fn marking(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
             Expr::mask(reg(0), reg(0), &octets(cidr.mask())),
             Expr::cmp(reg(0), true, &octets(cidr.network())),
         ];
-        nobody.extend(to_local(false));
+        nobody.extend(Expr::to_here(false));
         nobody.push(Expr::goto(REJECT));
         rules.push((nobody, comment(&format!("nobody serves this in {cidr}"))));
     }
@@ -265,7 +260,7 @@ pub(super) fn chains(layout: &Layout, site: &Site) -> Vec<Base> {
     let nat = |name, number| Base { name, hook: hook(HookKind::Nat, number, -105), rules: anchoring(layout) };
     // Programs of this host that do not choose an address get the VIP itself, which every node has.
     let mut itself = vec![layout.source(0), Expr::lookup(reg(0), Common::Vips.name())];
-    itself.extend(to_local(false));
+    itself.extend(Expr::to_here(false));
     itself.push(Expr::masquerade());
     let mut leaving = vec![(itself, comment("programs of this host"))];
     leaving.extend(source(layout, &ours(), outline.bridge.as_deref()));

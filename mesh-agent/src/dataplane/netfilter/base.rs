@@ -8,9 +8,6 @@ use super::{
 use crate::sys::nft::{Expr, Hook, Set, Table, Transaction, reg};
 use ipnetwork::IpNetwork;
 
-/// `RTN_LOCAL` of uapi `linux/rtnetlink.h`, as registers have it.
-pub(in crate::dataplane) const RTN_LOCAL: u32 = 2;
-
 /// What the base chains depend on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::dataplane) struct Outline {
@@ -59,8 +56,7 @@ pub(in crate::dataplane) fn refusals(layout: &Layout) -> [Base; 2] {
 /// Whose source address has to change: only flows whose answers would not come back through us. `translated` goes on
 /// with those that go to a backend; it is empty where a rule before has turned away the others.
 pub(in crate::dataplane) fn source(layout: &Layout, translated: &[Expr], bridge: Option<&str>) -> Vec<Rule> {
-    let local = RTN_LOCAL.to_ne_bytes();
-    let foreign = || vec![Expr::source_type(reg(8)), Expr::cmp(reg(8), false, &local)];
+    let foreign = || Expr::from_here(reg(8), false);
     // Rarely met sets first: looking up a kind of address walks the routes.
     let mut hairpin = vec![layout.both_addresses(0), Expr::lookup(reg(0), Common::Hairpin.name())];
     hairpin.extend(foreign());

@@ -3,7 +3,7 @@
 use super::ids::SetId;
 use crate::{
     dataplane::netfilter::{
-        base::{Base, Outline, RTN_LOCAL, refusals, reset, source},
+        base::{Base, Outline, refusals, reset, source},
         layout::{Layout, octets},
         names::{REJECT, Rule, comment},
         sets::Common,
@@ -80,7 +80,7 @@ fn destination(layout: &Layout, vip_cidrs: &[IpNetwork]) -> Vec<Rule> {
     exact.extend(lead(layout, false));
     // Rarely met first: looking up a kind of address walks the routes.
     let mut any = numbered(layout, true);
-    any.extend([Expr::destination_type(reg(0)), Expr::cmp(reg(0), true, &RTN_LOCAL.to_ne_bytes())]);
+    any.extend(Expr::to_here(true));
     // What is sent from loopback cannot leave the host: better refused than lost.
     any.extend(layout.not_loopback());
     any.extend(lead(layout, true));

@@ -1,7 +1,7 @@
 //! The rules of the way back. Pure but for libnftnl's buffers.
 //!
-//! What came by the overlay goes through chains of its own: other packets of the host are asked one question by each hook,
-//! those between containers two. The overlay's own packets on the underlay are left by themselves before all that.
+//! What came by the overlay goes through chains of its own: other packets of the host are asked one question by each hook (what
+//! comes in before conntrack two), those between containers one more. The overlay's own packets on the underlay are not tracked.
 
 use crate::{
     overlay::plan::{CLASH_MARK, RETURN_MARK, RETURN_MASK},
@@ -83,14 +83,15 @@ fn each(networks: &[IpNetwork], text: &'static str, only: &[Expr], then: &[Expr]
 }
 
 /// Keeps conntrack away from the overlay's packets on the underlay. Each flow in the overlay has a source port of its own there
-/// (RFC 7348 section 5), so there would be two entries more for it on both nodes, one for each direction, made and looked for
-/// with each packet.
+/// (RFC 7348 section 5), so there would be two entries more for it on both nodes, one for each direction.
 ///
-/// What a container sends may look the same and is none of it: what comes in by the overlay's `links` is left out.
-fn own(device: &NewLink, links: &[&str]) -> Rules {
+/// What `arrives` counts only when it is for this host: a container or a guest of this host may be a node of another mesh.
+fn own(device: &NewLink, arrives: bool) -> Rules {
     let rtnl::Kind::Vxlan(Vxlan { vni, port, .. }) = device.kind else { return Rules::new() };
     let mut rule = Expr::vxlan(vni, port).to_vec();
-    rule.extend(links.iter().flat_map(|link| Expr::came_by(link, false)));
+    if arrives {
+        rule.extend(Expr::to_here(true));
+    }
     rule.extend([Expr::notrack(), Expr::verdict(libc::NF_ACCEPT)]);
     vec![(format!("packets of VXLAN network {vni}, port {port}, need no tracking").into(), rule)]
 }
@@ -283,7 +284,7 @@ pub(super) fn tables(
         let hook = Hook { priority: -300, ..hook(HookKind::Filter, number, None) };
         Chain { name, hook: Some(hook), rules }
     };
-    let mut arriving = own(vxlan, &[bridge, device]);
+    let mut arriving = own(vxlan, true);
     if leads {
         arriving.push(to(ARRIVED[0]));
     }
@@ -298,7 +299,7 @@ pub(super) fn tables(
     let mut inet = if leads { leading } else { Vec::new() };
     inet.extend([
         raw("raw", libc::NF_INET_PRE_ROUTING, arriving),
-        raw("raw-output", libc::NF_INET_LOCAL_OUT, own(vxlan, &[])),
+        raw("raw-output", libc::NF_INET_LOCAL_OUT, own(vxlan, false)),
         departing,
     ]);
     let vteps = Set::new(VTEPS, &[Kind::Ether], Holds::Data(&[Kind::Mark]));

@@ -8,6 +8,9 @@ use std::{
     ptr::NonNull,
 };
 
+/// `RTN_LOCAL` of uapi `linux/rtnetlink.h`, as registers have it.
+const RTN_LOCAL: u32 = 2;
+
 /// How many 32-bit registers there are.
 pub const REG: u32 = 16;
 
@@ -203,16 +206,16 @@ impl Expr {
         [status, Self::mask(reg(0), reg(0), &dst_nat), Self::cmp(reg(0), !yes, &[0; 4])]
     }
 
-    /// Loads what kind of address (`RTN_*`) the packet's source is.
+    /// Goes on only with packets from an address of this host (`yes`), or from another. Uses `dreg`.
     #[must_use]
-    pub fn source_type(dreg: u32) -> Expr {
-        Self::fib(dreg, 1)
+    pub fn from_here(dreg: u32, yes: bool) -> [Expr; 2] {
+        [Self::fib(dreg, 1), Self::cmp(dreg, yes, &RTN_LOCAL.to_ne_bytes())]
     }
 
-    /// Loads what kind of address (`RTN_*`) the packet's destination is.
+    /// Goes on only with packets to an address of this host (`yes`), or to another. Uses the first register.
     #[must_use]
-    pub fn destination_type(dreg: u32) -> Expr {
-        Self::fib(dreg, 1 << 1)
+    pub fn to_here(yes: bool) -> [Expr; 2] {
+        [Self::fib(reg(0), 2), Self::cmp(reg(0), yes, &RTN_LOCAL.to_ne_bytes())]
     }
 
     /// `NFTA_FIB_F_*` in `flags`; the result is `NFT_FIB_RESULT_ADDRTYPE`.
