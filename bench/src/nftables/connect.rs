@@ -5,6 +5,7 @@ use super::{
     contender::{Contender, Loaded, Plane},
     path::{NODE, Path, SERVER},
     services::{self, PORT, TARGET, endpoint, vip},
+    turns::{LAID, listed, mean, mix},
 };
 use crate::table::{Table, median};
 use std::net::SocketAddr;
@@ -12,8 +13,6 @@ use std::net::SocketAddr;
 /// Connections in a turn, and turns in a round.
 const BATCH: u32 = 200;
 const TURNS: usize = 10;
-/// How often a way is laid: two that are laid alike differ by some hundredths, as their memory lies.
-const LAID: usize = 4;
 /// The port that is published.
 const PUBLISHED: u16 = 30_080;
 
@@ -161,10 +160,7 @@ fn connects(ways: &mut [Way], options: &Options) -> anyhow::Result<()> {
     let mut first = 0;
     // The first turn finds neighbours and fills caches.
     for turn in 0..=options.rounds.max(1) * TURNS {
-        // Nobody is always first, nor always after the same.
-        let by = (1 + turn) % ways.len();
-        ways.rotate_left(by);
-        ways.reverse();
+        mix(ways, turn);
         for way in &mut *ways {
             let times = way.path.connects((first..first + BATCH).map(&way.to))?;
             if turn > 0 {
@@ -184,7 +180,6 @@ fn print(title: &str, ways: &[Way], json: bool) {
     let medians = |name: &str, what: fn(&Way) -> &[f64]| -> Vec<f64> {
         ways.iter().filter(|way| way.name == name).map(|way| median(what(way))).collect()
     };
-    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
     let [times, rates, costs]: [fn(&Way) -> &[f64]; 3] =
         [|way| &way.times, |way| &way.rates, |way| &way.costs];
     let mut names: Vec<&str> = Vec::new();
@@ -194,14 +189,13 @@ fn print(title: &str, ways: &[Way], json: bool) {
         }
         names.push(way.name);
         let of_rates = |text: String| if way.rates.is_empty() { "-".to_owned() } else { text };
-        let mut each = medians(way.name, times);
-        each.sort_by(f64::total_cmp);
+        let each = medians(way.name, times);
         let (p50, rate) = (mean(&each), mean(&medians(way.name, rates)));
         let ours = |what| mean(&medians(OURS.name(), what));
         table.row(&[
             way.name.to_owned(),
             format!("{p50:.1}"),
-            each.iter().map(|one| format!("{one:.1}")).collect::<Vec<_>>().join(" "),
+            listed(each, 1),
             format!("{:.2}", ours(times) / p50),
             of_rates(format!("{rate:.0}")),
             of_rates(format!("{:.2}", ours(rates) / rate)),

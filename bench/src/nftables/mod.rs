@@ -10,6 +10,7 @@ mod pump;
 mod reprogram;
 mod rivals;
 pub(crate) mod tables;
+mod turns;
 
 use crate::{services, space::Space};
 use clap::Args;

@@ -7,6 +7,7 @@ use super::{
     pair::{Laid, agents, nodes, underlay},
     path,
     pump::{self, PORT, Sample, Sink},
+    turns::{LAID, listed, mean, mix},
 };
 use crate::{
     space::Space,
@@ -16,8 +17,6 @@ use anyhow::Context as _;
 use std::net::Ipv4Addr;
 
 const OURS: &str = "mesh-agent";
-/// How often each way is laid: two that are laid alike differ by some hundredths, as their memory lies.
-const LAID: usize = 4;
 /// Streams over each of those in a round.
 const TURNS: usize = 5;
 /// What VXLAN over IPv4 takes of each packet (RFC 7348 section 5), bytes.
@@ -30,7 +29,7 @@ enum Kind {
     ByHand,
     Ruled,
     Routed,
-    /// With the tables that data planes of the kernel add, which track connections.
+    /// With its tables, which an agent lays unless it is built without nftables, and which track connections.
     OursTracked,
     ByHandTracked,
 }
@@ -92,10 +91,7 @@ pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
         ways.push(Way { kind, laid: kind.lay().context(kind.name())?, samples: Vec::new() });
     }
     for turn in 0..options.rounds.max(1) * TURNS {
-        // Nobody is always first, nor always after the same.
-        let by = (1 + turn) % ways.len();
-        ways.rotate_left(by);
-        ways.reverse();
+        mix(&mut ways, turn);
         for Way { kind, laid, samples } in &mut ways {
             let sink = Sink::open(&laid.containers[1])?;
             let sample = pump::pump(&laid.containers[0], &sink, (laid.to, PORT).into());
@@ -105,20 +101,17 @@ pub(super) fn run(options: &Options, json: bool) -> anyhow::Result<()> {
     let title = "nftables: a stream between containers of two nodes (goal: at least 0.98 of a VXLAN by hand)";
     let head = ["way", "MiB/s", "as laid each time", "ours/its", "CPU µs/MiB", "its/ours"];
     let mut table = Table::new(title, &head);
-    // One figure for each time that it was laid, and the mean of those.
     let of = |kind: Kind, what: fn(&Sample) -> f64| -> Vec<f64> {
         let laid = ways.iter().filter(|way| way.kind == kind);
         laid.map(|way| median(&way.samples.iter().map(what).collect::<Vec<f64>>())).collect()
     };
-    let mean = |kind, what| of(kind, what).iter().sum::<f64>() / LAID as f64;
+    let mean = |kind, what| mean(&of(kind, what));
     let [rate, cost]: [fn(&Sample) -> f64; 2] = [|sample| sample.rate, |sample| sample.cost];
     for kind in Kind::ALL {
-        let mut each = of(kind, rate);
-        each.sort_by(f64::total_cmp);
         table.row(&[
             kind.name().to_owned(),
             format!("{:.0}", mean(kind, rate)),
-            each.iter().map(|one| format!("{one:.0}")).collect::<Vec<_>>().join(" "),
+            listed(of(kind, rate), 0),
             format!("{:.2}", mean(kind.ours(), rate) / mean(kind, rate)),
             format!("{:.0}", mean(kind, cost)),
             format!("{:.2}", mean(kind, cost) / mean(kind.ours(), cost)),

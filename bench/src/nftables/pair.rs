@@ -40,8 +40,8 @@ fn name(node: u8) -> anyhow::Result<Name> {
     Ok(Name::new(&format!("n{node}"))?)
 }
 
-/// The overlay as the agent lays it, and containers as it attaches them; with its tables for the way back of flows from
-/// other nodes, which data planes of the kernel have.
+/// The overlay as the agent lays it, and containers as it attaches them; with its tables, which an agent lays unless it is
+/// built without nftables, where `returns` says so.
 pub(super) fn agents(returns: bool) -> anyhow::Result<Laid> {
     let nodes = nodes()?;
     let containers = [Space::new()?, Space::new()?];

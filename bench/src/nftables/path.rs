@@ -13,6 +13,7 @@ use super::{
 };
 use crate::space::Space;
 use anyhow::Context as _;
+use mesh_agent::overlay::{OverlayConfig, plan::gateway};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io::{self, Read as _},
@@ -58,8 +59,8 @@ impl Path {
     /// routed as if it were: the endpoints' addresses, to the server.
     pub(super) fn across(returns: bool) -> anyhow::Result<Path> {
         let Laid { nodes: [node, beyond], containers: [client, server], to } = agents(returns)?;
-        let gateway = Ipv4Addr::from_bits(to.to_bits() & !0xff | 1);
-        node.ip(&format!("route add {BACKENDS} via {gateway} dev mesh-vx onlink\n"))?;
+        let (via, device) = (gateway(format!("{to}/24").parse()?), OverlayConfig::DEVICE);
+        node.ip(&format!("route add {BACKENDS} via {via} dev {device} onlink\n"))?;
         beyond.ip(&format!("route add {BACKENDS} via {to}\n"))?;
         server.ip(&format!("route add local {BACKENDS} dev lo\n"))?;
         let listener = listen(&server)?;
