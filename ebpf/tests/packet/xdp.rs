@@ -3,7 +3,7 @@
 use crate::{
     bed::{Bed, Device, Outcome, REDIRECT, Way, arriving},
     packet::{ACK, Body, FIN, Packet, RST, SYN, echo, long, pseudo, sum, tcp, udp},
-    plan::{Plan, port},
+    plan::{Plan, ip, port},
     tables::Tables as _,
     xdp_bed::{FAST, PASS, TX, leaving, wrapped},
 };
@@ -307,6 +307,39 @@ fn bytes_are_counted_where_packets_leave() {
             // tcx uses what XDP found, and the other way round.
             assert_eq!(bed.run(Way::In, Device::Nic, &packet).verdict, REDIRECT);
             assert_eq!(bed.counts(index).0.bytes_in, expected + len);
+        }
+    }
+}
+
+/// Next hops of which several have the same first place among the ways of a CPU.
+#[test]
+fn many_next_hops_do_not_take_turns() {
+    let Some(bed) = Bed::fast() else { return };
+    bed.netns.ip("addr add 172.31.0.1/16 dev nic");
+    for plan in Plan::both() {
+        let (dialled, backend) = ((plan.vip, port::CONTAINER), (plan.container, port::BACKEND));
+        // As addresses are given out by chance.
+        let clients = (1..=96_u32).map(|number| {
+            let [a, b] =
+                [24, 16].map(|shift| number.wrapping_mul(0x6c07_8965).wrapping_add(12345) >> shift & 0xff);
+            let host =
+                if plan.vip.is_ipv4() { format!("172.31.{a}.{b}") } else { format!("2001:db8::{a:x}:{b:x}") };
+            (ip(&host), 1024)
+        });
+        let clients: Vec<End> = clients.collect();
+        for client in &clients {
+            let (address, mac) = (client.0, "02:00:00:00:00:ee");
+            bed.netns.ip(&format!("neigh replace {address} lladdr {mac} nud permanent dev nic"));
+            begun(&bed, tcp, *client, dialled);
+        }
+        for round in 0..3 {
+            for client in &clients {
+                let answer = tcp(backend, *client, ACK);
+                let out = bed.xdp(Device::Mesh, &answer);
+                let want = leaving(Device::Nic, &answer.between(dialled, *client).hop()).bytes();
+                // The first packet of each hop finds the way.
+                assert!(round == 0 || out == Outcome { verdict: FAST, bytes: want }, "{client:?}: {out:?}");
+            }
         }
     }
 }

@@ -30,8 +30,12 @@ use mesh_ebpf_common::{
     xdp::{VtepKey, bit},
 };
 
-/// Ways of a CPU, a power of two: there is one for each place that a next hop may have.
+/// Ways of a CPU, a power of two.
 const PLACES: u32 = 1 << 10;
+/// Places that a next hop may have, a power of two: hops that had but one would take turns there, and a packet of each would pass.
+const SET: u32 = 4;
+/// No place.
+pub const NOWHERE: u32 = u32::MAX;
 /// Bytes of IPv4, UDP and VXLAN, and of the Ethernet header in front.
 pub const OUTER: usize = ETHERNET + 20 + 8 + 8;
 /// What a packet of the overlay has in front of its type: the outer headers and two link-layer addresses.
@@ -74,33 +78,77 @@ pub struct Way {
 #[map(name = "xdp_ways")]
 static WAYS: PerCpuArray<Way> = PerCpuArray::with_max_entries(PLACES, 0);
 
-/// Where the way to a rewrite's next hop is, found or not.
+/// Where the way to a rewrite's next hop is looked for first. Beside it are the other places of its set.
 #[inline(always)]
-fn place<A: Ip>(rewrite: &Rewrite<A>) -> Option<&'static mut Way> {
+fn first<A: Ip>(rewrite: &Rewrite<A>) -> u32 {
     let mixed = (rewrite.nexthop.sum() ^ u64::from(rewrite.device) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 40) as u32 % PLACES
+}
+
+/// A way of this CPU.
+#[inline(always)]
+fn at(place: u32) -> Option<&'static mut Way> {
     // SAFETY: the entry of this CPU, which runs one program of this kind at a time.
-    WAYS.get_ptr_mut((mixed >> 40) as u32 % PLACES).map(|way| unsafe { &mut *way })
+    WAYS.get_ptr_mut(place).map(|way| unsafe { &mut *way })
 }
 
-/// The way that a rewrite's packets leave by, when it is known.
-#[inline(always)]
-pub fn known<A: Ip>(xdp: Xdp, rewrite: &Rewrite<A>, config: &Config) -> Option<&'static Way> {
-    let way = place(rewrite)?;
-    let its = way.family == u32::from(A::FAMILY)
-        && way.device == rewrite.device
-        && way.ingress == xdp.device()
-        && way.epoch == config.epoch
-        && now().wrapping_sub(way.since) < config.hz
-        && way.nexthop == halves(rewrite.nexthop.wide());
-    its.then_some(way)
+impl Way {
+    /// Whether it may still be gone.
+    #[inline(always)]
+    fn is_good(&self, config: &Config) -> bool {
+        self.epoch == config.epoch && now().wrapping_sub(self.since) < config.hz
+    }
+
+    /// Whether it is that of a rewrite's packets that come by a device.
+    #[inline(always)]
+    fn is_of<A: Ip>(&self, ingress: u32, rewrite: &Rewrite<A>, config: &Config) -> bool {
+        self.family == u32::from(A::FAMILY)
+            && self.device == rewrite.device
+            && self.ingress == ingress
+            && self.is_good(config)
+            && self.nexthop == halves(rewrite.nexthop.wide())
+    }
 }
 
-/// Finds the way of the packet at hand, whose rewrite lies in a line of the cache, and writes it down.
+/// The way that a rewrite's packets leave by, when it is known and in the first of its places.
 #[inline(always)]
-pub fn find<A: Steps>(xdp: Xdp, line: u32) {
-    let (Some(config), Some(work)) = (config(), work::<A>()) else { return };
-    let Some(rewrite) = made::<A>(line) else { return };
-    let Some(way) = place(rewrite) else { return };
+pub fn glance<A: Ip>(xdp: Xdp, rewrite: &Rewrite<A>, config: &Config) -> Option<&'static Way> {
+    let way = at(first(rewrite))?;
+    way.is_of(xdp.device(), rewrite, config).then_some(way)
+}
+
+/// The same in another place: what [`find`] said.
+#[inline(always)]
+pub fn elsewhere(place: u32) -> Option<&'static Way> {
+    if place == NOWHERE { None } else { at(place).map(|way| &*way) }
+}
+
+/// Where the way of the packet at hand is, whose rewrite lies in a line of the cache. If it is not known it is found and written
+/// down, and the packet is to pass: then that is [`NOWHERE`], as it is where all places are other hops' who came within a
+/// second.
+#[inline(always)]
+pub fn find<A: Steps>(xdp: Xdp, line: u32) -> u32 {
+    let (Some(config), Some(rewrite)) = (config(), made::<A>(line)) else { return NOWHERE };
+    let (first, mut free) = (first(rewrite), NOWHERE);
+    for step in (0..SET).rev() {
+        let Some(way) = at(first ^ step) else { return NOWHERE };
+        if way.is_of(xdp.device(), rewrite, config) {
+            return first ^ step;
+        }
+        if way.family == 0 || !way.is_good(config) {
+            free = first ^ step;
+        }
+    }
+    if free != NOWHERE {
+        lay::<A>(xdp, rewrite, free, config);
+    }
+    NOWHERE
+}
+
+/// Finds a way for the packet at hand and writes it down.
+#[inline(always)]
+fn lay<A: Steps>(xdp: Xdp, rewrite: &Rewrite<A>, place: u32, config: &Config) {
+    let (Some(work), Some(way)) = (work::<A>(), at(place)) else { return };
     if rewrite.nexthop.is(A::ZERO) {
         return;
     }

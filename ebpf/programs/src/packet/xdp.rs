@@ -79,12 +79,13 @@ fn one<A: Fast>(xdp: Xdp, config: &Config) -> u32 {
     if rewrite.device == 0 || rewrite.bits & direction::HANDED != 0 || packet.len > rewrite.mtu {
         return XDP_PASS;
     }
-    let Some(way) = way::known(xdp, rewrite, config) else {
-        if let Some(work) = work::<A>() {
-            work.packet = *packet;
-            A::find(xdp, line);
-        }
-        return XDP_PASS;
+    let way = if let Some(way) = way::glance(xdp, rewrite, config) {
+        way
+    } else {
+        let Some(work) = work::<A>() else { return XDP_PASS };
+        work.packet = *packet;
+        let Some(way) = way::elsewhere(A::find(xdp, line)) else { return XDP_PASS };
+        way
     };
     if way.verdict == XDP_PASS || packet.len > way.longest || !is_for(xdp, way.own) {
         return XDP_PASS;
@@ -217,7 +218,7 @@ trait Fast: Steps + Plain {
     /// [`resolve`].
     fn look(xdp: Xdp, line: u32) -> Act;
     /// [`way::find`].
-    fn find(xdp: Xdp, line: u32);
+    fn find(xdp: Xdp, line: u32) -> u32;
 }
 
 macro_rules! fast {
@@ -228,8 +229,8 @@ macro_rules! fast {
                 Act::of($look(xdp.0, line))
             }
             #[inline(always)]
-            fn find(xdp: Xdp, line: u32) {
-                $find(xdp.0, line);
+            fn find(xdp: Xdp, line: u32) -> u32 {
+                $find(xdp.0, line)
             }
         }
 
@@ -241,8 +242,7 @@ macro_rules! fast {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $find(xdp: *mut xdp_md, line: u32) -> u32 {
-            way::find::<$family>(Xdp(xdp), line);
-            0
+            way::find::<$family>(Xdp(xdp), line)
         }
     };
 }
