@@ -4,6 +4,8 @@ use std::{collections::VecDeque, time::Duration};
 
 /// How many of the last lines are told when a guest ends otherwise than it should.
 const TAIL: usize = 20;
+/// What the kernel says when the sum that it has over a packet does not fit: somebody has changed the one without the other.
+const BAD_SUM: &str = "hw csum failure";
 /// How many names a report keeps: of tests that failed, of what was skipped.
 const NAMES: usize = 50;
 
@@ -20,6 +22,8 @@ pub(crate) struct Report {
     pub(crate) failed: Vec<String>,
     /// What tests said they did not do.
     pub(crate) skipped: Vec<String>,
+    /// What the kernel said that it must not say.
+    pub(crate) complaints: Vec<String>,
     /// How long it took, as this machine saw it.
     pub(crate) took: Duration,
 }
@@ -104,6 +108,10 @@ impl Watch {
 
 /// What cargo's test harness says, and the tests' own word for what they do not do.
 fn tested(report: &mut Report, line: &str) {
+    if line.contains(BAD_SUM) {
+        // The name of the test that runs may be in front of it.
+        keep(&mut report.complaints, line);
+    }
     if let Some(result) = line.strip_prefix("test result: ") {
         let passed =
             result.split_whitespace().zip(result.split_whitespace().skip(1)).find(|(_, w)| *w == "passed;");
@@ -122,25 +130,26 @@ fn keep(names: &mut Vec<String>, name: &str) {
 }
 
 impl Report {
-    /// Whether it is as it should be: exit status 0, and at least one test.
+    /// Whether it is as it should be: exit status 0, at least one test, and a kernel that has nothing against it.
     pub(crate) fn good(&self) -> bool {
-        self.status == Some(0) && self.passed > 0
+        self.status == Some(0) && self.passed > 0 && self.complaints.is_empty()
     }
 
     /// One line.
     pub(crate) fn line(&self) -> String {
         let word = match self.status {
-            Some(0) if self.passed > 0 => "ok".to_owned(),
+            Some(0) if self.good() => "ok".to_owned(),
+            Some(0) if self.passed > 0 => "FAILED: the kernel complains".to_owned(),
             Some(0) => "FAILED: no test ran".to_owned(),
             // 128 + SIGKILL: nothing else kills here.
             Some(137) => "FAILED: took too long".to_owned(),
             Some(status) => format!("FAILED with status {status}"),
             None => "FAILED: did not end".to_owned(),
         };
-        let Report { name, passed, failed, skipped, took, .. } = self;
+        let Report { name, passed, failed, skipped, complaints, took, .. } = self;
         let mut line =
             format!("{name}: {word}, {passed} passed, {} failed, {} s", failed.len(), took.as_secs());
-        for (what, names) in [("failed", failed), ("", skipped)] {
+        for (what, names) in [("failed", failed), ("kernel", complaints), ("", skipped)] {
             for name in names {
                 line += &format!("\n    {what}{}{name}", if what.is_empty() { "" } else { ": " });
             }
@@ -191,6 +200,22 @@ mod tests {
         assert!(lines[1].starts_with("two: FAILED: no test ran"), "{lines:?}");
         assert!(lines[2].starts_with("three: FAILED: took too long"), "{lines:?}");
         assert!(watch.reports.iter().all(|r| !r.good()));
+    }
+
+    #[test]
+    fn a_kernel_that_complains_fails_its_group() {
+        let watch = heard(
+            "mesh-vm-7 start one\ntest a ... [   95.68] node-1: hw csum failure\nok\n\
+             test result: ok. 1 passed; 0 failed\nmesh-vm-7 end one 0",
+        );
+        let [report] = watch.reports.as_slice() else { panic!("{:?}", watch.reports) };
+        assert!(!report.good());
+        assert!(
+            report.line().starts_with("one: FAILED: the kernel complains, 1 passed"),
+            "{}",
+            report.line()
+        );
+        assert!(report.line().ends_with("node-1: hw csum failure"));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod plan;
 mod race;
 mod shapes;
 mod state;
+mod summed;
 #[path = "../socket/tables.rs"]
 mod tables;
 mod traffic;

@@ -181,7 +181,11 @@ fn partial<A: Ip>(skb: Skb, packet: &Packet<A>) -> bool {
     let offset = packet.l4 as usize + if packet.key.protocol == UDP { 6 } else { 16 };
     let Some(sum) = skb.at::<u16>(offset) else { return false };
     let before = read(sum);
-    // SAFETY: the context is the kernel's; the packet is replaced as a whole after this.
+    // SAFETY: the context is the kernel's.
     unsafe { bpf_l4_csum_replace(skb.0, offset as u32, 0, 1, 2) };
-    skb.at::<u16>(offset).is_some_and(|sum| read(sum) == before)
+    let Some(sum) = skb.at::<u16>(offset) else { return false };
+    let same = read(sum) == before;
+    // As it was: the kernel's own sum over the packet did not follow.
+    write(sum, before);
+    same
 }

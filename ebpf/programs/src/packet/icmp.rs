@@ -13,13 +13,13 @@ use super::{
     flow::fill,
     frame::{ETHERNET, Frame as _, Skb},
     ip::Ip,
+    nat::summed,
     parse::{Kind, Packet, TCP, UDP, read, write},
     route,
     table::{Found, end, find},
     work::{Steps, Work, work},
 };
 use crate::maps::{BACKENDS, config};
-use aya_ebpf::helpers::generated::bpf_csum_update;
 use mesh_ebpf_common::{Config, Drop, FlowKey, direction, state};
 
 /// Translates an error, where it is about a packet of ours; then its way on is in a line of the cache.
@@ -86,11 +86,9 @@ pub fn translate<A: Steps>(skb: Skb, line: u32) -> Act {
     {
         return Act::drop(Drop::Malformed);
     }
-    if !A::HEADER_SUM {
-        // The hop limit, in the kernel's own sum over the packet; all else adds up to nothing.
-        // SAFETY: the context is the kernel's.
-        unsafe { bpf_csum_update(skb.0, hops(packet.ttl, ttl).into()) };
-    }
+    // The hop limit, in the kernel's own sum over the packet; all else adds up to nothing.
+    let change = if A::HEADER_SUM { 0 } else { hops(packet.ttl, ttl).into() };
+    summed(skb, change, rewrite.device != 0);
     Act::SEND
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use aya_ebpf::{
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh},
-    helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh},
+    helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_change_tail},
 };
 use mesh_ebpf_common::{Rewrite, direction};
 
@@ -45,10 +45,29 @@ pub fn rewritten<A: Steps>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>) -
 /// Rewrites a packet that goes on from here, or up to the host.
 #[inline(always)]
 pub fn passed<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, on: bool) -> Result<(), i32> {
-    if !translate(skb, packet, rewrite, packet.ttl - u8::from(on)) {
+    if !translate(skb, packet, rewrite, packet.ttl - u8::from(on), on) {
         return Err(SHOT);
     }
     if on { Ok(()) } else { Err(NEXT) }
+}
+
+/// Adds to the kernel's own sum over a packet (`CHECKSUM_COMPLETE`), if it has one, which a packet that is redirected loses:
+/// `bpf_redirect_neigh` adds the link-layer header that it came with to it, a veth at the other end takes off the one that it has
+/// then, and what is left fits nothing. Receivers would say "hw csum failure" and add up the packet for themselves, as they
+/// do now.
+#[inline(always)]
+pub fn summed(skb: Skb, change: u32, on: bool) {
+    // SAFETY: the context is the kernel's.
+    let has = unsafe { bpf_csum_update(skb.0, change) } >= 0;
+    if has && on && skb.get().gso_size == 0 {
+        let len = skb.len();
+        // SAFETY: as above. What grows has no sum; a byte that were left over is behind the packet's end by its own header.
+        unsafe {
+            if bpf_skb_change_tail(skb.0, len + 1, 0) == 0 {
+                bpf_skb_change_tail(skb.0, len, 0);
+            }
+        }
+    }
 }
 
 /// Bytes of IP of the longest packet that this one is cut into: TCP in large pieces (GSO) is cut on its way out.
@@ -70,7 +89,7 @@ fn longest<A: Ip>(skb: Skb, packet: &Packet<A>) -> u32 {
 /// Writes the new addresses and ports and keeps every checksum right: the header's, TCP's and UDP's (which may be
 /// partial, for a device to complete, or 0 where UDP has none), and the kernel's own sum over the packet.
 #[inline(always)]
-fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, ttl: u8) -> bool {
+fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, ttl: u8, on: bool) -> bool {
     // What the kernel's own sum changes by.
     let mut sum = if A::HEADER_SUM { 0 } else { u64::from(hops(packet.ttl, ttl)) };
     let whole = packet.kind == Kind::Ports;
@@ -115,8 +134,7 @@ fn translate<A: Ip>(skb: Skb, packet: &Packet<A>, rewrite: &Rewrite<A>, ttl: u8)
             sum += u64::from(rewrite.addresses);
         }
     }
-    // SAFETY: as above.
-    unsafe { bpf_csum_update(skb.0, fold64(sum)) };
+    summed(skb, fold64(sum), on);
     true
 }
 
