@@ -39,6 +39,7 @@ struct Test {
 /// # Errors
 ///
 /// `EINVAL` where the kernel has no such flag, `EBADMSG` where the sum does not fit.
+#[expect(clippy::disallowed_methods, reason = "aya has no way to give this flag")]
 fn summed(bed: &Bed, device: Device, packet: &Packet) -> io::Result<i32> {
     let program: &SchedClassifier = bed.ebpf.program("tc_ingress").unwrap().try_into().unwrap();
     let bytes = arriving(Way::In, device, packet).bytes();
